@@ -1,0 +1,219 @@
+"""The command line. Heavy imports happen inside commands, so that ``--help`` and completion answer at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gps_seg.errors import GpsSegError
+
+app = typer.Typer(
+    name="gps-seg", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Fine-tune SAM for polyp segmentation by gradient-based parameter selection (GPS, CVPR 2024).",
+)
+data_app = typer.Typer(no_args_is_help=True, help="List, download and check data sets.", rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+Config = Annotated[Path, typer.Argument(help="YAML file of settings; configs/ holds examples.", metavar="CONFIG")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Settings that replace the file's, such as train.lr=1e-3.", metavar="[KEY=VALUE]...")]
+RunFolder = Annotated[Path, typer.Argument(help="Folder that gps-seg train made.", metavar="RUN")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+@app.command()
+def train(
+    config: Config,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="Run folder to make.")] = ...,  # type: ignore[assignment]
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+) -> None:
+    """Select parameters, fine-tune, and evaluate once on the test list."""
+    from gps_seg import recipes
+    from gps_seg.config import load_config
+
+    recipes.train(load_config(config, overrides or ()), out, resume=resume)
+
+
+@app.command()
+def select(
+    config: Config,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="File to write, .safetensors.")] = ...,  # type: ignore[assignment]
+) -> None:
+    """Run the selection pass alone and print what would train, block by block."""
+    from gps_seg import checkpoint, recipes, selection
+    from gps_seg.config import load_config
+    from gps_seg.errors import ConfigError
+
+    if out.exists():
+        raise ConfigError(f"{out} is there already: choose another --out")
+    settings = load_config(config, overrides or ())
+    bench = recipes.prepare(settings)
+    chosen = recipes.make_selection(bench)
+    checkpoint.save_selection(out, chosen)
+    typer.echo(selection.table(chosen, bench.model))
+    typer.echo(recipes.describe_counts(settings.method, selection.counts(chosen, bench.model)))
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    data: Annotated[str | None, typer.Option(help="kvasir-seg, phantom, or a folder with images/ and masks/; default: the run's own.")] = None,
+    split: Annotated[str, typer.Option(help="test, inner or train, of a known data set.")] = "test",
+    json: Annotated[Path | None, typer.Option(help="File to write all numbers to.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="File to write one row an image to.")] = None,
+    threshold: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Probability above which a pixel is polyp; default: the run's.")] = None,
+    prompt: Annotated[str, typer.Option(help="none, or box: the box around each true mask.")] = "none",
+    device: Device = "auto",
+) -> None:
+    """Score a run's model on labelled images."""
+    from gps_seg.evaluation import evaluate_run
+
+    evaluate_run(run, data=data, split=split, json=json, csv=csv, threshold=threshold, prompt=prompt, device=device)
+
+
+@app.command()
+def score(
+    pred: Annotated[Path, typer.Option(help="Folder of predicted masks.")],
+    gt: Annotated[Path, typer.Option(help="Folder of true masks, matched by file stem.")],
+    json: Annotated[Path | None, typer.Option(help="File to write all numbers to.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="File to write one row an image to.")] = None,
+    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Count a missing prediction as empty.")] = False,
+    resize_pred: Annotated[bool, typer.Option("--resize-pred", help="Resize predictions of another size (nearest).")] = False,
+) -> None:
+    """Score folders of masks, whoever made them. Needs no torch."""
+    from gps_seg import scoring
+
+    rows = scoring.score_folders(pred, gt, allow_missing=allow_missing, resize_predicted=resize_pred)
+    document = scoring.report(rows, settings={"predicted": str(pred), "target": str(gt)})
+    if json:
+        scoring.write_json(json, document)
+    if csv:
+        scoring.write_csv(csv, rows)
+    typer.echo(scoring.table(document))
+
+
+@app.command()
+def predict(
+    run: RunFolder,
+    inputs: Annotated[list[Path], typer.Argument(help="Images or folders of images.", metavar="INPUT...")],
+    out: Annotated[Path, typer.Option(help="Folder for masks (PNG, 0/255, original size) and overlays.")],
+    threshold: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Default: the run's.")] = None,
+    overlays: Annotated[bool, typer.Option(help="Write overlays too.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace masks that are there already.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Segment images that have no masks."""
+    from gps_seg import inference
+    from gps_seg.errors import DataError
+
+    images = inference.find_images(inputs)
+    loaded = inference.load_run(run, device=device)
+    failed = []
+    for path, fraction, problem in inference.predict_files(
+        loaded, images, out, threshold=threshold, overlays=overlays, overwrite=overwrite
+    ):
+        if problem:
+            failed.append(problem)
+        else:
+            typer.echo(f"{path.name}: {'no polyp above the threshold' if not fraction else f'{100 * fraction:.1f} % of the area'}")
+    typer.echo(f"{len(images) - len(failed)} masks in {out}")
+    if failed:
+        raise DataError(f"{len(failed)} of {len(images)} inputs could not be read: " + "; ".join(failed[:5]))
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    merged: Annotated[Path, typer.Option(help="File to write, .pth (loads in segment_anything) or .safetensors.")],
+) -> None:
+    """Write the tuned model as one stock SAM state dict."""
+    from gps_seg.export import export_merged
+
+    typer.echo(export_merged(run, merged))
+
+
+@app.command()
+def info(
+    run: Annotated[Path | None, typer.Argument(help="A run folder; without one: this machine and the known models.", metavar="[RUN]")] = None,
+) -> None:
+    """Describe a run, or this machine, the known models and the data sets found."""
+    from gps_seg.about import describe_machine, describe_run
+
+    typer.echo(describe_run(run) if run else describe_machine())
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Run folder to make.")] = Path("runs/demo"),
+    config: Annotated[Path, typer.Option(help="Settings.")] = Path("configs/quickstart.yaml"),
+) -> None:
+    """Train, evaluate and draw, on Kvasir-SEG if it can be had, else on phantoms."""
+    from gps_seg.demo import run_demo
+
+    run_demo(config, out)
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """Say which data sets are known and where they were found."""
+    from gps_seg.about import describe_data
+
+    typer.echo(describe_data())
+
+
+@data_app.command("download")
+def data_download(
+    name: Annotated[str, typer.Argument(help="kvasir-seg")],
+    root: Annotated[Path, typer.Option(help="Folder to put it in.")] = Path("data"),
+) -> None:
+    """Download a data set, checked by sha256; goes on where it stopped."""
+    from gps_seg.data.download import download_kvasir
+    from gps_seg.errors import DataError
+
+    if name != "kvasir-seg":
+        raise DataError(f"can download kvasir-seg, got {name!r}; see data/README.md for the other sets")
+    typer.echo("Kvasir-SEG (46 MB): research and education only; commercial use needs its owners' written permission.")
+    typer.echo(f"ready: {download_kvasir(root)}")
+
+
+@data_app.command("check")
+def data_check(
+    data: Annotated[str, typer.Argument(help="kvasir-seg, phantom, or a folder with images/ and masks/.")],
+) -> None:
+    """Look for unreadable files, wrong sizes, masks that are not masks, and images on both sides of a split."""
+    from gps_seg.about import check_data
+
+    typer.echo(check_data(data))
+
+
+def main() -> None:
+    """Run a command; a user's mistake is one line on stderr and exit status 2, never a traceback."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network at import otherwise
+    try:
+        app(standalone_mode=True)
+    except GpsSegError as error:
+        _stop(str(error))
+    except KeyboardInterrupt:
+        _stop("stopped; what was written before is intact")
+    except MemoryError:
+        _stop("not enough memory: use a smaller model.input_size, train.batch_size or more train.accumulate")
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        _stop(f"{error.filename or 'input/output'}: {error.strerror}")
+
+
+def _stop(text: str) -> Any:
+    line = " ".join(text.split())
+    sys.stdout.flush()
+    print(f"gps-seg: error: {line}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""GPS: for every neuron of the encoder, the k connections with the largest accumulated gradient; biases; the head.
+
+Source: Zhang et al., Gradient-based Parameter Selection for Efficient Fine-Tuning, CVPR 2024, arXiv 2312.10136.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from gps_seg.config import OFFICIAL, GPSConfig
+from gps_seg.errors import ConfigError
+from gps_seg.selection import Policy, Selection, assign, matches, select
+
+
+def gps(model: nn.Module, config: GPSConfig, scores: Callable[[Sequence[str]], dict[str, Tensor]]) -> Selection:
+    """Select under the config's preset, k, score and level.
+
+    Raises:
+        ConfigError: a pattern matches no parameter, or nothing is left to train.
+    """
+    _check_patterns(model, config)
+    plan = assign(model, policy_of(model, config))
+    names = [name for name, assignment in plan.items() if assignment.treatment == "select"]
+    if not any(assignment.treatment != "freeze" for assignment in plan.values()):
+        raise ConfigError("selection: every parameter is frozen; nothing would train")
+    meta = {"method": "gps", "k": str(config.k), "score": config.score, "level": config.level, "preset": config.preset}
+    return select(model, plan, scores(names) if names else {}, k=config.k, level=config.level, meta=meta)
+
+
+def policy_of(model: nn.Module, config: GPSConfig) -> Policy:
+    """The settings as the core understands them; the model says which parameters are encoder and head."""
+    roles = {role: getattr(config, role) for role in ("weight", "bias", "norm", "scale", "embedding")}
+    return Policy(
+        roles=roles,
+        include=config.include or _patterns(model, "encoder_patterns", ("*",)),
+        exclude=config.exclude,
+        overrides=config.overrides,
+        head=_patterns(model, "head_patterns", ()),
+        head_treatment=config.head,
+    )
+
+
+def _patterns(model: nn.Module, attribute: str, default: tuple[str, ...]) -> tuple[str, ...]:
+    patterns = getattr(model, attribute, default)
+    return tuple(patterns)  # type: ignore[arg-type]
+
+
+def _check_patterns(model: nn.Module, config: GPSConfig) -> None:
+    """A pattern that hits nothing is a typing error, except the released rules, which were written for many models."""
+    names = [name for name, _ in model.named_parameters()]
+    mine = [pattern for pattern, _ in config.overrides if pattern not in {pattern for pattern, _ in OFFICIAL["overrides"]}]
+    for pattern in (*config.include, *config.exclude, *mine):
+        if not any(matches(name, [pattern]) for name in names):
+            raise ConfigError(f"selection: the pattern {pattern!r} matches no parameter; names look like {names[0]!r}")

@@ -1,0 +1,1 @@
+"""Pretrained models: SAM and LiteMedSAM, built from well-kept packages and loaded strictly."""

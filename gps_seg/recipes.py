@@ -1,0 +1,292 @@
+"""From a RunConfig to results: select, train, evaluate. The only place that sees the whole configuration."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from gps_seg import checkpoint
+from gps_seg.config import RunConfig, dump_config, load_config
+from gps_seg.data.audit import check_pairs
+from gps_seg.data.dataset import EpochBatches, PolypDataset, collate
+from gps_seg.data.polyps import Pair, Splits, load_splits
+from gps_seg.data.transforms import augmentation
+from gps_seg.engine import (
+    FitResult, autocast, fit, make_accelerator, resolve_device, resolve_precision, training_mode,
+)
+from gps_seg.errors import ConfigError
+from gps_seg.inference import draw_cases, load_model, make_loader, score_pairs
+from gps_seg.methods import METHODS
+from gps_seg.metrics import ImageScore, aggregate
+from gps_seg.models.sam import SamModel
+from gps_seg.models.weights import PUBLISHED
+from gps_seg.plots import training_curve
+from gps_seg.runlog import RunLog, read_log
+from gps_seg.scoring import report, table, write_csv
+from gps_seg.selection import Selection, counts, data_free_scores, gradient_scores
+from gps_seg.sparse import attach
+from gps_seg.tasks.segmentation import Segmentation
+
+Say = Callable[[str], None]
+SELECTION_FILE, CONFIG_FILE, RESULT_FILE = "selection.safetensors", "config.yaml", "result.json"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Everything a recipe works with: the loaded model, the checked data, the place and precision of arithmetic."""
+
+    config: RunConfig
+    model: SamModel
+    splits: Splits
+    task: Segmentation
+    device: torch.device
+    precision: str
+
+
+def prepare(config: RunConfig, say: Say = print) -> Bench:
+    """Load and check model and data; the data's warnings are said, its errors raised."""
+    device = resolve_device(config.device)
+    precision = resolve_precision(config.train.precision, device)
+    splits = load_splits(config.data)
+    for finding in check_pairs(splits, near_duplicates=config.data.near_duplicates):
+        say(f"warning: {finding.file}: {finding.text}")
+    model = load_model(config.model, device)
+    task = Segmentation(config.train.loss, config.train.box_probability, config.seed, config.evaluate.prompt, config.evaluate.threshold)
+    return Bench(config, model, splits, task, device, precision)
+
+
+def make_selection(bench: Bench, say: Say = print) -> Selection:
+    """Run the configured method's selection; for gps one pass over the training part, which sees nothing else."""
+    config = bench.config.selection
+
+    def scores(names: Sequence[str]) -> dict[str, Tensor]:
+        if config.score in ("magnitude", "random"):
+            return data_free_scores(bench.model, names, score=config.score, seed=bench.config.seed)
+        loader = _selection_loader(bench)
+        say(f"selection pass: {min(len(bench.splits.train), config.max_images or 10**9)} training images")
+        training_mode(bench.model)
+        return gradient_scores(bench.model, names, loader, _selection_loss(bench), score=config.score)
+
+    return METHODS[bench.config.method](bench.model, config, scores)
+
+
+def _selection_loss(bench: Bench) -> Callable[[Any, Any], Tensor]:
+    def loss(model: Any, batch: Any) -> Tensor:
+        with autocast(bench.device, bench.precision):
+            return bench.task.selection_loss(model, batch.to(bench.device))
+
+    return loss
+
+
+def _selection_loader(bench: Bench) -> DataLoader[Any]:
+    pairs = bench.splits.train[: bench.config.selection.max_images]
+    return make_loader(bench.model, pairs, batch_size=bench.config.selection.batch_size, workers=bench.config.data.workers)
+
+
+def _training_loader(bench: Bench, rank: int, processes: int) -> DataLoader[Any]:
+    data, train, spec = bench.config.data, bench.config.train, bench.model.spec
+    pieces = train.accumulate * processes
+    if train.batch_size % pieces:
+        raise ConfigError(f"train.batch_size: {train.batch_size} images cannot be shared by {processes} processes in "
+                          f"{train.accumulate} pieces each")
+    dataset = PolypDataset(
+        bench.splits.train, input_size=spec.input_size, resize=spec.resize, mean=spec.mean, std=spec.std,
+        augment=augmentation(data.augment), seed=bench.config.seed, cache=data.cache,
+    )
+    sampler = EpochBatches(len(dataset), train.batch_size // train.accumulate, bench.config.seed, shuffle=True,
+                           share=(rank, processes))
+    return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, num_workers=data.workers)
+
+
+def train(config: RunConfig, out: Path, *, resume: bool = False, say: Say = print) -> dict[str, Any]:
+    """The main road: select, attach, fit, evaluate once on the test list; leaves a run folder.
+
+    Returns:
+        The document in ``result.json``.
+
+    Raises:
+        ConfigError: ``out`` holds another run, or resuming would change settings.
+    """
+    _claim(config, out, resume=resume)
+    if resume and (out / RESULT_FILE).exists():
+        say(f"{out} is finished; nothing to do")
+        return checkpoint.read_json(out / RESULT_FILE, "a result")  # type: ignore[no-any-return]
+    began = time.perf_counter()
+    bench = prepare(config, say)
+    accelerator = make_accelerator(bench.device, bench.precision)
+    main = accelerator.is_main_process
+    selection, selection_seconds = _select_or_load(bench, out, say=say if main else _silent, main=main)
+    accelerator.wait_for_everyone()
+    sizes = counts(selection, bench.model)
+    if main:
+        say(describe_counts(config.method, sizes))
+    attached = attach(bench.model, selection)
+    describe = description(bench)
+    log = RunLog(out, lambda values, step, score: checkpoint.save_delta(out, attached, {**describe, "best_step": step}, values),
+                 enabled=main, shows_progress=sys.stderr.isatty())
+    loader = _training_loader(bench, accelerator.process_index, accelerator.num_processes)
+    fitted = fit(bench.model, attached, bench.task, loader, _validation(bench), config=config.train,
+                 accelerator=accelerator, log=log, resume=resume)
+    if not main:
+        return {}
+    checkpoint.save_delta(out, attached, {**describe, "best_step": fitted.best_step})
+    timing = {"selection_s": selection_seconds, "total_s": time.perf_counter() - began}
+    return _finish(bench, fitted, out, say=say, timing=timing, sizes=sizes)
+
+
+def _finish(
+    bench: Bench, fitted: FitResult, out: Path, *, say: Say, timing: Mapping[str, float], sizes: Mapping[str, int]
+) -> dict[str, Any]:
+    """Read the test list, for the first and only time, and write result.json, scores.csv and pictures."""
+    config = bench.config
+    test = list(bench.splits.test)
+    say(f"evaluating on {len(test)} test images")
+    scores = score_pairs(bench.model, bench.task, test, device=bench.device, precision=bench.precision, config=config.evaluate)
+    draw_cases(bench.model, bench.task, test, scores, device=bench.device, precision=bench.precision,
+               count=config.evaluate.overlays, folder=out / "overlays")
+    training_curve(read_log(out), out / "training.png")
+    document = report(scores, settings=evaluation_settings(bench, "test"))
+    document["run"] = {
+        "method": config.method, "seed": config.seed, "steps": fitted.steps, "best_step": fitted.best_step,
+        "best_inner_dice": fitted.best_score, "stopped": fitted.stopped, "trainable": dict(sizes),
+        "step_s": fitted.seconds, **timing, "peak_memory_bytes": peak_memory(bench.device), **surroundings(bench.device, bench.precision),
+    }
+    write_csv(out / "scores.csv", scores)
+    checkpoint.write_json(out / RESULT_FILE, document)
+    say(table(document))
+    return document
+
+
+def _validation(bench: Bench) -> Callable[[Any], float]:
+    inner: list[Pair] = list(bench.splits.inner)
+    loader = make_loader(bench.model, inner, batch_size=bench.config.evaluate.batch_size)
+
+    def validate(model: Any) -> float:
+        found: list[ImageScore] = score_pairs(model, bench.task, inner, device=bench.device, precision=bench.precision,
+                                              config=bench.config.evaluate, loader=loader)
+        return float(aggregate(found)["per_image"]["dice"])
+
+    return validate
+
+
+def _claim(config: RunConfig, out: Path, *, resume: bool) -> None:
+    """Make the run folder ours, or refuse: a run never writes over another."""
+    saved = out / CONFIG_FILE
+    if not resume:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ConfigError(f"{out} is not empty: choose another --out, or add --resume to go on with the run in it")
+    elif saved.exists():
+        former = load_config(saved)
+        if changed := _differences(former.model_dump(), config.model_dump()):
+            raise ConfigError(f"{saved} differs in {', '.join(changed)}: resume with the same settings, or choose another --out")
+    checkpoint.write_bytes(saved, dump_config(config).encode())
+
+
+def _differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:
+    changed: list[str] = []
+    for key in a:
+        if isinstance(a[key], dict):
+            changed += _differences(a[key], b[key], f"{prefix}{key}.")
+        elif a[key] != b[key]:
+            changed.append(prefix + key)
+    return changed
+
+
+def _select_or_load(bench: Bench, out: Path, *, say: Say, main: bool) -> tuple[Selection, float]:
+    """A resumed run keeps its selection; reselecting on moved weights would be another method."""
+    path = out / SELECTION_FILE
+    if path.exists():
+        return checkpoint.load_selection(path, bench.model), 0.0
+    began = time.perf_counter()
+    selection = make_selection(bench, say)
+    if main:
+        checkpoint.save_selection(path, selection)
+    return selection, time.perf_counter() - began
+
+
+def description(bench: Bench) -> dict[str, Any]:
+    """What adapter_config.json says beyond indices: enough to rebuild the model and to judge it."""
+    config, spec = bench.config, bench.model.spec
+    published = PUBLISHED.get(config.model.name)
+    return {
+        "base_model_name_or_path": str(config.model.checkpoint or config.model.name),
+        "model": config.model.model_dump(mode="json") | {"input_size": spec.input_size, "resize": spec.resize},
+        "normalisation": {"mean": spec.mean, "std": spec.std},
+        "method": config.method, "selection": config.selection.model_dump(mode="json"),
+        "threshold": config.evaluate.threshold, "data": config.data.name, "seed": config.seed,
+        "weights_licence": published.licence if published else "unknown", "gps_seg_version": metadata.version("gps-seg"),
+    }
+
+
+def evaluation_settings(bench: Bench, split: str) -> dict[str, Any]:
+    """The protocol, printed beside every number."""
+    config = bench.config
+    return {
+        "data": config.data.name, "split": split, "threshold": config.evaluate.threshold, "prompt": config.evaluate.prompt,
+        "input_size": bench.model.spec.input_size, "resize": bench.model.spec.resize, "model": config.model.name,
+        "base_note": base_note(config.model.name),
+    }
+
+
+def base_note(name: str) -> str:
+    """What is known of the data a base model saw before."""
+    if name == "lite_medsam":
+        return "LiteMedSAM's pretraining data may contain public polyp sets (unverified)"
+    return ""
+
+
+def surroundings(device: torch.device, precision: str) -> dict[str, Any]:
+    """Versions, revision, hardware: what a reader needs to repeat a number."""
+    packages = ("gps-seg", "torch", "segment-anything", "monai", "albumentations", "accelerate", "numpy")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.processor() or platform.machine()} CPU"
+    return {
+        "device": device.type, "hardware": f"{name}, {torch.get_num_threads()} threads", "precision": precision,
+        "versions": {package: metadata.version(package) for package in packages} | {"python": platform.python_version()},
+        "revision": revision(),
+    }
+
+
+def revision() -> str:
+    """The checkout's commit, with ``+`` if files differ from it; empty outside a git checkout."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return commit + ("+" if commit and git("status", "--porcelain", "--untracked-files=no") else "")
+    except OSError:
+        return ""
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of CUDA's allocator, or of the whole process on a CPU (Linux counts KiB)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def describe_counts(method: str, sizes: Mapping[str, int]) -> str:
+    """One line: what trains, by role, and its part of the model."""
+    parts = ", ".join(f"{name} {sizes[name]:,}" for name in sizes if name not in ("trainable", "parameters") and sizes[name])
+    encoder = sizes["trainable"] - sizes.get("head", 0)
+    return (f"{method}: {sizes['trainable']:,} of {sizes['parameters']:,} parameters train "
+            f"({100 * sizes['trainable'] / sizes['parameters']:.2f} %); encoder {encoder:,} ({parts})")
+
+
+def _silent(text: str) -> None:
+    """Processes beside the main one say nothing."""

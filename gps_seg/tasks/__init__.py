@@ -1,0 +1,1 @@
+"""What a model is trained for: three functions, ``loss``, ``predict`` and ``score``."""
