@@ -88,7 +88,7 @@ def _download(name: str, path: Path) -> Path:
 
     published = PUBLISHED[name]
     try:
-        return download(published.url, path, sha256=published.sha256, size=published.size)
+        return download(published.url, path, sha256=published.sha256)
     except DataError as error:
         raise CheckpointError(f"{error}; or give a local file: model.checkpoint=FILE") from None
 

@@ -1,0 +1,1 @@
+"""Images and masks: reading, pairing, splitting, checking, augmenting, batching. Each module imports only what it needs."""

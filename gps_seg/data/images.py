@@ -1,0 +1,139 @@
+"""Reading and writing image files. No torch.
+
+Whatever the file holds (grey, RGBA, palette, 16 bit, CMYK, rotated by EXIF), an image arrives as uint8 RGB (H, W, 3) and a
+mask as bool (H, W). Whatever is wrong with the file arrives as one DataError line with the file's name.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from gps_seg.errors import DataError
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "MPO")
+MAX_PIXELS = 40_000_000
+MASK_THRESHOLD = 127
+# A hard mask saved as JPEG has under 1 % of its pixels far from black and white (Kvasir-SEG: 0.7 %).
+AMBIGUOUS_FRACTION, DARK, BRIGHT = 0.02, 11, 244
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Image files directly in a folder, by suffix in any case, sorted by name; hidden files are left out."""
+    return sorted(path for path in folder.iterdir()
+                  if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file())
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Read an image as uint8 RGB (H, W, 3), upright.
+
+    Raises:
+        DataError: missing, empty, not an image, cut short, or over 40 megapixels.
+    """
+    return np.asarray(_to_eight_bit(_decode(path)).convert("RGB"))
+
+
+def read_mask(path: Path, *, threshold: int = MASK_THRESHOLD) -> NDArray[np.bool_]:
+    """Read a mask as bool (H, W): True where the brightest channel is above the threshold.
+
+    A mask that holds only 0 and 1 is taken as such.
+
+    Raises:
+        DataError: as :func:`read_image`.
+    """
+    values = read_mask_values(path)
+    return values > (0 if values.max() <= 1 else threshold)
+
+
+def read_mask_values(path: Path) -> NDArray[np.uint8]:
+    """The brightest channel of a mask file, uint8 (H, W), before any threshold; alpha is not a channel."""
+    picture = _to_eight_bit(_decode(path))
+    if picture.mode == "P" and not _is_palette_of_classes(picture):
+        picture = picture.convert("RGB")
+    if picture.mode == "P":
+        return np.asarray(picture)
+    if picture.mode in ("LA", "La"):
+        picture = picture.convert("L")
+    if picture.mode not in ("L", "1"):
+        picture = picture.convert("RGB")
+    values = np.asarray(picture.convert("L") if picture.mode == "1" else picture)
+    return values if values.ndim == 2 else values.max(axis=2)
+
+
+def _is_palette_of_classes(picture: Image.Image) -> bool:
+    """A palette file whose indices are 0 and 1 is a class map, whatever colours it shows."""
+    return int(np.asarray(picture).max()) <= 1
+
+
+def is_ambiguous(values: NDArray[np.uint8]) -> bool:
+    """Whether more than 2 % of a mask's values are neither clearly background nor clearly foreground."""
+    if values.max() <= 1:
+        return False
+    return float(np.mean((values >= DARK) & (values <= BRIGHT))) > AMBIGUOUS_FRACTION
+
+
+def write_mask(path: Path, mask: NDArray[np.bool_]) -> None:
+    """Write a mask as a lossless 0/255 PNG, atomically."""
+    _write(path, np.where(mask, np.uint8(255), np.uint8(0)))
+
+
+def write_image(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write RGB (H, W, 3) or grey (H, W) by the path's suffix, atomically, without metadata."""
+    _write(path, image)
+
+
+def _write(path: Path, pixels: NDArray[np.uint8]) -> None:
+    data = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
+    done, encoded = cv2.imencode(path.suffix, data)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(encoded.tobytes())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DataError(f"cannot write {path}: {error.strerror}") from None
+    if not done:
+        raise DataError(f"cannot write {path}: unknown image type {path.suffix!r}")
+
+
+def _decode(path: Path) -> Image.Image:
+    """Open, check and fully decode a file; upright."""
+    try:
+        if path.stat().st_size == 0:
+            raise DataError(f"{path}: expected an image, the file is empty")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # size is checked below; broken metadata does not matter
+            with Image.open(path, formats=FORMATS) as opened:
+                width, height = opened.size
+                if width * height > MAX_PIXELS:
+                    raise DataError(f"{path}: {width} x {height} pixels are more than {MAX_PIXELS / 1e6:.0f} megapixels; shrink it")
+                opened.load()
+                return ImageOps.exif_transpose(opened)
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"expected an image at {path}, found none") from None
+    except UnidentifiedImageError:
+        raise DataError(f"{path}: expected a JPEG, PNG, TIFF, BMP or WebP image, the content is something else") from None
+    except Image.DecompressionBombError:
+        raise DataError(f"{path}: more than {MAX_PIXELS / 1e6:.0f} megapixels; shrink it") from None
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or "cut short or damaged"
+        raise DataError(f"{path}: cannot read the image ({reason})") from None
+
+
+def _to_eight_bit(picture: Image.Image) -> Image.Image:
+    """16- and 32-bit grey scaled to 8 bit: by 257 if values pass 255, else taken as they are."""
+    if picture.mode not in ("I", "I;16", "I;16B", "I;16L", "F"):
+        return picture
+    values = np.asarray(picture).astype(np.float64)
+    scaled = values / 257 if values.max(initial=0) > 255 else values
+    return Image.fromarray(np.clip(np.round(scaled), 0, 255).astype(np.uint8))

@@ -1,0 +1,167 @@
+"""The batched, promptless SAM against the stock modules and pipelines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gps_seg.errors import CheckpointError, ConfigError
+from gps_seg.models.packages import import_lite_medsam, import_segment_anything
+from gps_seg.models.sam import SamModel, build_sam, load_sam, to_stock
+from gps_seg.models.weights import PUBLISHED, find_weights, read_state, sha256
+
+TINY = ("tiny", "tiny_lite")
+
+
+def by_hand(model: SamModel, image: Tensor) -> Tensor:
+    """The stock modules called one image at a time, as segment-anything's own forward does, without a prompt."""
+    rows = []
+    for one in image:
+        if model.spec.name == "tiny_lite":
+            encoder = model.image_encoder
+            x = encoder.patch_embed(one[None])  # type: ignore[operator]
+            for layer in encoder.layers:  # type: ignore[union-attr]
+                x = layer(x)  # type: ignore[operator]
+            embedding = encoder.neck(x.view(1, 16, 16, -1).permute(0, 3, 1, 2))  # type: ignore[operator]
+        else:
+            embedding = model.image_encoder(one[None])
+        sparse, dense = model.prompt_encoder(points=None, boxes=None, masks=None)
+        masks, _ = model.mask_decoder(
+            image_embeddings=embedding, image_pe=model.prompt_encoder.get_dense_pe(), sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense, multimask_output=False,
+        )
+        rows.append(masks)
+    return torch.cat(rows)
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_without_a_prompt_a_batch_equals_the_stock_modules_called_by_hand(name: str, batch: int) -> None:
+    model = load_sam(name)
+    image = torch.randn(batch, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(model(image).logits, by_hand(model, image), rtol=1e-5, atol=1e-5)
+
+
+def test_with_a_box_or_points_the_logits_equal_the_stock_predictors() -> None:
+    package = import_segment_anything()
+    model = load_sam("tiny")
+    picture = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    stock = package.modeling.Sam(model.image_encoder, model.prompt_encoder, model.mask_decoder,
+                                 list(model.spec.mean), list(model.spec.std)).eval()
+    predictor = package.SamPredictor(stock)
+    predictor.set_image(picture)
+    box, points, labels = np.array([5.0, 6, 40, 30]), np.array([[10.0, 12.0], [30.0, 9.0]]), np.array([1, 0])
+    image = stock.preprocess(torch.from_numpy(picture).permute(2, 0, 1).float())[None]
+    with torch.no_grad():
+        _, quality, expected = predictor.predict(box=box, multimask_output=False)
+        output = model(image, boxes=torch.tensor(box, dtype=torch.float)[None])
+        np.testing.assert_allclose(output.logits[0].numpy(), expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(output.quality[0].numpy(), quality, rtol=1e-4, atol=1e-5)
+        _, _, expected = predictor.predict(points, labels, multimask_output=False)
+        prompt = (torch.tensor(points, dtype=torch.float)[None], torch.tensor(labels)[None])
+        np.testing.assert_allclose(model(image, points=prompt).logits[0].numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_each_image_of_a_batch_gets_its_own_box() -> None:
+    model = load_sam("tiny")
+    image, boxes = torch.randn(2, 3, 64, 64), torch.tensor([[0.0, 0, 20, 20], [30.0, 30, 60, 50]])
+    with torch.no_grad():
+        together = model(image, boxes=boxes).logits
+        alone = torch.cat([model(image[i : i + 1], boxes=boxes[i : i + 1]).logits for i in range(2)])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_reach_the_first_layer() -> None:
+    model = load_sam("tiny")
+    model(torch.randn(2, 3, 64, 64)).logits.sum().backward()
+    assert model.image_encoder.patch_embed.proj.weight.grad.abs().sum() > 0  # type: ignore[union-attr,operator]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_another_input_size_changes_no_parameter_and_gives_a_mask_of_that_size(name: str) -> None:
+    stock, larger = build_sam(name), build_sam(name, input_size=96)
+    assert {n: p.shape for n, p in stock.named_parameters()} == {n: p.shape for n, p in larger.named_parameters()}
+    side = 4 * 96 // larger.spec.stride
+    assert larger.eval()(torch.randn(1, 3, 96, 96)).logits.shape == (1, 1, side, side)
+    with pytest.raises(ConfigError, match="expected images of 96 x 96 pixels, got 64 x 64"):
+        larger(torch.randn(1, 3, 64, 64))
+
+
+def test_wrong_names_and_sizes_are_explained() -> None:
+    with pytest.raises(ConfigError, match="unknown model 'sam_vit_bb'; did you mean 'sam_vit_b'"):
+        load_sam("sam_vit_bb")
+    with pytest.raises(ConfigError, match="expected a multiple of 16, got 72"):
+        load_sam("tiny", input_size=72)
+
+
+def test_a_random_model_repeats_and_leaves_torchs_random_state_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first, second = build_sam("tiny"), build_sam("tiny")
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_weights_that_do_not_fit_are_refused_with_both_lists(tmp_path: Path) -> None:
+    state = {name: tensor.clone() for name, tensor in build_sam("tiny").state_dict().items()}
+    state["surplus"] = state.pop("mask_decoder.iou_token.weight")
+    save_file(state, tmp_path / "wrong.safetensors")
+    with pytest.raises(CheckpointError, match=r"1 missing: mask_decoder.iou_token.weight; 1 unexpected: surplus"):
+        load_sam("tiny", checkpoint=tmp_path / "wrong.safetensors")
+    state["mask_decoder.iou_token.weight"] = torch.zeros(1, 7)
+    del state["surplus"]
+    save_file(state, tmp_path / "shape.safetensors")
+    with pytest.raises(CheckpointError, match="1 of another shape: mask_decoder.iou_token.weight"):
+        load_sam("tiny", checkpoint=tmp_path / "shape.safetensors")
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights at all", b"PK\x03\x04 cut short"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_damaged_weight_files_are_one_line(tmp_path: Path, content: bytes, suffix: str) -> None:
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="cannot read it") as caught:
+        read_state(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pickle_with_code_in_it_is_never_run(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (Path.touch, (tmp_path / "ran",))  # type: ignore[return-value]
+
+    torch.save({"model": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(CheckpointError, match="cannot read it"):
+        read_state(tmp_path / "evil.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_missing_weight_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="expected a weight file at .*none.pth, found none"):
+        load_sam("tiny", checkpoint=tmp_path / "none.pth")
+
+
+def test_every_published_weight_has_a_source_and_a_checksum() -> None:
+    for weights in PUBLISHED.values():
+        assert weights.url.startswith(("https://", "package:")) and len(weights.sha256) == 64 and weights.size > 10**7
+
+
+@pytest.mark.slow
+def test_the_real_lite_medsam_equals_its_package_with_a_box_and_survives_the_way_to_stock_and_back() -> None:
+    assert sha256(find_weights("lite_medsam")) == PUBLISHED["lite_medsam"].sha256
+    model = load_sam("lite_medsam")
+    packaged = import_lite_medsam().build_lite_medsam()
+    packaged.load_state_dict(read_state(find_weights("lite_medsam")), strict=True)
+    packaged.eval()
+    image, box = torch.rand(2, 3, 256, 256), torch.tensor([[40.0, 50, 200, 180], [10.0, 10, 90, 99]])
+    with torch.no_grad():
+        expected = torch.cat([packaged(image[i : i + 1], box[i : i + 1]) for i in range(2)])
+        torch.testing.assert_close(model(image, boxes=box).logits, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(to_stock(model)(image[:1], box[:1]), expected[:1], rtol=1e-4, atol=1e-4)
