@@ -26,10 +26,11 @@ from gps_seg.selection import Selection
 VALUES = "selected_values"
 # Rows worked on at once, so that a gathered chunk stays in the processor's cache (measured 4x faster than one piece).
 CHUNK = 256
-# Keeping only the used input columns pays when it drops at least this part of them.
+# Keeping only the used input columns pays when it drops at least a tenth of them.
 KEEP_COLUMNS_BELOW = 0.9
-# Up to this many used columns a matrix product on them beats gathering, on the CPU (measured at ViT-B sizes).
-PRODUCT_BELOW = 24
+# A matrix product on u used columns costs u x out, gathering costs n, per token. Measured price of one gathered entry in
+# multiply-adds of a product, on a 2-core AVX-512 CPU: 117 in fp32, 740 in bf16 (no fast bf16 gather there).
+GATHER_PRICE = {torch.float32: 110, torch.float64: 110, torch.bfloat16: 700, torch.float16: 700}
 
 
 class _Positions(nn.Module):
@@ -54,15 +55,20 @@ class _Positions(nn.Module):
             self.register_buffer(name, tensor, persistent=False)
 
 
-def gather_products(rows: Tensor, columns: Tensor, dy: Tensor, x: Tensor) -> Tensor:
-    """g[e] = sum over n of dy[n, rows[e]] * x[n, columns[e]], accumulated in fp32 (or fp64).
+def prefers_product(used: int, out: int, entries: int, dtype: torch.dtype) -> bool:
+    """The measured rule: whether a product on the used columns is cheaper than gathering the entries."""
+    return used * out < GATHER_PRICE[dtype] * entries
+
+
+def selected_products(rows: Tensor, columns: Tensor, dy: Tensor, x: Tensor) -> Tensor:
+    """g[e] = sum over n of dy[n, rows[e]] * x[n, columns[e]], fp32 (e,), or fp64 for fp64.
 
     Args:
         rows, columns: int64 (e,).
-        dy: (n, out); x: (n, in).
+        dy: (n, out); x: (n, u), the used input columns only.
     """
     exact = torch.promote_types(dy.dtype, torch.float32)
-    if len(x.T) <= PRODUCT_BELOW and len(rows) > len(x.T):
+    if prefers_product(x.shape[1], dy.shape[1], len(rows), dy.dtype):
         return (x.T @ dy)[columns, rows].to(exact)
     total = torch.zeros(len(rows), dtype=exact, device=dy.device)
     for start in range(0, len(dy), CHUNK):
@@ -92,22 +98,26 @@ class _LinearFunction(torch.autograd.Function):
         flat = dy.reshape(-1, dy.shape[-1])
         dx = dy @ weight.to(dy.dtype) if ctx.needs_input_grad[0] else None
         db = flat.sum(0, dtype=ctx.bias_dtype) if ctx.needs_input_grad[2] else None
-        dv = gather_products(rows, columns, flat, kept.reshape(-1, kept.shape[-1])) if ctx.needs_input_grad[3] else None
+        dv = selected_products(rows, columns, flat, kept.reshape(-1, kept.shape[-1])) if ctx.needs_input_grad[3] else None
         return dx, None, db, dv, None, None, None
 
 
 class _Conv2dFunction(torch.autograd.Function):
-    """A 2-D convolution, any stride, padding, dilation and groups, with a backward that skips dW. x (b, in, h, w)."""
+    """A 2-D convolution, any stride, padding, dilation and groups. x (b, in, h, w), dy (b, out, h', w').
+
+    The selected entries come from the weight gradient of the used input channels alone; with groups, whose weights are
+    small, from the whole weight gradient. A 1x1 convolution is a linear layer over pixels, several times faster so in bf16.
+    """
 
     @staticmethod
     def forward(  # type: ignore[override]
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor,
-        positions: _Positions, geometry: tuple[Any, ...],
+        rows: Tensor, columns: Tensor, used: Tensor, taps: Tensor, geometry: tuple[Any, ...],
     ) -> Tensor:
-        keeps_channels = len(positions.used) < KEEP_COLUMNS_BELOW * x.shape[1]
-        kept = x.index_select(1, positions.used) if keeps_channels else x
-        columns = positions.columns if keeps_channels else positions.used[positions.columns]
-        ctx.save_for_backward(kept, weight, positions.rows, columns, positions.taps)
+        groups = geometry[3]
+        keeps_channels = groups == 1 and len(used) < KEEP_COLUMNS_BELOW * x.shape[1]
+        kept = x.index_select(1, used) if keeps_channels else x
+        ctx.save_for_backward(kept, weight, rows, columns if keeps_channels else used[columns], taps)
         ctx.bias_dtype = None if bias is None else bias.dtype
         ctx.geometry, ctx.input_shape = geometry, x.shape
         return F.conv2d(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), *geometry)
@@ -115,42 +125,65 @@ class _Conv2dFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         kept, weight, rows, columns, taps = ctx.saved_tensors
+        pointwise = weight.shape[2:] == (1, 1) and ctx.geometry == ((1, 1), (0, 0), (1, 1), 1)
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = torch.nn.grad.conv2d_input(ctx.input_shape, weight.to(dy.dtype), dy, *ctx.geometry)
+            cast = weight.to(dy.dtype)
+            dx = _pointwise_input(dy, cast) if pointwise else _conv_input(ctx.input_shape, dy, cast, ctx.geometry)
         db = dy.sum((0, 2, 3), dtype=ctx.bias_dtype) if ctx.needs_input_grad[2] else None
         dv = None
         if ctx.needs_input_grad[3]:
-            dv = _conv_products(kept, dy, (rows, columns, taps), weight.shape[2:], ctx.geometry)
-        return dx, None, db, dv, None, None
+            if _is_patchwise(weight.shape[2:], ctx.geometry):
+                dv = _patch_products(kept, dy, (rows, columns, taps), weight.shape[2:])
+            else:
+                dv = _conv_products(kept, dy, (rows, columns, taps), weight.shape, ctx.geometry)
+        return dx, None, db, dv, None, None, None, None, None
+
+
+def _pointwise_input(dy: Tensor, weight: Tensor) -> Tensor:
+    """Input gradient of a 1x1 convolution as one matrix product; keeps the memory format of dy."""
+    flat = weight.flatten(1)
+    if dy.is_contiguous(memory_format=torch.channels_last):
+        return (dy.permute(0, 2, 3, 1) @ flat).permute(0, 3, 1, 2)
+    return (flat.T @ dy.flatten(2)).unflatten(2, dy.shape[2:])
+
+
+def _conv_input(shape: torch.Size, dy: Tensor, weight: Tensor, geometry: tuple[Any, ...]) -> Tensor:
+    """Input gradient of any convolution, in the memory format of dy.
+
+    torch.nn.grad.conv2d_input always answers in NCHW, which makes everything before a channels-last layer crawl.
+    """
+    stride, padding, dilation, groups = geometry
+    is_last = dy.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if is_last else torch.contiguous_format
+    unread = torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=layout)  # only its shape and strides count
+    wanted = [True, False, False]
+    return torch.ops.aten.convolution_backward(  # type: ignore[no-any-return]
+        dy, unread, weight, None, stride, padding, dilation, False, (0, 0), groups, wanted
+    )[0]
+
+
+def _is_patchwise(kernel: torch.Size, geometry: tuple[Any, ...]) -> bool:
+    stride, padding, dilation, groups = geometry
+    return tuple(kernel) == tuple(stride) and not any(padding) and tuple(dilation) == (1, 1) and groups == 1
 
 
 def _conv_products(
-    x: Tensor, dy: Tensor, where: tuple[Tensor, Tensor, Tensor], kernel: torch.Size, geometry: tuple[Any, ...]
+    x: Tensor, dy: Tensor, where: tuple[Tensor, Tensor, Tensor], weight_shape: torch.Size, geometry: tuple[Any, ...]
 ) -> Tensor:
-    """g[e] = sum over images and output positions of dy[:, row, y, x] * padded input at the entry's channel and tap.
+    """Selected entries, fp32 (e,), from the weight gradient of the kept channels.
 
     Args:
         x: (b, channels, h, w), the kept input channels; dy: (b, out, h', w').
         where: rows, columns (into the channels of x) and taps, each int64 (e,).
-        kernel: (kh, kw); geometry: stride, padding, dilation, groups.
+        geometry: stride, padding, dilation, groups.
     """
-    stride, padding, dilation, _ = geometry
     rows, columns, taps = where
-    if tuple(kernel) == tuple(stride) and not any(padding) and tuple(dilation) == (1, 1):
-        return _patch_products(x, dy, where, kernel)
-    exact = torch.promote_types(dy.dtype, torch.float32)
-    padded = F.pad(x, (padding[1], padding[1], padding[0], padding[0])) if any(padding) else x
-    height, width = dy.shape[2:]
-    total = torch.zeros(len(rows), dtype=exact, device=dy.device)
-    for tap in torch.unique(taps).tolist():
-        top, left = (tap // kernel[1]) * dilation[0], (tap % kernel[1]) * dilation[1]
-        seen = padded[..., top : top + stride[0] * (height - 1) + 1 : stride[0], left : left + stride[1] * (width - 1) + 1 : stride[1]]
-        entries = (taps == tap).nonzero().flatten()
-        for image in range(len(x)):  # one image's planes at a time stay in the cache
-            product = seen[image, columns[entries]].to(exact) * dy[image, rows[entries]].to(exact)
-            total[entries] += product.sum((1, 2))
-    return total
+    groups = geometry[3]
+    per_group = x.shape[1] // groups
+    shape = (weight_shape[0], per_group, *weight_shape[2:])
+    gradient = torch.nn.grad.conv2d_weight(x, shape, dy, *geometry)
+    return gradient.flatten(2)[rows, columns % per_group, taps].to(torch.promote_types(dy.dtype, torch.float32))
 
 
 def _patch_products(x: Tensor, dy: Tensor, where: tuple[Tensor, Tensor, Tensor], kernel: torch.Size) -> Tensor:
@@ -158,11 +191,14 @@ def _patch_products(x: Tensor, dy: Tensor, where: tuple[Tensor, Tensor, Tensor],
     rows, columns, taps = where
     (batch, channels), (height, width) = x.shape[:2], dy.shape[2:]
     area = kernel[0] * kernel[1]
+    if area == 1 and not dy.is_contiguous(memory_format=torch.channels_last):
+        products = (x.flatten(2) @ dy.flatten(2).mT).sum(0)
+        return products[columns, rows].to(torch.promote_types(dy.dtype, torch.float32))
     x = x[..., : height * kernel[0], : width * kernel[1]]
     patches = x.reshape(batch, channels, height, kernel[0], width, kernel[1]).permute(0, 2, 4, 1, 3, 5)
     flat_x = patches.reshape(batch * height * width, channels * area)
     flat_dy = dy.permute(0, 2, 3, 1).reshape(-1, dy.shape[1])
-    return gather_products(rows, columns * area + taps, flat_dy, flat_x)
+    return selected_products(rows, columns * area + taps, flat_dy, flat_x)
 
 
 def _compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
@@ -193,11 +229,11 @@ class SparseConv2d(nn.Conv2d):
     selected_positions: _Positions
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the stock signature
-        geometry = (self.stride, self.padding, self.dilation, self.groups)
+        where, geometry = self.selected_positions, (self.stride, self.padding, self.dilation, self.groups)
         x = input.to(_compute_dtype(input, self.weight))
         with torch.autocast(x.device.type, enabled=False):
             return _Conv2dFunction.apply(  # type: ignore[no-any-return,no-untyped-call]
-                x, self.weight, self.bias, self.selected_values, self.selected_positions, geometry
+                x, self.weight, self.bias, self.selected_values, where.rows, where.columns, where.used, where.taps, geometry
             )
 
 
