@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from gps_seg.checkpoint import read_delta_config, read_json
-from gps_seg.config import DataConfig
+from gps_seg.checkpoint import load_selection, read_delta_config, read_json
+from gps_seg.config import DataConfig, load_config
 from gps_seg.data.audit import audit
 from gps_seg.data.polyps import Splits, find_root, load_splits, pair_folder
 from gps_seg.engine import resolve_device, resolve_precision
@@ -17,9 +17,10 @@ from gps_seg.inference import load_model
 from gps_seg.models.sam import MODELS
 from gps_seg.models.weights import PUBLISHED, cache_folder
 from gps_seg.recipes import CONFIG_FILE, RESULT_FILE, SELECTION_FILE, describe_counts
-from gps_seg.checkpoint import load_selection
-from gps_seg.config import load_config
+from gps_seg.scoring import headline
 from gps_seg.selection import counts, table
+
+RANDOM = "random weights, for tests"
 
 
 def describe_machine() -> str:
@@ -29,7 +30,7 @@ def describe_machine() -> str:
              f"precision auto = {resolve_precision('auto', device)}", f"cache {cache_folder()}", "", "models"]
     for name, entry in MODELS.items():
         published = PUBLISHED.get(name)
-        weights = f"{published.size / 1e6:,.0f} MB, {published.licence}, {published.url}" if published else "random weights, for tests"
+        weights = f"{published.size / 1e6:,.0f} MB, {published.licence}, {published.url}" if published else RANDOM
         lines.append(f"  {name:<12} {entry.spec.native_size:>5} px  {weights}")
     return "\n".join([*lines, "", "data", describe_data()])
 
@@ -62,7 +63,7 @@ def describe_run(folder: Path) -> str:
         lines += [table(chosen, model), describe_counts(str(description.get("method")), counts(chosen, model))]
     if (folder / RESULT_FILE).exists():
         result = read_json(folder / RESULT_FILE, "a result")
-        lines.append(f"mDice {result['per_image']['dice']:.4f} mIoU {result['per_image']['iou']:.4f} (per_image, {result['n']} images)")
+        lines.append(headline(result))
     return "\n".join(lines)
 
 

@@ -24,7 +24,7 @@ from gps_seg.checkpoint import load_delta, save_delta
 from gps_seg.config import GPSConfig
 from gps_seg.errors import ConfigError
 from gps_seg.methods import METHODS
-from gps_seg.selection import counts, data_free_scores, gradient_scores
+from gps_seg.selection import data_free_scores, gradient_scores
 from gps_seg.sparse import Attached, attach
 
 
@@ -34,7 +34,6 @@ class GPSModel(nn.Module):
     def __init__(self, base_model: nn.Module, attached: Attached, config: GPSConfig | None = None) -> None:
         super().__init__()
         self.base_model, self.attached, self.config = base_model, attached, config
-        self._sizes = counts(attached.selection, base_model)
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """The base model's forward, unchanged."""
@@ -50,7 +49,8 @@ class GPSModel(nn.Module):
 
     def print_trainable_parameters(self) -> None:
         """Print PEFT's line, counted over stock parameters, the selected scalars included."""
-        trainable, total = self._sizes["trainable"], self._sizes["parameters"]
+        sizes = self.attached.counts()
+        trainable, total = sizes["trainable"], sizes["parameters"]
         print(f"trainable params: {trainable:,} || all params: {total:,} || trainable%: {100 * trainable / total:.4f}")
 
     @contextmanager
@@ -101,7 +101,7 @@ def get_gps_model(
     Raises:
         ConfigError: a gradient score without dataloader and loss_fn.
     """
-    config = config or GPSConfig()  # type: ignore[call-arg]
+    config = config or GPSConfig()
 
     def scores(names: Sequence[str]) -> dict[str, Tensor]:
         if config.score in ("magnitude", "random"):

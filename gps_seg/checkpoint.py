@@ -49,7 +49,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 def disk_error(path: Path, error: OSError) -> TrainingError:
     """One line for a failed write."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return TrainingError(f"no space left for {path}: what was written before is intact; free some and run again with --resume")
+        return TrainingError(f"no space left for {path}: what was written before is intact; make room, add --resume")
     return TrainingError(f"cannot write {path}: {error.strerror}")
 
 
@@ -69,18 +69,24 @@ def read_json(path: Path, what: str) -> Any:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write named tensors and text atomically."""
-    write_bytes(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, dict(metadata)))
+    """Write named tensors and text atomically. The same content gives the same bytes.
+
+    The text goes under one key, because safetensors writes several in a random order.
+    """
+    text = {"gps_seg": json.dumps(dict(metadata), sort_keys=True)}
+    write_bytes(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, text))
 
 
 def read_tensors(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file. Raises CheckpointError if it is missing or damaged."""
     try:
-        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            text = (file.metadata() or {}).get("gps_seg", "{}")
+            return {name: file.get_tensor(name) for name in names}, json.loads(text)
     except FileNotFoundError:
         raise CheckpointError(f"expected {what} at {path}, found none") from None
-    except (SafetensorError, OSError):
+    except (SafetensorError, OSError, ValueError):
         raise CheckpointError(f"{path}: expected {what}, the file is damaged or cut short") from None
 
 
@@ -119,7 +125,9 @@ def _check_base(path: Path, base: str, model: nn.Module) -> None:
                               f"{found[:16]}...; load the base it names")
 
 
-def save_delta(folder: Path, attached: Attached, description: Mapping[str, Any], state: Mapping[str, Tensor] | None = None) -> None:
+def save_delta(
+    folder: Path, attached: Attached, description: Mapping[str, Any], state: Mapping[str, Tensor] | None = None
+) -> None:
     """Write a delta folder.
 
     Args:
@@ -147,7 +155,8 @@ def read_delta_config(folder: Path) -> dict[str, Any]:
     """adapter_config.json of a delta folder. Raises CheckpointError if it is not one of ours."""
     config = read_json(folder / DELTA_CONFIG, "a delta's adapter_config.json")
     if not isinstance(config, dict) or config.get("peft_type") != "GPS":
-        raise CheckpointError(f"{folder / DELTA_CONFIG}: expected a GPS delta, got peft_type {config.get('peft_type') if isinstance(config, dict) else None!r}")
+        found = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
+        raise CheckpointError(f"{folder / DELTA_CONFIG}: expected a GPS delta, got peft_type {found!r}")
     return config
 
 

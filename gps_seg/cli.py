@@ -19,7 +19,18 @@ data_app = typer.Typer(no_args_is_help=True, help="List, download and check data
 app.add_typer(data_app, name="data")
 
 Config = Annotated[Path, typer.Argument(help="YAML file of settings; configs/ holds examples.", metavar="CONFIG")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="Settings that replace the file's, such as train.lr=1e-3.", metavar="[KEY=VALUE]...")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Settings that replace the file's, such as train.lr=1e-3.", metavar="[KEY=VALUE]...")
+]
+KnownOrFolder = Annotated[
+    str | None, typer.Option(help="kvasir-seg, phantom, or a folder with images/ and masks/; default: the run's own.")
+]
+Threshold = Annotated[
+    float | None, typer.Option(min=0.0, max=1.0, help="Probability above which a pixel is polyp; default: the run's.")
+]
+OptionalRun = Annotated[
+    Path | None, typer.Argument(help="A run folder; without one: this machine and the known models.", metavar="[RUN]")
+]
 RunFolder = Annotated[Path, typer.Argument(help="Folder that gps-seg train made.", metavar="RUN")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
@@ -62,11 +73,11 @@ def select(
 @app.command()
 def evaluate(
     run: RunFolder,
-    data: Annotated[str | None, typer.Option(help="kvasir-seg, phantom, or a folder with images/ and masks/; default: the run's own.")] = None,
+    data: KnownOrFolder = None,
     split: Annotated[str, typer.Option(help="test, inner or train, of a known data set.")] = "test",
     json: Annotated[Path | None, typer.Option(help="File to write all numbers to.")] = None,
     csv: Annotated[Path | None, typer.Option(help="File to write one row an image to.")] = None,
-    threshold: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Probability above which a pixel is polyp; default: the run's.")] = None,
+    threshold: Threshold = None,
     prompt: Annotated[str, typer.Option(help="none, or box: the box around each true mask.")] = "none",
     device: Device = "auto",
 ) -> None:
@@ -102,7 +113,7 @@ def predict(
     run: RunFolder,
     inputs: Annotated[list[Path], typer.Argument(help="Images or folders of images.", metavar="INPUT...")],
     out: Annotated[Path, typer.Option(help="Folder for masks (PNG, 0/255, original size) and overlays.")],
-    threshold: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Default: the run's.")] = None,
+    threshold: Threshold = None,
     overlays: Annotated[bool, typer.Option(help="Write overlays too.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace masks that are there already.")] = False,
     device: Device = "auto",
@@ -120,7 +131,8 @@ def predict(
         if problem:
             failed.append(problem)
         else:
-            typer.echo(f"{path.name}: {'no polyp above the threshold' if not fraction else f'{100 * fraction:.1f} % of the area'}")
+            found = f"{100 * fraction:.1f} % of the area" if fraction else "no polyp above the threshold"
+            typer.echo(f"{path.name}: {found}")
     typer.echo(f"{len(images) - len(failed)} masks in {out}")
     if failed:
         raise DataError(f"{len(failed)} of {len(images)} inputs could not be read: " + "; ".join(failed[:5]))
@@ -139,7 +151,7 @@ def export(
 
 @app.command()
 def info(
-    run: Annotated[Path | None, typer.Argument(help="A run folder; without one: this machine and the known models.", metavar="[RUN]")] = None,
+    run: OptionalRun = None,
 ) -> None:
     """Describe a run, or this machine, the known models and the data sets found."""
     from gps_seg.about import describe_machine, describe_run

@@ -82,7 +82,7 @@ class GPSConfig(_Section):
     """
 
     preset: Literal["paper", "official"] = Field(
-        "paper", description="paper: all norms frozen, linear and conv biases trained; official: the released rules, accidents included"
+        "paper", description="paper: norms frozen, layer biases trained; official: the released rules, accidents included"
     )
     k: int = Field(1, ge=1, description="connections per neuron; a row shorter than k is selected whole")
     score: Score = Field("gradient", description="gradient: |sum over batches of the gradient|, the paper's")

@@ -67,9 +67,10 @@ class Bench:
         training_mode(model)
 
     def forward(self) -> Tensor:
+        """A scalar of the model's output, with the graph for a backward pass."""
         image = self.image.clone().requires_grad_(self.method == "floor")
         with autocast(image.device, self.precision):
-            return self.model(image).logits.float().square().mean()  # type: ignore[no-any-return]
+            return self.model(image).logits.float().square().mean()
 
     def step(self) -> tuple[float, float]:
         """One training step; returns (forward, whole) in seconds."""
@@ -78,7 +79,7 @@ class Bench:
         loss = self.forward()
         _wait(self.image.device)
         forward = time.perf_counter() - began
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if self.optimizer is not None:
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
@@ -88,11 +89,10 @@ class Bench:
     def flops(self) -> int:
         """Floating-point operations of forward and backward, counted by torch (matrix products and convolutions)."""
         with FlopCounterMode(display=False) as counter:
-            self.forward().backward()  # type: ignore[no-untyped-call]
-        sampled = 0
-        if self.attached is not None:
-            self.optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
-        return counter.get_total_flops() + sampled
+            self.forward().backward()
+        if self.optimizer is not None:
+            self.optimizer.zero_grad(set_to_none=True)
+        return counter.get_total_flops()
 
     def saved_bytes(self) -> int:
         """Bytes autograd keeps, each storage once, parameters excluded."""
@@ -136,12 +136,12 @@ def select_for_cost(method: str, model: nn.Module, image: Tensor, precision: str
 
     def loss(model: nn.Module, batch: Tensor) -> Tensor:
         with autocast(batch.device, precision):
-            return model(batch).logits.float().square().mean()  # type: ignore[no-any-return]
+            return model(batch).logits.float().square().mean()
 
     def scores(names: Sequence[str]) -> dict[str, Tensor]:
         return gradient_scores(model, names, [image], loss)
 
-    return METHODS[method](model, GPSConfig(), scores)  # type: ignore[call-arg]
+    return METHODS[method](model, GPSConfig(), scores)
 
 
 def measure(

@@ -10,6 +10,7 @@ from gps_seg.config import load_config
 from gps_seg.data.download import download_kvasir
 from gps_seg.data.polyps import find_root
 from gps_seg.errors import DataError
+from gps_seg.scoring import headline
 
 
 def run_demo(config: Path, out: Path) -> dict[str, Any]:
@@ -17,14 +18,9 @@ def run_demo(config: Path, out: Path) -> dict[str, Any]:
     data = choose_data(Path("data"))
     print(f"demo: {data[1]}", flush=True)
     settings = load_config(config, [f"data.name={data[0]}"])
-    finished = (out / recipes.RESULT_FILE).exists()
     document = recipes.train(settings, out, resume=(out / recipes.CONFIG_FILE).exists())
-    if finished:
-        from gps_seg.scoring import table
-
-        print(table(document))
     print(f"pictures: {out / 'overlays' / 'cases.png'}, {out / 'training.png'}")
-    print(last_line(document))
+    print(headline(document))
     return document
 
 
@@ -36,9 +32,3 @@ def choose_data(folder: Path) -> tuple[str, str]:
         return "kvasir-seg", f"Kvasir-SEG, downloaded to {download_kvasir(folder)} (research and education only)"
     except DataError as error:
         return "phantom", f"phantoms (procedural images), because Kvasir-SEG is neither here nor downloadable: {error}"
-
-
-def last_line(document: dict[str, Any]) -> str:
-    """The two numbers of the run, with the name of their aggregation."""
-    mean = document["per_image"]
-    return f"mDice {mean['dice']:.4f} mIoU {mean['iou']:.4f} (per_image, {document['n']} images)"

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import torch
+import torch.utils.deterministic
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
@@ -34,13 +35,13 @@ PredictionT = TypeVar("PredictionT")
 class Task(Protocol):
     """What a model is trained for."""
 
-    def loss(self, model: nn.Module, batch: Batch, step: int = 0) -> Tensor: ...
+    def loss(self, model: nn.Module, batch: Batch, step: int = 0) -> Tensor:
+        """Scalar loss of a batch at a step."""
+        ...
 
 
-class Validation(Protocol):
-    """Scores the model on the inner validation part; higher is better."""
-
-    def __call__(self, model: nn.Module) -> float: ...
+# Scores the model on the inner validation part; higher is better.
+Validation = Callable[[nn.Module], float]
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,20 @@ def training_mode(model: nn.Module) -> None:
             module.eval()
 
 
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """Within the block a CPU gives the same bits every time; CUDA keeps its fast, slightly varying reductions."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.utils.deterministic.fill_uninitialized_memory = before[1]
+
+
 def predictions(
     model: nn.Module, predict: Any, batches: Iterable[Batch], device: torch.device, precision: str
 ) -> Iterator[tuple[str, Any]]:
@@ -126,7 +141,7 @@ def make_accelerator(device: torch.device, precision: str) -> Accelerator:
     mixed = {"fp32": "no"}.get(precision, precision)
     # SAM's first-mask decoder leaves its other mask heads without a gradient.
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)]
-    return Accelerator(mixed_precision=mixed, cpu=device.type == "cpu", kwargs_handlers=handlers)  # type: ignore[arg-type]
+    return Accelerator(mixed_precision=mixed, cpu=device.type == "cpu", kwargs_handlers=handlers)
 
 
 class Fit:
@@ -212,7 +227,7 @@ def fit(
     every = config.validate_every or run.steps_per_epoch
     began, first_step, stopped = time.perf_counter(), state.step, "finished"
     bar = tqdm(total=run.steps, initial=state.step, desc="train", unit="step", disable=not log.shows_progress)
-    with Interruption() as interruption:
+    with Interruption() as interruption, repeatable(accelerator.device):
         for pieces in run.batches(state.step):
             loss, norm = run.step(pieces, state.step)
             state.step += 1
@@ -224,9 +239,9 @@ def fit(
             if state.step % every == 0 or state.step == run.steps:
                 _validate(run, state, validate, log)
                 bar.set_postfix(loss=f"{loss:.3f}", lr=f"{rate:.1e}", dice=f"{state.scores[-1]:.3f}")
-            if state.step % config.checkpoint_every == 0 or state.step == run.steps or interruption.asked:
-                if accelerator.is_main_process:
-                    save_state(log.state_path, state, attached, run.optimizer.optimizer, accelerator.scaler)
+            due = state.step % config.checkpoint_every == 0 or state.step == run.steps or interruption.asked
+            if due and log.enabled:
+                save_state(log.state_path, state, attached, run.optimizer.optimizer, accelerator.scaler)
             if interruption.asked:
                 raise TrainingError(f"interrupted at step {state.step} of {run.steps}; run again with --resume to go on")
             if config.patience and state.validations_without_gain >= config.patience:
@@ -250,4 +265,4 @@ def _validate(run: Fit, state: TrainingState, validate: Validation, log: RunLog)
     run.attached.load(current)
     log.row({"step": state.step, "validation_dice": score})
     if improved:
-        log.best(state.best, state.step, score)
+        log.best(state.best, state.step)

@@ -29,14 +29,14 @@ def evaluate_run(
     """
     if prompt not in ("none", "box"):
         raise ConfigError(f"--prompt: expected none or box, got {prompt!r}")
+    run = load_run(folder, device=device)
     config = load_config(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else load_config(None)
     pairs = find_pairs(data, split, config.data)
-    run = load_run(folder, device=device)
     limit = run.threshold if threshold is None else threshold
     task = Segmentation(prompt=prompt, threshold=limit)
     with tqdm(total=len(pairs), desc="evaluate", unit="image", disable=not sys.stderr.isatty()) as bar:
         scores = score_pairs(run.model, task, pairs, device=run.device, precision=run.precision,
-                             config=EvaluateConfig(), progress=lambda done, total: bar.update())
+                             config=EvaluateConfig(), progress=bar.update)
     document = report(scores, settings=_settings(run, data or config.data.name, split, task))
     document["run"] = {"folder": folder.name, "method": run.description.get("method"), **surroundings(run.device, run.precision)}
     if json:

@@ -82,7 +82,7 @@ def find_pairs(data: str | None, split: str, config: DataConfig) -> list[Pair]:
         return pair_folder(Path(data))
     if data is not None and data not in ("kvasir-seg", "phantom"):
         raise DataError(f"--data: expected kvasir-seg, phantom or a folder with images/ and masks/, got {data!r}")
-    chosen = config if data is None else config.model_copy(update={"name": data, "root": None if data != config.name else config.root})
+    chosen = config if data in (None, config.name) else config.model_copy(update={"name": data, "root": None})
     splits = load_splits(chosen)
     if split not in ("train", "inner", "test"):
         raise ConfigError(f"--split: expected train, inner or test, got {split!r}")
@@ -98,7 +98,7 @@ def make_loader(model: SamModel, pairs: Sequence[Pair], *, batch_size: int, work
 
 def score_pairs(
     model: SamModel, task: Segmentation, pairs: Sequence[Pair], *, device: torch.device, precision: str,
-    config: EvaluateConfig, progress: Callable[[int, int], None] | None = None,
+    config: EvaluateConfig, progress: Callable[[], object] | None = None,
     loader: DataLoader[Any] | None = None,
 ) -> list[ImageScore]:
     """Score every image at its native size, in the order of the pairs; one batch in memory at a time."""
@@ -108,7 +108,7 @@ def score_pairs(
     for id_, probability in predictions(model, task.predict, loader, device, precision):
         scores.append(task.score(by_id, id_, probability))
         if progress:
-            progress(len(scores), len(pairs))
+            progress()
     return scores
 
 
@@ -151,7 +151,7 @@ def find_images(inputs: Sequence[Path]) -> list[Path]:
     stems: dict[str, Path] = {}
     for path in found:
         if path.stem in stems:
-            raise DataError(f"{path} and {stems[path.stem]} would both be written to {path.stem}.png; predict them into two folders")
+            raise DataError(f"{path} and {stems[path.stem]} would both become {path.stem}.png; predict them into two folders")
         stems[path.stem] = path
     return found
 

@@ -24,7 +24,13 @@ from gps_seg.data.dataset import EpochBatches, PolypDataset, collate
 from gps_seg.data.polyps import Pair, Splits, load_splits
 from gps_seg.data.transforms import augmentation
 from gps_seg.engine import (
-    FitResult, autocast, fit, make_accelerator, resolve_device, resolve_precision, training_mode,
+    FitResult,
+    autocast,
+    fit,
+    make_accelerator,
+    resolve_device,
+    resolve_precision,
+    training_mode,
 )
 from gps_seg.errors import ConfigError
 from gps_seg.inference import draw_cases, load_model, make_loader, score_pairs
@@ -63,7 +69,10 @@ def prepare(config: RunConfig, say: Say = print) -> Bench:
     for finding in check_pairs(splits, near_duplicates=config.data.near_duplicates):
         say(f"warning: {finding.file}: {finding.text}")
     model = load_model(config.model, device)
-    task = Segmentation(config.train.loss, config.train.box_probability, config.seed, config.evaluate.prompt, config.evaluate.threshold)
+    task = Segmentation(
+        loss_name=config.train.loss, box_probability=config.train.box_probability, seed=config.seed,
+        prompt=config.evaluate.prompt, threshold=config.evaluate.threshold,
+    )
     return Bench(config, model, splits, task, device, precision)
 
 
@@ -122,7 +131,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, say: Say = prin
     _claim(config, out, resume=resume)
     if resume and (out / RESULT_FILE).exists():
         say(f"{out} is finished; nothing to do")
-        return checkpoint.read_json(out / RESULT_FILE, "a result")  # type: ignore[no-any-return]
+        return checkpoint.read_json(out / RESULT_FILE, "a result")
     began = time.perf_counter()
     bench = prepare(config, say)
     accelerator = make_accelerator(bench.device, bench.precision)
@@ -134,7 +143,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, say: Say = prin
         say(describe_counts(config.method, sizes))
     attached = attach(bench.model, selection)
     describe = description(bench)
-    log = RunLog(out, lambda values, step, score: checkpoint.save_delta(out, attached, {**describe, "best_step": step}, values),
+    log = RunLog(out, lambda values, step: checkpoint.save_delta(out, attached, {**describe, "best_step": step}, values),
                  enabled=main, shows_progress=sys.stderr.isatty())
     loader = _training_loader(bench, accelerator.process_index, accelerator.num_processes)
     fitted = fit(bench.model, attached, bench.task, loader, _validation(bench), config=config.train,
@@ -161,7 +170,8 @@ def _finish(
     document["run"] = {
         "method": config.method, "seed": config.seed, "steps": fitted.steps, "best_step": fitted.best_step,
         "best_inner_dice": fitted.best_score, "stopped": fitted.stopped, "trainable": dict(sizes),
-        "step_s": fitted.seconds, **timing, "peak_memory_bytes": peak_memory(bench.device), **surroundings(bench.device, bench.precision),
+        "step_s": fitted.seconds, **timing, "peak_memory_bytes": peak_memory(bench.device),
+        **surroundings(bench.device, bench.precision),
     }
     write_csv(out / "scores.csv", scores)
     checkpoint.write_json(out / RESULT_FILE, document)

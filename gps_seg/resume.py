@@ -57,10 +57,11 @@ def save_state(path: Path, state: TrainingState, attached: Attached, optimizer: 
     tensors = {f"value/{name}": value for name, value in attached.state().items()}
     tensors |= {f"best/{name}": value.clone() for name, value in state.best.items()}
     tensors |= {f"ema/{name}": value for name, value in state.ema.items()}
+    names = list(attached.trainable())
     for index, slots in optimizer.state_dict()["state"].items():
         for key, value in slots.items():
             if isinstance(value, Tensor):
-                tensors[f"optimizer/{index}/{key}"] = value.cpu()
+                tensors[f"optimizer/{names[index]}/{key}"] = value.cpu()
     numbers = {
         "step": state.step, "best_step": state.best_step, "best_score": state.best_score if state.scores else None,
         "validations_without_gain": state.validations_without_gain, "scores": state.scores,
@@ -76,10 +77,11 @@ def load_state(path: Path, attached: Attached, optimizer: torch.optim.Optimizer,
         raise CheckpointError(f"{path}: expected a training state of this run, got another; start with a new --out folder")
     numbers = json.loads(metadata["state"])
     attached.load(_part(tensors, "value/"))
+    index_of = {name: index for index, name in enumerate(attached.trainable())}
     slots: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _part(tensors, "optimizer/").items():
-        index, _, key = name.partition("/")
-        slots.setdefault(int(index), {})[key] = tensor
+        parameter, _, key = name.rpartition("/")
+        slots.setdefault(index_of[parameter], {})[key] = tensor
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
     if scaler is not None and numbers["scaler"]:
         scaler.load_state_dict(numbers["scaler"])

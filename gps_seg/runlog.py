@@ -20,13 +20,13 @@ class RunLog:
 
     Args:
         folder: the run folder.
-        save_best: called with (values, step, score) when a validation beats all before it.
+        save_best: called with (values, step) when a validation beats all before it.
         enabled: only the main process of several writes.
         shows_progress: whether to draw a progress bar.
     """
 
     def __init__(
-        self, folder: Path, save_best: Callable[[Mapping[str, Tensor], int, float], None], *,
+        self, folder: Path, save_best: Callable[[Mapping[str, Tensor], int], None], *,
         enabled: bool = True, shows_progress: bool = True,
     ) -> None:
         self.folder, self.save_best = folder, save_best
@@ -43,7 +43,7 @@ class RunLog:
         path = self.folder / "log.jsonl"
         kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= step]
         write_bytes(path, "".join(line + "\n" for line in kept).encode())
-        self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
 
     def row(self, row: Mapping[str, float | int]) -> None:
         """Append one line of numbers, flushed; the same numbers go to TensorBoard."""
@@ -59,10 +59,10 @@ class RunLog:
         except OSError as error:
             raise disk_error(path, error) from None
 
-    def best(self, values: Mapping[str, Tensor], step: int, score: float) -> None:
+    def best(self, values: Mapping[str, Tensor], step: int) -> None:
         """Hand the best values so far to the run folder."""
         if self.enabled:
-            self.save_best(values, step, score)
+            self.save_best(values, step)
 
     def close(self) -> None:
         """Flush TensorBoard."""
@@ -95,7 +95,7 @@ class Interruption:
                 self._former[number] = signal.signal(number, self._ask)
         return self
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
+    def _ask(self, _number: int, _frame: FrameType | None) -> None:
         self.asked = True
         for former_number, former in self._former.items():  # a second Ctrl-C stops at once
             signal.signal(former_number, former)

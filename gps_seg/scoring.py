@@ -134,5 +134,10 @@ def table(document: Mapping[str, Any]) -> str:
         lines.append(f"{document['empty_targets']} images have an empty target: 1 if nothing is predicted on them, else 0")
     shown = ", ".join(f"{key} {value}" for key, value in document["settings"].items() if value not in ("", None))
     lines += [f"protocol: {shown}"] if shown else []
-    lines.append(f"mDice {mean['dice']:.4f} mIoU {mean['iou']:.4f} (per_image, {document['n']} images)")
-    return "\n".join(lines)
+    return "\n".join([*lines, headline(document)])
+
+
+def headline(document: Mapping[str, Any]) -> str:
+    """The two means, with the name of their aggregation and the number of images."""
+    mean = document["per_image"]
+    return f"mDice {mean['dice']:.4f} mIoU {mean['iou']:.4f} (per_image, {document['n']} images)"

@@ -176,11 +176,11 @@ def gradient_scores(
             if name in running:
                 handles.append(parameter.register_post_accumulate_grad_hook(_adding_to(running[name], score)))
         count = 0
-        for count, batch in enumerate(batches, start=1):  # noqa: B007 - the last value is the number of batches
+        for count, batch in enumerate(batches, start=1):
             value = loss(model, batch)
             if not torch.isfinite(value):
                 raise TrainingError(f"selection pass: the loss of batch {count} is {value.item()}; check images and weights")
-            value.backward()  # type: ignore[no-untyped-call]
+            value.backward()
     finally:
         for handle in handles:
             handle.remove()
@@ -293,9 +293,14 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def counts(selection: Selection, model: nn.Module) -> dict[str, int]:
-    """Trainable scalars by role, their sum as ``trainable``, and the model's size as ``parameters``."""
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+def counts(selection: Selection, parameters: nn.Module | Mapping[str, Tensor]) -> dict[str, int]:
+    """Trainable scalars by role, their sum as ``trainable``, and the model's size as ``parameters``.
+
+    Args:
+        parameters: the model before anything is attached to it, or its parameters by name.
+    """
+    named = dict(parameters.named_parameters()) if isinstance(parameters, nn.Module) else parameters
+    sizes = {name: parameter.numel() for name, parameter in named.items()}
     found = {"selected": sum(len(indices) for indices in selection.sparse.values())}
     for name, role in selection.dense.items():
         found[role] = found.get(role, 0) + sizes[name]
@@ -307,8 +312,10 @@ def counts(selection: Selection, model: nn.Module) -> dict[str, int]:
 def table(selection: Selection, model: nn.Module) -> str:
     """The selection as text: one line a block, columns selected / bias / other / head / block size / percent."""
     blocks: dict[str, dict[str, int]] = {}
+    detailed = {name.partition(".")[0] for name in selection.sparse}  # a part without selected entries is one line
     for name, parameter in model.named_parameters():
-        row = blocks.setdefault(block_of(name), {"selected": 0, "bias": 0, "other": 0, "head": 0, "size": 0})
+        part = name.partition(".")[0]
+        row = blocks.setdefault(block_of(name) if part in detailed else part, {"selected": 0, "bias": 0, "other": 0, "head": 0, "size": 0})
         row["size"] += parameter.numel()
         row["selected"] += len(selection.sparse.get(name, ()))
         if name in selection.dense:

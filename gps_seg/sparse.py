@@ -19,9 +19,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 from gps_seg.errors import CheckpointError
-from gps_seg.selection import Selection
+from gps_seg.selection import Selection, counts
 
 VALUES = "selected_values"
 # Rows worked on at once, so that a gathered chunk stays in the processor's cache (measured 4x faster than one piece).
@@ -82,8 +83,8 @@ class _LinearFunction(torch.autograd.Function):
     """y = x W^T + b with a backward that skips dW. x (..., in), dy (..., out)."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor,
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor,  # noqa: ARG004 - values only receive a gradient
         rows: Tensor, columns: Tensor, used: Tensor,
     ) -> Tensor:
         keeps_columns = len(used) < KEEP_COLUMNS_BELOW * x.shape[-1]
@@ -93,7 +94,7 @@ class _LinearFunction(torch.autograd.Function):
         return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         kept, weight, rows, columns = ctx.saved_tensors
         flat = dy.reshape(-1, dy.shape[-1])
         dx = dy @ weight.to(dy.dtype) if ctx.needs_input_grad[0] else None
@@ -110,8 +111,8 @@ class _Conv2dFunction(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor,
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor,  # noqa: ARG004 - values only receive a gradient
         rows: Tensor, columns: Tensor, used: Tensor, taps: Tensor, geometry: tuple[Any, ...],
     ) -> Tensor:
         groups = geometry[3]
@@ -123,7 +124,7 @@ class _Conv2dFunction(torch.autograd.Function):
         return F.conv2d(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), *geometry)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         kept, weight, rows, columns, taps = ctx.saved_tensors
         pointwise = weight.shape[2:] == (1, 1) and ctx.geometry == ((1, 1), (0, 0), (1, 1), 1)
         dx = None
@@ -158,7 +159,7 @@ def _conv_input(shape: torch.Size, dy: Tensor, weight: Tensor, geometry: tuple[A
     layout = torch.channels_last if is_last else torch.contiguous_format
     unread = torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=layout)  # only its shape and strides count
     wanted = [True, False, False]
-    return torch.ops.aten.convolution_backward(  # type: ignore[no-any-return]
+    return torch.ops.aten.convolution_backward(
         dy, unread, weight, None, stride, padding, dilation, False, (0, 0), groups, wanted
     )[0]
 
@@ -182,7 +183,7 @@ def _conv_products(
     groups = geometry[3]
     per_group = x.shape[1] // groups
     shape = (weight_shape[0], per_group, *weight_shape[2:])
-    gradient = torch.nn.grad.conv2d_weight(x, shape, dy, *geometry)
+    gradient = conv2d_weight(x, shape, dy, *geometry)
     return gradient.flatten(2)[rows, columns % per_group, taps].to(torch.promote_types(dy.dtype, torch.float32))
 
 
@@ -213,11 +214,12 @@ class SparseLinear(nn.Linear):
     selected_values: nn.Parameter
     selected_positions: _Positions
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the stock signature
+    def forward(self, input: Tensor) -> Tensor:
+        """The stock forward."""
         where = self.selected_positions
         x = input.to(_compute_dtype(input, self.weight))
         with torch.autocast(x.device.type, enabled=False):
-            return _LinearFunction.apply(  # type: ignore[no-any-return,no-untyped-call]
+            return _LinearFunction.apply(
                 x, self.weight, self.bias, self.selected_values, where.rows, where.columns, where.used
             )
 
@@ -228,16 +230,17 @@ class SparseConv2d(nn.Conv2d):
     selected_values: nn.Parameter
     selected_positions: _Positions
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the stock signature
+    def forward(self, input: Tensor) -> Tensor:
+        """The stock forward."""
         where, geometry = self.selected_positions, (self.stride, self.padding, self.dilation, self.groups)
         x = input.to(_compute_dtype(input, self.weight))
         with torch.autocast(x.device.type, enabled=False):
-            return _Conv2dFunction.apply(  # type: ignore[no-any-return,no-untyped-call]
+            return _Conv2dFunction.apply(
                 x, self.weight, self.bias, self.selected_values, where.rows, where.columns, where.used, where.taps, geometry
             )
 
 
-def _linear_positions(layer: nn.Module, shape: torch.Size, flat: Tensor) -> _Positions:
+def _linear_positions(_: nn.Module, shape: torch.Size, flat: Tensor) -> _Positions:
     return _Positions(flat // shape[1], flat % shape[1], torch.zeros_like(flat))
 
 
@@ -276,7 +279,7 @@ class _Site:
 
     @property
     def weight(self) -> nn.Parameter:
-        return getattr(self.layer, self.attribute)  # type: ignore[no-any-return]
+        return getattr(self.layer, self.attribute)
 
     def _become_sparse(self) -> None:
         linear = isinstance(self.layer, nn.Linear)
@@ -333,10 +336,14 @@ class Attached:
         self._required = {name: parameter.requires_grad for name, parameter in parameters.items()}
         for name, parameter in parameters.items():
             parameter.requires_grad_(name in selection.dense)
-        self._dense = {name: parameters[name] for name in selection.dense}
+        # In the model's order, whatever the selection's: a resumed run must sum gradient norms in the same order.
+        self._dense = {name: parameter for name, parameter in parameters.items() if name in selection.dense}
         self._dense_base = {name: parameter.detach().cpu().clone() for name, parameter in self._dense.items()}
         self._sites: dict[str, _Site] = {}
-        for name, indices in selection.sparse.items():
+        for name in parameters:
+            if name not in selection.sparse:
+                continue
+            indices = selection.sparse[name]
             _check_indices(name, parameters[name], indices)
             layer, _, attribute = name.rpartition(".")
             self._sites[name] = _Site(model.get_submodule(layer), attribute, indices)
@@ -345,6 +352,10 @@ class Attached:
     def trainable(self) -> dict[str, nn.Parameter]:
         """Name -> parameter for the optimizer: fp32 vectors under their weight's name, dense tensors under their own."""
         return {**{name: site.values for name, site in self._sites.items()}, **self._dense}
+
+    def counts(self) -> dict[str, int]:
+        """Trainable scalars by role, over the stock parameters; see :func:`gps_seg.selection.counts`."""
+        return counts(self.selection, self._stock_parameters)
 
     def write_back(self) -> None:
         """Copy the values into the weights. Call after every optimizer step, never between a forward and its backward."""
@@ -380,6 +391,7 @@ class Attached:
                 raise CheckpointError(f"{name}: expected shape {tuple(parameter.shape)}, got {tuple(state[name].shape)}")
             parameter.copy_(state[name])
         self.write_back()
+        self._refresh()
 
     @contextmanager
     def base_restored(self) -> Iterator[None]:
@@ -409,6 +421,12 @@ class Attached:
             site.write(site.base)
         for name, parameter in self._dense.items():
             parameter.copy_(self._dense_base[name])
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Let modules that keep something derived from weights while in eval mode (TinyViT's attention biases) redo it."""
+        if not self.model.training:
+            self.model.eval()
 
     def _let_go(self) -> None:
         for site in self._sites.values():

@@ -115,7 +115,8 @@ def test_only_the_used_input_columns_are_kept_for_the_backward() -> None:
     attach(layer, Selection({"weight": indices}, {}, ""))
     kept: list[tuple[int, ...]] = []
     x = torch.randn(20, 100, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tuple(tensor.shape)) or tensor, lambda tensor: tensor):
+    note = lambda tensor: kept.append(tuple(tensor.shape)) or tensor  # noqa: E731
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         layer(x)
     assert (20, 1) in kept and (20, 100) not in kept
 

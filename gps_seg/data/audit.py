@@ -88,9 +88,10 @@ def _without_path(error: DataError, path: object) -> str:
 def _judge_mask(pair: Pair, mask: NDArray[np.uint8], image_size: tuple[int, ...] | None) -> Iterable[Finding]:
     name = str(pair.mask)
     if image_size is not None and mask.shape != image_size:
-        yield Finding("error", name, f"the mask is {mask.shape[1]} x {mask.shape[0]} pixels, its image {image_size[1]} x {image_size[0]}")
+        sizes = f"the mask is {mask.shape[1]} x {mask.shape[0]} pixels, its image {image_size[1]} x {image_size[0]}"
+        yield Finding("error", name, sizes)
     if is_ambiguous(mask):
-        yield Finding("error", name, "more than 2 % of the mask's pixels are neither background nor foreground; expected two levels")
+        yield Finding("error", name, "expected two levels, but more than 2 % of the mask is neither black nor white")
     elif mask.max() == 0:
         yield Finding("warning", name, "the mask is empty: a frame without polyp")
 

@@ -118,7 +118,7 @@ class PolypDataset(Dataset[Item]):
 
     def _fitted(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_], Geometry]:
         if self._cache is not None and index in self._cache:
-            return self._cache[index]  # type: ignore[no-any-return]
+            return self._cache[index]
         pair = self.pairs[index]
         image, geometry = fit_image(read_image(pair.image), self.input_size, self.resize)
         fitted = image, fit_mask(read_mask(pair.mask), geometry.content_size), geometry

@@ -46,7 +46,7 @@ def download(url: str, target: Path, *, sha256: str) -> Path:
         found = _sha256(part)
         if found != sha256:
             part.unlink()
-            raise DataError(f"{url}: expected sha256 {sha256[:16]}..., got {found[:16]}...; the download was thrown away, try again")
+            raise DataError(f"{url}: expected sha256 {sha256[:16]}..., got {found[:16]}...; thrown away, try again")
         os.replace(part, target)
     except urllib.error.HTTPError as error:
         raise DataError(f"{url}: the server answered {error.code} {error.reason}") from None

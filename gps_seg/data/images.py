@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from gps_seg.errors import DataError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "MPO")
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 MAX_PIXELS = 40_000_000
 MASK_THRESHOLD = 127
 # A hard mask saved as JPEG has under 1 % of its pixels far from black and white (Kvasir-SEG: 0.7 %).
@@ -114,7 +114,7 @@ def _decode(path: Path) -> Image.Image:
             with Image.open(path, formats=FORMATS) as opened:
                 width, height = opened.size
                 if width * height > MAX_PIXELS:
-                    raise DataError(f"{path}: {width} x {height} pixels are more than {MAX_PIXELS / 1e6:.0f} megapixels; shrink it")
+                    raise DataError(f"{path}: {width} x {height} pixels, over {MAX_PIXELS / 1e6:.0f} megapixels; shrink it")
                 opened.load()
                 return ImageOps.exif_transpose(opened)
     except DataError:
@@ -123,8 +123,8 @@ def _decode(path: Path) -> Image.Image:
         raise DataError(f"expected an image at {path}, found none") from None
     except UnidentifiedImageError:
         raise DataError(f"{path}: expected a JPEG, PNG, TIFF, BMP or WebP image, the content is something else") from None
-    except Image.DecompressionBombError:
-        raise DataError(f"{path}: more than {MAX_PIXELS / 1e6:.0f} megapixels; shrink it") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise DataError(f"{path}: more pixels than the most, {MAX_PIXELS / 1e6:.0f} megapixels; shrink it") from None
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or "cut short or damaged"
         raise DataError(f"{path}: cannot read the image ({reason})") from None

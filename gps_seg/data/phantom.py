@@ -52,7 +52,8 @@ def _mucosa(random: Generator, y: Field, x: Field) -> NDArray[np.float64]:
     warp = 0.06 * _noise(random, x.shape, 60)
     radius = np.hypot(y - cy + warp, x - cx + 0.05 * _noise(random, x.shape, 60))
     angle = np.arctan2(y - cy, x - cx)
-    rings = np.sin(random.uniform(9, 16) * np.log(radius + 0.15) + random.uniform(0.3, 0.9) * np.sin(3 * angle + random.uniform(0, 6)))
+    waves = random.uniform(0.3, 0.9) * np.sin(3 * angle + random.uniform(0, 6))
+    rings = np.sin(random.uniform(9, 16) * np.log(radius + 0.15) + waves)
     shade = 0.35 + 0.75 * np.clip(radius / random.uniform(0.5, 0.9), 0, 1) + 0.13 * np.clip(rings, -1, 0.7)
     color = np.array([random.uniform(0.68, 0.9), random.uniform(0.36, 0.52), random.uniform(0.26, 0.42)])
     image = shade[..., None] * color + 0.02 * _noise(random, x.shape, 9)[..., None]
@@ -109,7 +110,9 @@ def _add_highlights(random: Generator, image: NDArray[np.float64]) -> NDArray[np
     return image
 
 
-def _add_optics(random: Generator, image: NDArray[np.float64], y: Field, x: Field) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def _add_optics(
+    random: Generator, image: NDArray[np.float64], y: Field, x: Field
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Vignette, white balance, slight blur, and in most scenes the black octagon of an endoscope's field of view."""
     vignette = 1 - random.uniform(0.25, 0.6) * np.clip(np.hypot(y, x) / 0.85, 0, 1) ** 2
     image = image * vignette[..., None] * random.uniform(0.85, 1.1) * random.uniform(0.94, 1.06, 3)

@@ -22,7 +22,9 @@ from gps_seg.selection import Selection
 class Scores(Protocol):
     """Runs the selection pass: weight names -> name to fp32 score in the weight's shape."""
 
-    def __call__(self, names: Sequence[str]) -> dict[str, Tensor]: ...
+    def __call__(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Score the named weights."""
+        ...
 
 
 METHODS: dict[str, Callable[[nn.Module, GPSConfig, Scores], Selection]] = {

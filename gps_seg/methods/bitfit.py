@@ -15,9 +15,9 @@ def bitfit(model: nn.Module, config: GPSConfig, scores: object = None) -> Select
     """Train all parameters named ``bias`` in the encoder, and the head unless ``config.head`` freezes it."""
     policy = Policy(
         roles={"weight": "freeze", "bias": "train", "norm": "freeze", "scale": "freeze", "embedding": "freeze"},
-        include=tuple(getattr(model, "encoder_patterns", ("*",))),  # type: ignore[arg-type]
-        overrides=tuple((pattern.rstrip("*") + "*.bias", "train") for pattern in getattr(model, "encoder_patterns", ("*",))),  # type: ignore[union-attr]
-        head=tuple(getattr(model, "head_patterns", ())),  # type: ignore[arg-type]
+        include=tuple(getattr(model, "encoder_patterns", ("*",))),
+        overrides=tuple((pattern.rstrip("*") + "*.bias", "train") for pattern in getattr(model, "encoder_patterns", ("*",))),
+        head=tuple(getattr(model, "head_patterns", ())),
         head_treatment=config.head,
     )
     plan = assign(model, policy)

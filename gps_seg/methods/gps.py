@@ -44,7 +44,7 @@ def policy_of(model: nn.Module, config: GPSConfig) -> Policy:
 
 def _patterns(model: nn.Module, attribute: str, default: tuple[str, ...]) -> tuple[str, ...]:
     patterns = getattr(model, attribute, default)
-    return tuple(patterns)  # type: ignore[arg-type]
+    return tuple(patterns)
 
 
 def _check_patterns(model: nn.Module, config: GPSConfig) -> None:

@@ -11,7 +11,7 @@ from gps_seg.selection import Selection, fingerprint, matches
 
 def head(model: nn.Module, config: GPSConfig, scores: object = None) -> Selection:
     """Train every parameter that the model calls its head. Raises ConfigError if it names none."""
-    patterns: tuple[str, ...] = tuple(getattr(model, "head_patterns", ()))  # type: ignore[arg-type]
+    patterns: tuple[str, ...] = tuple(getattr(model, "head_patterns", ()))
     dense = {name: "head" for name, _ in model.named_parameters() if matches(name, patterns)}
     if not dense:
         raise ConfigError("method head: the model names no head; use gps, bitfit or full")

@@ -122,7 +122,7 @@ def _encode_vit(encoder: Any, image: Tensor) -> Tensor:
         x = x + positions
     for block in encoder.blocks:
         x = block(x)
-    return encoder.neck(x.permute(0, 3, 1, 2))  # type: ignore[no-any-return]
+    return encoder.neck(x.permute(0, 3, 1, 2))
 
 
 def _encode_tiny_vit(encoder: Any, image: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ def _encode_tiny_vit(encoder: Any, image: Tensor) -> Tensor:
         x = layer(x)
     batch, tokens, channels = x.shape
     side = round(tokens**0.5)
-    return encoder.neck(x.view(batch, side, side, channels).permute(0, 3, 1, 2))  # type: ignore[no-any-return]
+    return encoder.neck(x.view(batch, side, side, channels).permute(0, 3, 1, 2))
 
 
 def _decode_masks(decoder: Any, source: Tensor, positions: Tensor, sparse: Tensor) -> SamOutput:
@@ -181,7 +181,7 @@ def _build_lite_medsam(spec: SamSpec) -> SamModel:
 
 
 def _tiny_vit(modeling: Any, size: int, dims: tuple[int, ...], depths: tuple[int, ...], heads: tuple[int, ...]) -> nn.Module:
-    return modeling.TinyViT(  # type: ignore[no-any-return]
+    return modeling.TinyViT(
         img_size=size, embed_dims=list(dims), depths=list(depths), num_heads=list(heads), window_sizes=[7, 7, 14, 7],
         drop_path_rate=0.0,
     )
@@ -285,4 +285,4 @@ def to_stock(model: SamModel) -> nn.Module:
         stock.load_state_dict(model.state_dict(), strict=True)
         return stock.eval()
     sam = import_segment_anything().modeling.Sam
-    return sam(model.image_encoder, model.prompt_encoder, model.mask_decoder, list(model.spec.mean), list(model.spec.std)).eval()  # type: ignore[no-any-return]
+    return sam(model.image_encoder, model.prompt_encoder, model.mask_decoder, list(model.spec.mean), list(model.spec.std)).eval()

@@ -52,14 +52,14 @@ def _dice() -> Loss:
     import_torchvision()  # monai imports it
     from monai.losses import DiceLoss
 
-    return DiceLoss(sigmoid=True)  # type: ignore[no-any-return]
+    return DiceLoss(sigmoid=True)
 
 
 def _dice_ce() -> Loss:
     import_torchvision()
     from monai.losses import DiceCELoss
 
-    return DiceCELoss(sigmoid=True)  # type: ignore[no-any-return]
+    return DiceCELoss(sigmoid=True)
 
 
 LOSSES: dict[str, Callable[[], Loss]] = {

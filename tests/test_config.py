@@ -1,0 +1,74 @@
+"""Settings: unknown keys name the nearest, values are checked, the resolved file reads back."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gps_seg.config import GPSConfig, RunConfig, dump_config, known_keys, load_config
+from gps_seg.errors import ConfigError
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_configuration_is_valid(path: Path) -> None:
+    assert isinstance(load_config(path), RunConfig)
+
+
+def test_overrides_replace_the_files_values(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("train: {lr: 0.1, epochs: 3}\nseed: 4\n")
+    config = load_config(tmp_path / "a.yaml", ["train.lr=1e-3", "method=head", "data.augment.rotate=0", "model.input_size=128"])
+    assert (config.train.lr, config.train.epochs, config.seed, config.method) == (1e-3, 3, 4, "head")
+    assert config.data.augment.rotate == 0 and config.model.input_size == 128
+
+
+@pytest.mark.parametrize(("override", "text"), [
+    ("train.learning_rate=1", "unknown key 'train.learning_rate', did you mean 'train.lr'|unknown key 'train.learning_rate'"),
+    ("train.batchsize=1", "unknown key 'train.batchsize', did you mean 'train.batch_size'?"),
+    ("selektion.k=1", "unknown key 'selektion', did you mean 'selection'?"),
+    ("lr=1", "unknown key 'lr', did you mean 'train.lr'?"),
+    ("selection.k=0", "selection.k: input should be greater than or equal to 1, got 0"),
+    ("method=lora", "method: input should be 'gps', 'full', 'head' or 'bitfit', got 'lora'"),
+    ("train.lr=fast", "train.lr: input should be a valid number"),
+    ("seed", "expected key=value, got 'seed'"),
+    ("seed.a=1", "seed: input should be a valid integer"),
+])
+def test_wrong_settings_are_explained(override: str, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, [override])
+    assert any(part in str(caught.value) for part in text.split("|"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["a: [", "- 1", "\x00"])
+def test_broken_files_are_explained(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.yaml").write_text(content)
+    with pytest.raises(ConfigError, match="a.yaml"):
+        load_config(tmp_path / "a.yaml")
+    with pytest.raises(ConfigError, match="cannot read the configuration .*none.yaml: No such file"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_the_resolved_settings_read_back_unchanged(tmp_path: Path) -> None:
+    config = load_config(None, ["selection.preset=official", "train.clip=null", "selection.include=['a.*']"])
+    (tmp_path / "resolved.yaml").write_text(dump_config(config))
+    assert load_config(tmp_path / "resolved.yaml") == config
+
+
+def test_the_official_preset_fills_in_the_released_rules_and_keeps_what_the_user_set() -> None:
+    assert GPSConfig(preset="official").overrides[-1] == ("image_encoder.*bias*", "train")  # type: ignore[call-arg]
+    assert GPSConfig(preset="official", overrides=()).overrides == ()  # type: ignore[call-arg]
+
+
+def test_every_setting_says_what_it_is_for_or_has_a_plain_name() -> None:
+    assert {"train.lr", "selection.k", "data.augment.rotate"} <= set(known_keys())
+
+
+def test_settings_and_help_load_without_torch_and_quickly() -> None:
+    code = ("import sys, gps_seg.config, gps_seg.errors, gps_seg.metrics, gps_seg.cli, gps_seg; "
+            "assert 'torch' not in sys.modules and 'PIL' not in sys.modules")
+    subprocess.run([sys.executable, "-c", code], check=True)
