@@ -95,15 +95,16 @@ def training_mode(model: nn.Module) -> None:
 @contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
     """Within the block a CPU gives the same bits every time; CUDA keeps its fast, slightly varying reductions."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    fills: Any = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), fills.fill_uninitialized_memory
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
+        fills.fill_uninitialized_memory = False  # a debugging aid that costs time
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0])
-        torch.utils.deterministic.fill_uninitialized_memory = before[1]
+        fills.fill_uninitialized_memory = before[1]
 
 
 def predictions(

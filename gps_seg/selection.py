@@ -311,11 +311,12 @@ def counts(selection: Selection, parameters: nn.Module | Mapping[str, Tensor]) -
 
 def table(selection: Selection, model: nn.Module) -> str:
     """The selection as text: one line a block, columns selected / bias / other / head / block size / percent."""
+    columns = ("selected", "bias", "other", "head", "size")
     blocks: dict[str, dict[str, int]] = {}
     detailed = {name.partition(".")[0] for name in selection.sparse}  # a part without selected entries is one line
     for name, parameter in model.named_parameters():
         part = name.partition(".")[0]
-        row = blocks.setdefault(block_of(name) if part in detailed else part, {"selected": 0, "bias": 0, "other": 0, "head": 0, "size": 0})
+        row = blocks.setdefault(block_of(name) if part in detailed else part, dict.fromkeys(columns, 0))
         row["size"] += parameter.numel()
         row["selected"] += len(selection.sparse.get(name, ()))
         if name in selection.dense:
@@ -323,7 +324,7 @@ def table(selection: Selection, model: nn.Module) -> str:
             row[role if role in ("bias", "head") else "other"] += parameter.numel()
     width = max(len(block) for block in blocks)
     lines = [f"{'block':<{width}} {'selected':>10} {'bias':>8} {'other':>10} {'head':>10} {'size':>12} {'trained':>9}"]
-    total = {"selected": 0, "bias": 0, "other": 0, "head": 0, "size": 0}
+    total = dict.fromkeys(columns, 0)
     for block, row in blocks.items():
         lines.append(_table_line(block, row, width))
         total = {key: total[key] + row[key] for key in total}

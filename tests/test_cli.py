@@ -55,7 +55,8 @@ def test_a_run_leaves_what_it_promises(run: Path) -> None:
     assert not [path for path in run.rglob("*") if path.suffix in (".pt", ".pth", ".pkl", ".bin", ".ckpt")]
     result = json.loads((run / "result.json").read_text())
     assert result["n"] == len(result["images"]) == 4 and 0 <= result["per_image"]["dice"] <= 1
-    assert {"method", "seed", "versions", "revision", "hardware", "peak_memory_bytes", "step_s", "trainable"} <= set(result["run"])
+    named = {"method", "seed", "versions", "revision", "hardware", "peak_memory_bytes", "step_s", "trainable"}
+    assert named <= set(result["run"])
     assert result["run"]["peak_memory_bytes"] > 10**7
     rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4]
@@ -70,7 +71,8 @@ def test_evaluating_the_saved_run_repeats_its_result(run: Path, cache: Path, tmp
     assert [image["id"] for image in found["images"]] == [image["id"] for image in trained["images"]]
     # training used fp32 by its settings, evaluation what the machine does best
     assert found["per_image"]["dice"] == pytest.approx(trained["per_image"]["dice"], abs=0.02)
-    assert text.splitlines()[-1] == f"mDice {found['per_image']['dice']:.4f} mIoU {found['per_image']['iou']:.4f} (per_image, 4 images)"
+    mean = found["per_image"]
+    assert text.splitlines()[-1] == f"mDice {mean['dice']:.4f} mIoU {mean['iou']:.4f} (per_image, 4 images)"
 
 
 def test_predicting_without_masks_and_scoring_the_files_equals_evaluating(run: Path, cache: Path, tmp_path: Path) -> None:
@@ -104,12 +106,14 @@ def test_the_exported_file_is_a_stock_checkpoint(run: Path, cache: Path, tmp_pat
     assert list(state) == list(build_sam("tiny").state_dict())
     load_sam("tiny", checkpoint=tmp_path / "merged.pth")
     assert "is there already" in gps_seg("export", run, "--merged", tmp_path / "merged.pth", cache=cache, code=2)
-    assert "expected a .pth or .safetensors file" in gps_seg("export", run, "--merged", tmp_path / "a.onnx", cache=cache, code=2)
+    error = gps_seg("export", run, "--merged", tmp_path / "a.onnx", cache=cache, code=2)
+    assert "expected a .pth or .safetensors file" in error
 
 
 def test_select_prints_the_table_and_info_describes_machine_and_run(run: Path, cache: Path, config: Path, tmp_path: Path) -> None:
     text = gps_seg("select", config, *SETTINGS, "--out", tmp_path / "s.safetensors", cache=cache)
-    assert "image_encoder.blocks.1" in text and (tmp_path / "s.safetensors").read_bytes() == (run / "selection.safetensors").read_bytes()
+    assert "image_encoder.blocks.1" in text
+    assert (tmp_path / "s.safetensors").read_bytes() == (run / "selection.safetensors").read_bytes()
     assert "lite_medsam" in gps_seg("info", cache=cache)
     described = gps_seg("info", run, cache=cache)
     assert "gps on tiny" in described and "total" in described and "mDice" in described
