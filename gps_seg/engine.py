@@ -265,5 +265,6 @@ def _validate(run: Fit, state: TrainingState, validate: Validation, log: RunLog)
     improved = state.record(score, run.attached.state())
     run.attached.load(current)
     log.row({"step": state.step, "validation_dice": score})
+    log.say(f"step {state.step}/{run.steps}: inner validation Dice {score:.4f}{', the best so far' if improved else ''}")
     if improved:
         log.best(state.best, state.step)

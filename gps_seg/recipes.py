@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from gps_seg import checkpoint
 from gps_seg.config import RunConfig, dump_config, load_config
@@ -86,7 +87,8 @@ def make_selection(bench: Bench, say: Say = print) -> Selection:
         loader = _selection_loader(bench)
         say(f"selection pass: {min(len(bench.splits.train), config.max_images or 10**9)} training images")
         training_mode(bench.model)
-        return gradient_scores(bench.model, names, loader, _selection_loss(bench), score=config.score)
+        bar = tqdm(loader, desc="select", unit="batch", disable=not sys.stderr.isatty())
+        return gradient_scores(bench.model, names, bar, _selection_loss(bench), score=config.score)
 
     return METHODS[bench.config.method](bench.model, config, scores)
 
@@ -128,23 +130,26 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, say: Say = prin
     Raises:
         ConfigError: ``out`` holds another run, or resuming would change settings.
     """
-    _claim(config, out, resume=resume)
+    began = time.perf_counter()
+    device = resolve_device(config.device)
+    accelerator = make_accelerator(device, resolve_precision(config.train.precision, device))
+    main = accelerator.is_main_process
+    say = say if main else _silent
+    if main:
+        _claim(config, out, resume=resume)
+    accelerator.wait_for_everyone()
     if resume and (out / RESULT_FILE).exists():
         say(f"{out} is finished; nothing to do")
         return checkpoint.read_json(out / RESULT_FILE, "a result")
-    began = time.perf_counter()
     bench = prepare(config, say)
-    accelerator = make_accelerator(bench.device, bench.precision)
-    main = accelerator.is_main_process
-    selection, selection_seconds = _select_or_load(bench, out, say=say if main else _silent, main=main)
+    selection, selection_seconds = _select_or_load(bench, out, say=say, main=main)
     accelerator.wait_for_everyone()
     sizes = counts(selection, bench.model)
-    if main:
-        say(describe_counts(config.method, sizes))
+    say(describe_counts(config.method, sizes))
     attached = attach(bench.model, selection)
     describe = description(bench)
     log = RunLog(out, lambda values, step: checkpoint.save_delta(out, attached, {**describe, "best_step": step}, values),
-                 enabled=main, shows_progress=sys.stderr.isatty())
+                 say=say, enabled=main, shows_progress=sys.stderr.isatty())
     loader = _training_loader(bench, accelerator.process_index, accelerator.num_processes)
     fitted = fit(bench.model, attached, bench.task, loader, _validation(bench), config=config.train,
                  accelerator=accelerator, log=log, resume=resume)

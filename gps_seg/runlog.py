@@ -21,15 +21,16 @@ class RunLog:
     Args:
         folder: the run folder.
         save_best: called with (values, step) when a validation beats all before it.
+        say: called with a line of text after each validation.
         enabled: only the main process of several writes.
         shows_progress: whether to draw a progress bar.
     """
 
     def __init__(
         self, folder: Path, save_best: Callable[[Mapping[str, Tensor], int], None], *,
-        enabled: bool = True, shows_progress: bool = True,
+        say: Callable[[str], None] = print, enabled: bool = True, shows_progress: bool = True,
     ) -> None:
-        self.folder, self.save_best = folder, save_best
+        self.folder, self.save_best, self.say = folder, save_best, say
         self.enabled, self.shows_progress = enabled, enabled and shows_progress
         self.state_path = folder / "last.safetensors"
         self._writer: Any = None

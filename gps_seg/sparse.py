@@ -348,6 +348,11 @@ class Attached:
             layer, _, attribute = name.rpartition(".")
             self._sites[name] = _Site(model.get_submodule(layer), attribute, indices)
         self._stock_parameters = parameters
+        # A weight whose dense gradient is only picked from must not be reduced between processes; torch has no public
+        # name for this.
+        model._ddp_params_and_buffers_to_ignore = [  # type: ignore[assignment]
+            name for name, site in self._sites.items() if site.handle is not None
+        ]
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Name -> parameter for the optimizer: fp32 vectors under their weight's name, dense tensors under their own."""
