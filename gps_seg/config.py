@@ -37,6 +37,9 @@ class ModelConfig(_Section):
     resize: Literal["longest_side", "squash"] | None = Field(
         None, description="keep the aspect and pad (SAM's rule), or squash to a square (the released GPS code)"
     )
+    attention: Literal["efficient", "stock"] = Field(
+        "efficient", description="of SAM's ViT: efficient never writes the attention map; the result is the same"
+    )
 
 
 class AugmentConfig(_Section):
@@ -96,6 +99,9 @@ class GPSConfig(_Section):
     include: tuple[str, ...] = Field((), description="glob patterns of parameter names; default: the model's encoder")
     exclude: tuple[str, ...] = Field((), description="glob patterns of encoder parameters to leave frozen")
     overrides: tuple[tuple[str, Treatment], ...] = Field((), description="(glob, treatment), first hit wins, before roles")
+    last_blocks: int | None = Field(
+        None, ge=1, description="train only the encoder's last blocks and neck: the backward pass stops there"
+    )
     max_images: int | None = Field(None, ge=1, description="images of the selection pass; default: the whole training part")
     batch_size: int = Field(4, ge=1, description="images per selection batch; the sum runs over batch-mean gradients")
 
@@ -131,6 +137,9 @@ class TrainConfig(_Section):
     epochs: int = Field(20, ge=1, description="passes over the training part")
     max_steps: int | None = Field(None, ge=1, description="optimizer steps; overrides epochs")
     batch_size: int = Field(4, ge=1, description="images per step, all processes together")
+    checkpoint_blocks: bool = Field(
+        False, description="recompute encoder blocks in the backward pass: less memory, about a third more time"
+    )
     accumulate: int = Field(1, ge=1, description="a step's images are worked through in this many pieces, to save memory")
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: float = Field(1e-3, gt=0, description="peak learning rate")

@@ -50,7 +50,8 @@ class Run:
 
 def load_model(config: ModelConfig, device: torch.device) -> SamModel:
     """The pretrained base of a configuration, on a device."""
-    model = load_sam(config.name, checkpoint=config.checkpoint, input_size=config.input_size, resize=config.resize)
+    model = load_sam(config.name, checkpoint=config.checkpoint, input_size=config.input_size, resize=config.resize,
+                     attention=config.attention)
     return model.to(device)
 
 

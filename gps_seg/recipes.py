@@ -70,6 +70,7 @@ def prepare(config: RunConfig, say: Say = print) -> Bench:
     for finding in check_pairs(splits, near_duplicates=config.data.near_duplicates):
         say(f"warning: {finding.file}: {finding.text}")
     model = load_model(config.model, device)
+    model.checkpoint_blocks = config.train.checkpoint_blocks
     task = Segmentation(
         loss_name=config.train.loss, box_probability=config.train.box_probability, seed=config.seed,
         prompt=config.evaluate.prompt, threshold=config.evaluate.threshold,
@@ -265,12 +266,21 @@ def base_note(name: str) -> str:
 def surroundings(device: torch.device, precision: str) -> dict[str, Any]:
     """Versions, revision, hardware: what a reader needs to repeat a number."""
     packages = ("gps-seg", "torch", "segment-anything", "monai", "albumentations", "accelerate", "numpy")
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.processor() or platform.machine()} CPU"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     return {
         "device": device.type, "hardware": f"{name}, {torch.get_num_threads()} threads", "precision": precision,
         "versions": {package: metadata.version(package) for package in packages} | {"python": platform.python_version()},
         "revision": revision(),
     }
+
+
+def processor_name() -> str:
+    """The CPU's model name where Linux tells it, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def revision() -> str:

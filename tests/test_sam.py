@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gps_seg.errors import CheckpointError, ConfigError
+from gps_seg.models.attention import use_efficient_attention, use_stock_attention
 from gps_seg.models.packages import import_lite_medsam, import_segment_anything
 from gps_seg.models.sam import SamModel, build_sam, load_sam, to_stock
 from gps_seg.models.weights import PUBLISHED, find_weights, read_state, sha256
+from gps_seg.selection import Selection
+from gps_seg.sparse import attach
 
 TINY = ("tiny", "tiny_lite")
 
@@ -29,7 +33,9 @@ def by_hand(model: SamModel, image: Tensor) -> Tensor:
                 x = layer(x)  # type: ignore[operator]
             embedding = encoder.neck(x.view(1, 16, 16, -1).permute(0, 3, 1, 2))  # type: ignore[operator]
         else:
-            embedding = model.image_encoder(one[None])
+            stock = copy.deepcopy(model.image_encoder)
+            use_stock_attention(stock)
+            embedding = stock(one[None])
         sparse, dense = model.prompt_encoder(points=None, boxes=None, masks=None)
         masks, _ = model.mask_decoder(
             image_embeddings=embedding, image_pe=model.prompt_encoder.get_dense_pe(), sparse_prompt_embeddings=sparse,
@@ -52,8 +58,8 @@ def test_with_a_box_or_points_the_logits_equal_the_stock_predictors() -> None:
     package = import_segment_anything()
     model = load_sam("tiny")
     picture = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
-    stock = package.modeling.Sam(model.image_encoder, model.prompt_encoder, model.mask_decoder,
-                                 list(model.spec.mean), list(model.spec.std)).eval()
+    stock = to_stock(copy.deepcopy(model))
+    assert type(stock.image_encoder.blocks[0].attn) is package.modeling.image_encoder.Attention  # type: ignore[union-attr,index]
     predictor = package.SamPredictor(stock)
     predictor.set_image(picture)
     box, points, labels = np.array([5.0, 6, 40, 30]), np.array([[10.0, 12.0], [30.0, 9.0]]), np.array([1, 0])
@@ -151,6 +157,64 @@ def test_a_missing_weight_file_is_named(tmp_path: Path) -> None:
 def test_every_published_weight_has_a_source_and_a_checksum() -> None:
     for weights in PUBLISHED.values():
         assert weights.url.startswith(("https://", "package:")) and len(weights.sha256) == 64 and weights.size > 10**7
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+@pytest.mark.parametrize("size", [(14, 14), (9, 12), (20, 20)])
+def test_efficient_attention_equals_the_stock_module_forward_and_backward(
+    dtype: torch.dtype, tolerance: float, size: tuple[int, int]
+) -> None:
+    """Also where the relative position tables have to be resized."""
+    torch.manual_seed(0)
+    attention = import_segment_anything().modeling.image_encoder.Attention
+    stock = attention(48, num_heads=3, use_rel_pos=True, input_size=(14, 14)).to(dtype)
+    torch.nn.init.normal_(stock.rel_pos_h), torch.nn.init.normal_(stock.rel_pos_w)
+    ours = copy.deepcopy(stock)
+    use_efficient_attention(torch.nn.ModuleList([ours]))
+    x = torch.randn(2, *size, 48, dtype=dtype)
+    results = []
+    for module in (stock, ours):
+        image = x.clone().requires_grad_()
+        y = module(image)
+        y.square().sum().backward()
+        results.append([y, image.grad, *(parameter.grad for parameter in module.parameters())])
+    for expected, found in zip(*results, strict=True):
+        assert (expected - found).abs().max() <= tolerance * max(1, expected.abs().max())
+
+
+def test_efficient_attention_keeps_far_less_for_the_backward() -> None:
+    kept = {}
+    for attention in ("stock", "efficient"):
+        model = build_sam("tiny", input_size=512, attention=attention)  # type: ignore[arg-type]
+        total = 0
+
+        def note(tensor: Tensor) -> Tensor:
+            nonlocal total
+            total += tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            model.encode(torch.randn(1, 3, 512, 512))
+        kept[attention] = total
+    assert kept["efficient"] < 0.5 * kept["stock"], kept
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_recomputing_blocks_changes_no_gradient_of_an_attached_model(name: str) -> None:
+    gradients = []
+    for recompute in (False, True):
+        model = build_sam(name).train()
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.eval()
+        model.checkpoint_blocks = recompute
+        names = [key for key, parameter in model.named_parameters() if key.startswith("image_encoder") and parameter.ndim > 1
+                 and key.endswith("weight")]
+        attached = attach(model, Selection({key: torch.tensor([0, 3]) for key in names}, {}, ""))
+        model(torch.ones(1, 3, 64, 64)).logits.square().sum().backward()
+        gradients.append([parameter.grad for parameter in attached.trainable().values()])
+    for expected, found in zip(*gradients, strict=True):
+        torch.testing.assert_close(expected, found)
 
 
 @pytest.mark.slow

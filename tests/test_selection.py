@@ -21,6 +21,7 @@ from gps_seg.selection import (
     select,
     table,
 )
+from gps_seg.sparse import attach
 
 EVERYTHING = Policy({"weight": "select", "bias": "train", "norm": "freeze", "scale": "train", "embedding": "freeze"})
 
@@ -225,6 +226,25 @@ def test_patterns_narrow_the_selection_and_typing_errors_in_them_are_refused() -
     assert set(selection.dense) == {"image_encoder.blocks.1.attn.qkv.bias", "image_encoder.blocks.1.attn.proj.bias"}
     with pytest.raises(ConfigError, match="'image_encoder.block.1' matches no parameter"):
         gps(model, GPSConfig(include=("image_encoder.block.1",)), magnitude)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("preset", ["paper", "official"])
+@pytest.mark.parametrize("name", ["tiny", "tiny_lite"])
+def test_training_the_last_blocks_alone_freezes_all_before_them(name: str, preset: str) -> None:
+    model = build_sam(name)
+    config = GPSConfig(last_blocks=1, preset=preset)  # type: ignore[call-arg,arg-type]
+    selection = gps(model, config, lambda names: data_free_scores(model, list(names), score="magnitude"))
+    last = model.encoder_blocks[-1]
+    encoder = [key for key in (*selection.sparse, *selection.dense) if key.startswith("image_encoder.")]
+    assert encoder and all(key.startswith((last, "image_encoder.neck.")) for key in encoder)
+    attach(model, selection)
+    kept: list[bool] = []
+    first_block = model.get_submodule(model.encoder_blocks[0].rstrip("."))
+    first_block.register_forward_hook(lambda module, given, result: kept.append(result.requires_grad))
+    model(torch.randn(1, 3, 64, 64))
+    assert kept == [False]
+    with pytest.raises(ConfigError, match=r"selection.last_blocks: expected 1 to \d, got 9"):
+        gps(build_sam(name), GPSConfig(last_blocks=9), lambda names: {})  # type: ignore[call-arg]
 
 
 def test_the_table_ends_with_totals_that_equal_the_counts() -> None:

@@ -193,3 +193,37 @@ def test_a_selection_for_another_model_is_refused() -> None:
         attach(nn.Linear(2, 2), Selection({"weight": torch.tensor([4])}, {}, ""))
     with pytest.raises(CheckpointError, match="repeats an index"):
         attach(nn.Linear(2, 2), Selection({"weight": torch.tensor([1, 1])}, {}, ""))
+
+
+def compiled_step(model: nn.Module, compiled: object, optimizer: torch.optim.Optimizer, x: Tensor) -> float:
+    optimizer.zero_grad()
+    loss = compiled(x).square().mean()  # type: ignore[operator]
+    loss.backward()
+    optimizer.step()
+    return float(loss.detach())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # dynamo's own
+def test_compiling_breaks_no_graph_recompiles_nothing_and_trains_alike() -> None:
+    def net() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.GELU(), nn.Conv2d(8, 8, 1), nn.Flatten(), nn.Linear(512, 10))
+
+    torch._dynamo.reset()
+    losses = []
+    for compile_it in (False, True):
+        model = net()
+        torch.manual_seed(1)
+        attached = attach(model, select_all(model, 20))
+        optimizer = torch.optim.AdamW(attached.trainable().values(), lr=1e-2)
+        attached.follow(optimizer)
+        run = torch.compile(model, fullgraph=True, backend="aot_eager") if compile_it else model
+        x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+        if compile_it:
+            compiled_step(model, run, optimizer, x)
+            with torch._dynamo.config.patch(error_on_recompile=True):
+                rest = [compiled_step(model, run, optimizer, x) for _ in range(4)]
+            losses.append(rest)
+        else:
+            losses.append([compiled_step(model, run, optimizer, x) for _ in range(5)][1:])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -36,10 +36,26 @@ def policy_of(model: nn.Module, config: GPSConfig) -> Policy:
         roles=roles,
         include=config.include or _patterns(model, "encoder_patterns", ("*",)),
         exclude=config.exclude,
-        overrides=config.overrides,
+        overrides=(*((name, "freeze") for name in _before_last_blocks(model, config.last_blocks)), *config.overrides),
         head=_patterns(model, "head_patterns", ()),
         head_treatment=config.head,
     )
+
+
+def _before_last_blocks(model: nn.Module, last_blocks: int | None) -> tuple[str, ...]:
+    """Names of everything that comes before the last blocks; autograd then keeps nothing of those layers.
+
+    Raises:
+        ConfigError: the model names no blocks, or has fewer.
+    """
+    if last_blocks is None:
+        return ()
+    blocks: tuple[str, ...] = tuple(getattr(model, "encoder_blocks", ()))
+    if last_blocks > len(blocks):
+        raise ConfigError(f"selection.last_blocks: expected 1 to {len(blocks)}, got {last_blocks}")
+    names = [name for name, _ in model.named_parameters()]
+    start = min(index for index, name in enumerate(names) if name.startswith(blocks[-last_blocks]))
+    return tuple(names[:start])
 
 
 def _patterns(model: nn.Module, attribute: str, default: tuple[str, ...]) -> tuple[str, ...]:

@@ -19,8 +19,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from gps_seg.errors import ConfigError
+from gps_seg.models.attention import use_efficient_attention, use_stock_attention
 from gps_seg.models.packages import import_lite_medsam, import_segment_anything
 from gps_seg.models.weights import PUBLISHED, find_weights, load_strictly, read_state
 
@@ -56,6 +58,7 @@ class SamModel(nn.Module):
     Attributes:
         spec: what it expects of an image.
         head_patterns, encoder_patterns: globs of the parameters that count as head and as encoder in a selection.
+        checkpoint_blocks: recompute encoder blocks in the backward pass instead of keeping their activations.
     """
 
     head_patterns = ("mask_decoder.*",)
@@ -67,6 +70,7 @@ class SamModel(nn.Module):
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
         self.spec = spec
+        self.checkpoint_blocks = False
         self.set_input_size(spec.input_size)
 
     def set_input_size(self, input_size: int) -> None:
@@ -96,8 +100,21 @@ class SamModel(nn.Module):
         if image.shape[2:] != (self.spec.input_size, self.spec.input_size):
             raise ConfigError(f"expected images of {self.spec.input_size} x {self.spec.input_size} pixels, "
                               f"got {image.shape[2]} x {image.shape[3]}")
-        encode = _encode_tiny_vit if hasattr(self.image_encoder, "layers") else _encode_vit
-        return encode(self.image_encoder, image)
+        encode = _encode_tiny_vit if self._is_tiny_vit else _encode_vit
+        return encode(self.image_encoder, image, _recompute if self.checkpoint_blocks and self.training else _run)
+
+    @property
+    def _is_tiny_vit(self) -> bool:
+        return hasattr(self.image_encoder, "layers")
+
+    @property
+    def encoder_blocks(self) -> tuple[str, ...]:
+        """Name prefixes of the encoder's blocks, from the image to the neck."""
+        if not self._is_tiny_vit:
+            return tuple(f"image_encoder.blocks.{number}." for number in range(len(self.image_encoder.blocks)))  # type: ignore[arg-type]
+        stages: Any = self.image_encoder.layers
+        return tuple(f"image_encoder.layers.{stage}.blocks.{number}." for stage, layer in enumerate(stages)
+                     for number in range(len(layer.blocks)))
 
     def decode(
         self, embedding: Tensor, boxes: Tensor | None = None, points: tuple[Tensor, Tensor] | None = None
@@ -111,7 +128,18 @@ class SamModel(nn.Module):
         return _decode_masks(self.mask_decoder, embedding + dense, positions.expand(batch, -1, -1, -1), sparse)
 
 
-def _encode_vit(encoder: Any, image: Tensor) -> Tensor:
+Through = Callable[[nn.Module, Tensor], Tensor]
+
+
+def _run(block: nn.Module, x: Tensor) -> Tensor:
+    return block(x)
+
+
+def _recompute(block: nn.Module, x: Tensor) -> Tensor:
+    return checkpoint(block, x, use_reentrant=False)
+
+
+def _encode_vit(encoder: Any, image: Tensor, through: Through) -> Tensor:
     """segment-anything's ImageEncoderViT at any input size: the absolute positions are resized on the fly."""
     x = encoder.patch_embed(image)  # (B, h, w, C)
     if encoder.pos_embed is not None:
@@ -121,15 +149,17 @@ def _encode_vit(encoder: Any, image: Tensor) -> Tensor:
             positions = resized.permute(0, 2, 3, 1)
         x = x + positions
     for block in encoder.blocks:
-        x = block(x)
+        x = through(block, x)
     return encoder.neck(x.permute(0, 3, 1, 2))
 
 
-def _encode_tiny_vit(encoder: Any, image: Tensor) -> Tensor:
+def _encode_tiny_vit(encoder: Any, image: Tensor, through: Through) -> Tensor:
     """The packaged TinyViT without its hard-coded 64 x 64 grid, in channels-last memory (twice as fast on CPUs)."""
     x = encoder.patch_embed(image.contiguous(memory_format=torch.channels_last))
     for layer in encoder.layers:
-        x = layer(x)
+        for block in layer.blocks:
+            x = through(block, x)
+        x = x if layer.downsample is None else layer.downsample(x)
     batch, tokens, channels = x.shape
     side = round(tokens**0.5)
     return encoder.neck(x.view(batch, side, side, channels).permute(0, 3, 1, 2))
@@ -236,6 +266,7 @@ def load_sam(
     checkpoint: Path | None = None,
     input_size: int | None = None,
     resize: Literal["longest_side", "squash"] | None = None,
+    attention: Literal["efficient", "stock"] = "efficient",
 ) -> SamModel:
     """A pretrained SAM in eval mode. The ``tiny`` models are random, from a fixed seed.
 
@@ -244,12 +275,13 @@ def load_sam(
         checkpoint: local weights with the stock names; default: the published file.
         input_size: pixels of the long side; default: the model's own (LiteMedSAM 256, SAM 1024).
         resize: default: the model's own rule.
+        attention: how SAM's ViT attends, with the same result: "efficient" never writes the attention map.
 
     Raises:
         ConfigError: unknown name or size.
         CheckpointError: weights are missing, damaged or do not fit.
     """
-    model = build_sam(name, input_size=input_size, resize=resize)
+    model = build_sam(name, input_size=input_size, resize=resize, attention=attention)
     if checkpoint is not None or name in PUBLISHED:
         path = Path(checkpoint) if checkpoint is not None else find_weights(name)
         load_strictly(model, read_state(path), str(path))
@@ -257,7 +289,8 @@ def load_sam(
 
 
 def build_sam(
-    name: str, *, input_size: int | None = None, resize: Literal["longest_side", "squash"] | None = None, seed: int = 0
+    name: str, *, input_size: int | None = None, resize: Literal["longest_side", "squash"] | None = None,
+    attention: Literal["efficient", "stock"] = "efficient", seed: int = 0,
 ) -> SamModel:
     """A SAM with random weights from the seed; leaves torch's global random state as it was. See :func:`load_sam`."""
     if name not in MODELS:
@@ -270,7 +303,10 @@ def build_sam(
         raise ConfigError(f"model.input_size: expected a multiple of {spec.stride}, got {spec.input_size}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return entry.build(spec)
+        model = entry.build(spec)
+    if attention == "efficient":
+        use_efficient_attention(model.image_encoder)
+    return model
 
 
 def to_stock(model: SamModel) -> nn.Module:
@@ -278,8 +314,8 @@ def to_stock(model: SamModel) -> nn.Module:
 
     Use after merging; the parts are shared, and the model keeps working only through the returned module.
     """
-    native = model.spec.native_size
-    model.set_input_size(native)
+    use_stock_attention(model.image_encoder)
+    model.set_input_size(model.spec.native_size)
     if hasattr(model.image_encoder, "layers"):
         stock: nn.Module = import_lite_medsam().build_lite_medsam()
         stock.load_state_dict(model.state_dict(), strict=True)

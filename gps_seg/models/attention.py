@@ -1,0 +1,74 @@
+"""Memory-efficient attention for SAM's image encoder, exact, windowed and global, forward and backward.
+
+SAM adds a decomposed relative position to every attention logit: for query q at (h, w) and key at (h', w') the bias is
+q . Rh[h, h'] + q . Rw[w, w']. The stock module writes the whole N x N map of each head (5.4 GB of the 6.9 GB a ViT-B keeps
+at 1024 px). The bias is itself a dot product: append the H numbers q . Rh[h, :] and the W numbers q . Rw[w, :] to the query,
+and to the key at (h', w') the one-hot codes of its row and column. Then one call of scaled_dot_product_attention gives the
+same result without ever writing the map.
+
+Source of the attention: Li et al., ViTDet, ECCV 2022, arXiv 2203.16527; Kirillov et al., arXiv 2304.02643.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def _forward(self: Any, x: Tensor) -> Tensor:
+    """Attention over x (B, H, W, C), as the stock module to rounding."""
+    batch, height, width, _ = x.shape
+    tokens = height * width
+    qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+    query, key, value = qkv.unbind(0)  # each (B, heads, N, d)
+    if self.use_rel_pos:
+        query, key = _with_positions(query, key, self, (height, width))
+    else:
+        query = query * self.scale
+    # The fused kernels want one width for query, key and value.
+    padding = query.shape[-1] - value.shape[-1]
+    mixed = F.scaled_dot_product_attention(query, key, F.pad(value, (0, padding)), scale=1.0)[..., : value.shape[-1]]
+    return self.proj(mixed.permute(0, 2, 1, 3).reshape(batch, height, width, -1))
+
+
+def _with_positions(query: Tensor, key: Tensor, layer: Any, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Scaled queries and keys (B, heads, N, d + H + W) whose dot products contain the relative position bias."""
+    height, width = size
+    grid = query.unflatten(2, size)  # (B, heads, H, W, d)
+    rows = torch.einsum("bnhwc,hkc->bnhwk", grid, relative_table(height, layer.rel_pos_h).to(query.dtype)).flatten(2, 3)
+    columns = torch.einsum("bnhwc,wkc->bnhwk", grid, relative_table(width, layer.rel_pos_w).to(query.dtype)).flatten(2, 3)
+    places = torch.arange(height * width, device=query.device)
+    codes = torch.cat([F.one_hot(places // width, height), F.one_hot(places % width, width)], -1).to(key.dtype)
+    codes = codes.expand(*key.shape[:2], -1, -1)
+    return torch.cat([query * layer.scale, rows, columns], -1), torch.cat([key, codes], -1)
+
+
+def relative_table(size: int, table: Tensor) -> Tensor:
+    """Vectors (size, size, d) by query and key coordinate, from SAM's table (2 * native - 1, d), resized if need be."""
+    length = 2 * size - 1
+    if table.shape[0] != length:
+        table = F.interpolate(table.T[None], length, mode="linear")[0].T
+    places = torch.arange(size, device=table.device)
+    return table[places[:, None] - places[None, :] + size - 1]
+
+
+def use_efficient_attention(encoder: nn.Module) -> None:
+    """Give every stock SAM attention of an encoder the efficient forward, in place; parameters are not touched."""
+    for module in encoder.modules():
+        if _is_stock_attention(module):
+            stock = type(module)
+            module.__class__ = type("EfficientAttention", (stock,), {"forward": _forward, "stock": stock})
+
+
+def use_stock_attention(encoder: nn.Module) -> None:
+    """Undo :func:`use_efficient_attention`."""
+    for module in encoder.modules():
+        if type(module).__name__ == "EfficientAttention":
+            module.__class__ = type(module).stock  # type: ignore[attr-defined]
+
+
+def _is_stock_attention(module: nn.Module) -> bool:
+    return type(module).__name__ == "Attention" and hasattr(module, "use_rel_pos")
