@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gps_seg.errors import CheckpointError
 from gps_seg.selection import Selection, fingerprint
-from gps_seg.sparse import SparseConv2d, SparseLinear, attach
+from gps_seg.sparse import SparseConv2d, SparseLinear, _gather, attach
 
 CONVOLUTIONS = {
     "1x1": dict(in_channels=8, out_channels=6, kernel_size=1),
@@ -193,6 +193,22 @@ def test_a_selection_for_another_model_is_refused() -> None:
         attach(nn.Linear(2, 2), Selection({"weight": torch.tensor([4])}, {}, ""))
     with pytest.raises(CheckpointError, match="repeats an index"):
         attach(nn.Linear(2, 2), Selection({"weight": torch.tensor([1, 1])}, {}, ""))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("entries", ["one a row", "three a row", "irregular"])
+def test_every_back_end_gives_the_same_sums(dtype: torch.dtype, entries: str) -> None:
+    torch.manual_seed(0)
+    dy, x = torch.randn(700, 40, dtype=dtype), torch.randn(700, 50, dtype=dtype)
+    rows = {"one a row": torch.arange(40), "three a row": torch.arange(40).repeat_interleave(3),
+            "irregular": torch.randint(0, 40, (90,)).sort().values}[entries]
+    columns = torch.randint(0, 50, (len(rows),))
+    expected = (dy.double()[:, rows] * x.double()[:, columns]).sum(0)
+    gathered, product = _gather(rows, columns, dy, x), (x.T @ dy)[columns, rows]
+    rough = dtype == torch.bfloat16
+    torch.testing.assert_close(gathered.double(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(product.double(), expected, rtol=1e-2 if rough else 1e-4, atol=0.5 if rough else 1e-4)
+    assert gathered.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
 
 
 def compiled_step(model: nn.Module, compiled: object, optimizer: torch.optim.Optimizer, x: Tensor) -> float:
