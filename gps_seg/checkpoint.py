@@ -24,6 +24,7 @@ from gps_seg.selection import Selection, fingerprint
 from gps_seg.sparse import Attached, attach
 
 DELTA_FILE, DELTA_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+DELTA_KEYS = {"base_sha256": str, "dense": dict, "meta": dict}
 INDICES, VALUES = ".gps_indices", ".gps_values"
 
 
@@ -157,6 +158,12 @@ def read_delta_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("peft_type") != "GPS":
         found = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
         raise CheckpointError(f"{folder / DELTA_CONFIG}: expected a GPS delta, got peft_type {found!r}")
+    for key, kind in DELTA_KEYS.items():
+        if not isinstance(config.get(key), kind):
+            raise CheckpointError(f"{folder / DELTA_CONFIG}: {key!r} is missing or wrong: the file was edited or damaged")
+    threshold = config.get("threshold", 0.5)
+    if not isinstance(threshold, float) or not 0 < threshold < 1:
+        raise CheckpointError(f"{folder / DELTA_CONFIG}: expected a threshold between 0 and 1, got {threshold!r}")
     return config
 
 

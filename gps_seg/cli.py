@@ -20,7 +20,7 @@ app.add_typer(data_app, name="data")
 
 Config = Annotated[Path, typer.Argument(help="YAML file of settings; configs/ holds examples.", metavar="CONFIG")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(help="Settings that replace the file's, such as train.lr=1e-3.", metavar="[KEY=VALUE]...")
+    list[str] | None, typer.Argument(help="Settings that replace the file's, such as train.lr=1e-3.", metavar="KEY=VALUE")
 ]
 KnownOrFolder = Annotated[
     str | None, typer.Option(help="kvasir-seg, phantom, or a folder with images/ and masks/; default: the run's own.")
@@ -29,7 +29,7 @@ Threshold = Annotated[
     float | None, typer.Option(min=0.0, max=1.0, help="Probability above which a pixel is polyp; default: the run's.")
 ]
 OptionalRun = Annotated[
-    Path | None, typer.Argument(help="A run folder; without one: this machine and the known models.", metavar="[RUN]")
+    Path | None, typer.Argument(help="A run folder; without one: this machine and the known models.", metavar="RUN")
 ]
 RunFolder = Annotated[Path, typer.Argument(help="Folder that gps-seg train made.", metavar="RUN")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
@@ -111,7 +111,7 @@ def score(
 @app.command()
 def predict(
     run: RunFolder,
-    inputs: Annotated[list[Path], typer.Argument(help="Images or folders of images.", metavar="INPUT...")],
+    inputs: Annotated[list[Path], typer.Argument(help="Images or folders of images.", metavar="INPUT")],
     out: Annotated[Path, typer.Option(help="Folder for masks (PNG, 0/255, original size) and overlays.")],
     threshold: Threshold = None,
     overlays: Annotated[bool, typer.Option(help="Write overlays too.")] = True,
@@ -214,6 +214,11 @@ def main() -> None:
         _stop("stopped; what was written before is intact")
     except MemoryError:
         _stop("not enough memory: use a smaller model.input_size, train.batch_size or more train.accumulate")
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        _stop("not enough GPU memory: use a smaller model.input_size or train.batch_size, more train.accumulate, "
+              "train.checkpoint_blocks=true, or selection.last_blocks")
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise

@@ -175,7 +175,7 @@ class RunConfig(_Section):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     seed: int = Field(0, ge=0, description="of order, augmentation and random scores; the base model has no randomness")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="CUDA_VISIBLE_DEVICES chooses among several GPUs")
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from gps_seg.config import TrainConfig
 from gps_seg.data.dataset import Batch, EpochBatches
-from gps_seg.errors import TrainingError
+from gps_seg.errors import ConfigError, TrainingError
 from gps_seg.resume import TrainingState, load_state, save_state
 from gps_seg.runlog import Interruption, RunLog
 from gps_seg.sparse import Attached
@@ -56,10 +56,16 @@ class FitResult:
 
 
 def resolve_device(device: str) -> torch.device:
-    """``auto`` is the first CUDA device, else the CPU."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
+    """``auto`` is CUDA if there is a device (CUDA_VISIBLE_DEVICES chooses it), else the CPU.
+
+    Raises:
+        ConfigError: another name, or CUDA without a device.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"device: expected auto, cpu or cuda, got {device!r}; CUDA_VISIBLE_DEVICES chooses among several")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: expected a CUDA device, torch finds none; use device=cpu or auto")
+    return torch.device("cuda" if torch.cuda.is_available() and device != "cpu" else "cpu")
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

@@ -138,6 +138,8 @@ def test_a_finished_run_is_not_trained_again_and_another_is_not_written_over(run
      "expected a weight file at none.pth"),
     (["train", "CONFIG", "data.name=folder", "data.root=nowhere", "--out", "x"], "expected a data set folder at nowhere"),
     (["train", "CONFIG", "train.precision=fp16", "device=cpu", "--out", "x"], "fp16 needs a CUDA device"),
+    (["train", "CONFIG", "device=gpu", "--out", "x"], "device: input should be 'auto', 'cpu' or 'cuda', got 'gpu'"),
+    (["train", "CONFIG", "data.name=phantom", "data.root=.", "--out", "x"], "phantoms are drawn"),
     (["evaluate", "nowhere"], "expected a run folder at nowhere"),
     (["predict", "nowhere", "nothing.png", "--out", "x"], "expected an image or a folder at nothing.png"),
     (["score", "--pred", "a", "--gt", "b"], "expected a folder of masks at b"),

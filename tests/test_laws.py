@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import shutil
 import signal
@@ -171,6 +172,19 @@ def test_a_delta_of_another_base_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="was made on other base weights: expected [0-9a-f]{16}"):
         load_delta(tmp_path, other)
     assert fingerprint(other) == before
+
+
+@pytest.mark.parametrize(("edit", "text"), [
+    ({"threshold": "x"}, "expected a threshold between 0 and 1, got 'x'"), ({"dense": 3}, "'dense' is missing or wrong"),
+    ({"peft_type": "LORA"}, "expected a GPS delta, got peft_type 'LORA'"), ({"base_sha256": "0"}, "belong to different runs"),
+])
+def test_an_edited_adapter_config_is_refused(tmp_path: Path, edit: dict[str, object], text: str) -> None:
+    model, selection, _ = prepared("head", "tiny")
+    save_delta(tmp_path, attach(model, selection), {"threshold": 0.5})
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | edit))
+    with pytest.raises(CheckpointError, match=text):
+        load_delta(tmp_path, build_sam("tiny"))
 
 
 def test_a_delta_cut_short_is_refused(tmp_path: Path) -> None:

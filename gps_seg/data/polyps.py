@@ -175,6 +175,8 @@ def _load(config: DataConfig) -> tuple[list[Pair], list[str], list[str]]:
         train, test = official_lists()
         return pair_folder(root), *_lists_or(config, train, test)
     if config.name == "phantom":
+        if config.root or config.train_list or config.test_list:
+            raise DataError("data: phantoms are drawn, so data.root and lists have no meaning; use data.name=folder")
         pairs = pair_folder(phantom_folder(config.phantom_images, seed=config.split_seed))
         cut = len(pairs) - len(pairs) // 5
         return pairs, [pair.id for pair in pairs[:cut]], [pair.id for pair in pairs[cut:]]
