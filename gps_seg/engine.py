@@ -20,7 +20,6 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from gps_seg.config import TrainConfig
 from gps_seg.data.dataset import Batch, EpochBatches
@@ -46,7 +45,7 @@ Validation = Callable[[nn.Module], float]
 
 @dataclass(frozen=True)
 class FitResult:
-    """``best_step`` and ``best_score`` of the inner validation; ``seconds`` of this process's training steps."""
+    """``best_step`` and ``best_score`` of the inner validation; ``seconds`` per training step, validation excluded."""
 
     steps: int
     best_step: int
@@ -168,7 +167,10 @@ class Fit:
         if not isinstance(loader.batch_sampler, EpochBatches):
             raise TypeError("the loader needs an EpochBatches sampler, which can start in the middle of an epoch")
         self.sampler = loader.batch_sampler
-        self.steps_per_epoch = max(1, len(self.sampler) // config.accumulate)
+        self.seconds = 0.0  # spent in steps, validation excluded
+        self.steps_per_epoch = len(self.sampler) // config.accumulate
+        if self.steps_per_epoch == 0:
+            raise ConfigError(f"train.accumulate: an epoch has {len(self.sampler)} pieces, a step needs {config.accumulate}")
         self.steps = config.max_steps or config.epochs * self.steps_per_epoch
 
     def batches(self, start: int) -> Iterator[list[Batch]]:
@@ -182,14 +184,15 @@ class Fit:
             pieces: list[Batch] = []
             for piece in self.loader:
                 pieces.append(piece)
-                if len(pieces) == self.config.accumulate and step < self.steps:
+                if len(pieces) == self.config.accumulate:
                     yield pieces
                     pieces, step = [], step + 1
-            if done == 0 and step == epoch * self.steps_per_epoch:
-                raise TrainingError(f"train.batch_size: an epoch of {len(self.sampler)} batches is shorter than one step")
+                    if step == self.steps:
+                        return
 
     def step(self, pieces: list[Batch], step: int) -> tuple[float, float]:
         """One optimizer step; returns (mean loss, gradient norm before clipping)."""
+        began = time.perf_counter()
         training_mode(self.model)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, self.steps, self.config)
@@ -203,6 +206,7 @@ class Fit:
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.clip or math.inf)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.seconds += time.perf_counter() - began
         return total, float(norm) if norm is not None else 0.0
 
     def _sync(self, *, last: bool) -> AbstractContextManager[Any]:
@@ -230,36 +234,33 @@ def fit(
     state = TrainingState()
     if resume and log.state_path.exists():
         state = load_state(log.state_path, attached, run.optimizer.optimizer, accelerator.scaler)
-    log.open(state.step)
-    every = config.validate_every or run.steps_per_epoch
-    began, first_step, stopped = time.perf_counter(), state.step, "finished"
-    bar = tqdm(total=run.steps, initial=state.step, desc="train", unit="step", disable=not log.shows_progress)
+    first_step, every = state.step, config.validate_every or run.steps_per_epoch
+    log.open(state.step, run.steps)
     with Interruption() as interruption, repeatable(accelerator.device):
         for pieces in run.batches(state.step):
+            if _has_converged(state, config):
+                break
             loss, norm = run.step(pieces, state.step)
             state.step += 1
             state.update_ema(attached, config.ema)
             rate = learning_rate(state.step - 1, run.steps, config)
             log.row({"step": state.step, "loss": loss, "lr": rate, "gradient_norm": norm})
-            bar.update()
-            bar.set_postfix(loss=f"{loss:.3f}", lr=f"{rate:.1e}", refresh=False)
             if state.step % every == 0 or state.step == run.steps:
                 _validate(run, state, validate, log)
-                bar.set_postfix(loss=f"{loss:.3f}", lr=f"{rate:.1e}", dice=f"{state.scores[-1]:.3f}")
             due = state.step % config.checkpoint_every == 0 or state.step == run.steps or interruption.asked
             if due and log.enabled:
                 save_state(log.state_path, state, attached, run.optimizer.optimizer, accelerator.scaler)
             if interruption.asked:
                 raise TrainingError(f"interrupted at step {state.step} of {run.steps}; run again with --resume to go on")
-            if config.patience and state.validations_without_gain >= config.patience:
-                stopped = f"no better score in {config.patience} validations"
-                break
-    bar.close()
     log.close()
     accelerator.unwrap_model(run.model, keep_fp32_wrapper=False)
     attached.load(state.best)
-    seconds = time.perf_counter() - began
-    return FitResult(state.step, state.best_step, state.best_score, seconds / max(1, state.step - first_step), stopped)
+    stopped = f"no better score in {config.patience} validations" if state.step < run.steps else "finished"
+    return FitResult(state.step, state.best_step, state.best_score, run.seconds / max(1, state.step - first_step), stopped)
+
+
+def _has_converged(state: TrainingState, config: TrainConfig) -> bool:
+    return config.patience is not None and state.validations_without_gain >= config.patience
 
 
 def _validate(run: Fit, state: TrainingState, validate: Validation, log: RunLog) -> None:

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 from torch import Tensor
+from tqdm import tqdm
 
 from gps_seg.checkpoint import disk_error, write_bytes
 
@@ -34,9 +35,10 @@ class RunLog:
         self.enabled, self.shows_progress = enabled, enabled and shows_progress
         self.state_path = folder / "last.safetensors"
         self._writer: Any = None
+        self._bar: Any = None
 
-    def open(self, step: int) -> None:
-        """Start or go on after ``step``: rows written after the last checkpoint are dropped, they will come again."""
+    def open(self, step: int, steps: int) -> None:
+        """Start or go on after ``step`` of ``steps``: rows written after the last checkpoint are dropped, to come again."""
         if not self.enabled:
             return
         from torch.utils.tensorboard import SummaryWriter  # imported here: slow, and of use to training only
@@ -45,9 +47,10 @@ class RunLog:
         kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= step]
         write_bytes(path, "".join(line + "\n" for line in kept).encode())
         self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
+        self._bar = tqdm(total=steps, initial=step, desc="train", unit="step", disable=not self.shows_progress)
 
     def row(self, row: Mapping[str, float | int]) -> None:
-        """Append one line of numbers, flushed; the same numbers go to TensorBoard."""
+        """Append one line of numbers, flushed; the same numbers go to TensorBoard and the progress bar."""
         if not self.enabled:
             return
         path = self.folder / "log.jsonl"
@@ -59,6 +62,9 @@ class RunLog:
                     self._writer.add_scalar(name, value, row["step"])
         except OSError as error:
             raise disk_error(path, error) from None
+        if "loss" in row:
+            self._bar.set_postfix(loss=f"{row['loss']:.3f}", lr=f"{row['lr']:.1e}", refresh=False)
+            self._bar.update()
 
     def best(self, values: Mapping[str, Tensor], step: int) -> None:
         """Hand the best values so far to the run folder."""
@@ -66,9 +72,10 @@ class RunLog:
             self.save_best(values, step)
 
     def close(self) -> None:
-        """Flush TensorBoard."""
-        if self._writer is not None:
+        """Flush TensorBoard and end the progress bar."""
+        if self.enabled:
             self._writer.close()
+            self._bar.close()
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:
