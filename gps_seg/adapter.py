@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gps_seg.attach import Attached, attach
 from gps_seg.checkpoint import load_delta, save_delta
 from gps_seg.config import GPSConfig
 from gps_seg.errors import ConfigError
 from gps_seg.methods import METHODS
 from gps_seg.selection import data_free_scores, gradient_scores
-from gps_seg.sparse import Attached, attach
 
 
 class GPSModel(nn.Module):

@@ -19,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from gps_seg.attach import Attached, attach
 from gps_seg.errors import CheckpointError, GpsSegError, TrainingError
 from gps_seg.selection import Selection, fingerprint
-from gps_seg.sparse import Attached, attach
 
 DELTA_FILE, DELTA_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 DELTA_KEYS = {"base_sha256": str, "dense": dict, "meta": dict}

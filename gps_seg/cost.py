@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from gps_seg.attach import attach
 from gps_seg.config import GPSConfig
 from gps_seg.engine import autocast, resolve_device, resolve_precision, training_mode
 from gps_seg.methods import METHODS
 from gps_seg.models.sam import build_sam
-from gps_seg.recipes import surroundings
+from gps_seg.provenance import surroundings
 from gps_seg.selection import Selection, fingerprint, gradient_scores
-from gps_seg.sparse import attach
 
 
 @dataclass

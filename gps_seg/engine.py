@@ -21,12 +21,12 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from gps_seg.attach import Attached
 from gps_seg.config import TrainConfig
 from gps_seg.data.dataset import Batch, EpochBatches
 from gps_seg.errors import ConfigError, TrainingError
 from gps_seg.resume import TrainingState, load_state, save_state
 from gps_seg.runlog import Interruption, RunLog
-from gps_seg.sparse import Attached
 
 PredictionT = TypeVar("PredictionT")
 

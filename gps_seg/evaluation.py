@@ -11,7 +11,8 @@ from tqdm import tqdm
 from gps_seg.config import EvaluateConfig, load_config
 from gps_seg.errors import ConfigError
 from gps_seg.inference import Run, find_pairs, load_run, score_pairs
-from gps_seg.recipes import CONFIG_FILE, base_note, surroundings
+from gps_seg.provenance import base_note, surroundings
+from gps_seg.recipes import CONFIG_FILE
 from gps_seg.scoring import report, table, write_csv, write_json
 from gps_seg.tasks.segmentation import Segmentation
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from gps_seg.attach import Attached
 from gps_seg.checkpoint import load_delta, read_delta_config
 from gps_seg.config import DataConfig, EvaluateConfig, ModelConfig, parse_config
 from gps_seg.data.dataset import PolypDataset, UnlabelledImages, collate
@@ -22,7 +23,6 @@ from gps_seg.errors import CheckpointError, ConfigError, DataError
 from gps_seg.metrics import ImageScore
 from gps_seg.models.sam import SamModel, load_sam
 from gps_seg.plots import Case, case_sheet, overlay
-from gps_seg.sparse import Attached
 from gps_seg.tasks.segmentation import Segmentation
 
 

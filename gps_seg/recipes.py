@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from gps_seg import checkpoint
+from gps_seg.attach import attach
 from gps_seg.config import RunConfig, dump_config, load_config
 from gps_seg.data.audit import check_pairs
 from gps_seg.data.dataset import EpochBatches, PolypDataset, collate
@@ -40,10 +38,10 @@ from gps_seg.metrics import ImageScore, aggregate
 from gps_seg.models.sam import SamModel
 from gps_seg.models.weights import PUBLISHED
 from gps_seg.plots import training_curve
+from gps_seg.provenance import base_note, peak_memory, surroundings
 from gps_seg.runlog import RunLog, read_log
 from gps_seg.scoring import report, table, write_csv
 from gps_seg.selection import Selection, counts, data_free_scores, gradient_scores
-from gps_seg.sparse import attach
 from gps_seg.tasks.segmentation import Segmentation
 
 Say = Callable[[str], None]
@@ -254,55 +252,6 @@ def evaluation_settings(bench: Bench, split: str) -> dict[str, Any]:
         "input_size": bench.model.spec.input_size, "resize": bench.model.spec.resize, "model": config.model.name,
         "base_note": base_note(config.model.name),
     }
-
-
-def base_note(name: str) -> str:
-    """What is known of the data a base model saw before."""
-    if name == "lite_medsam":
-        return "LiteMedSAM's pretraining data may contain public polyp sets (unverified)"
-    return ""
-
-
-def surroundings(device: torch.device, precision: str) -> dict[str, Any]:
-    """Versions, revision, hardware: what a reader needs to repeat a number."""
-    packages = ("gps-seg", "torch", "segment-anything", "monai", "albumentations", "accelerate", "numpy")
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
-    return {
-        "device": device.type, "hardware": f"{name}, {torch.get_num_threads()} threads", "precision": precision,
-        "versions": {package: metadata.version(package) for package in packages} | {"python": platform.python_version()},
-        "revision": revision(),
-    }
-
-
-def processor_name() -> str:
-    """The CPU's model name where Linux tells it, else its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def revision() -> str:
-    """The checkout's commit, with ``+`` if files differ from it; empty outside a git checkout."""
-    here = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    try:
-        commit = git("rev-parse", "HEAD")
-        return commit + ("+" if commit and git("status", "--porcelain", "--untracked-files=no") else "")
-    except OSError:
-        return ""
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: of CUDA's allocator, or of the whole process on a CPU (Linux counts KiB)."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def describe_counts(method: str, sizes: Mapping[str, int]) -> str:

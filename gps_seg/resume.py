@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gps_seg.attach import Attached
 from gps_seg.checkpoint import read_tensors, write_tensors
 from gps_seg.errors import CheckpointError
-from gps_seg.sparse import Attached
 
 FORMAT = "gps-seg training state 1"
 

@@ -1,28 +1,18 @@
-"""The engine: a layer whose backward computes only the selected entries of its weight gradient. Torch only.
+"""The engine: layers whose backward computes only the selected entries of the weight gradient. Torch only.
 
-:func:`attach` binds a :class:`~gps_seg.selection.Selection` to a model in place. Each touched weight stays where it is,
-frozen; a small fp32 vector ``selected_values`` beside it is the parameter. The forward pass is the stock one. The backward
-pass computes the input gradient and, for each selected entry (o, i), g = sum over tokens of dY[:, o] * X[:, i]. After each
-optimizer step :meth:`Attached.write_back` copies the values into the weight, so merging is nothing more than letting go.
-
-Unselected weights are never an argument of any optimizer: no weight decay, momentum or rounding can reach them.
-Source for compact values: Zhang et al., NeuroAda, EMNLP 2025, arXiv 2510.18940; we store absolute values instead of
-differences, so that merge, unmerge and swap are exact.
+The forward pass is the stock one. The backward pass computes the input gradient and, for each selected entry (o, i),
+g = sum over tokens of dY[:, o] * X[:, i], without the dense weight gradient and without keeping input columns that no
+entry reads. ``attach.py`` puts these layers into a model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
-
-from gps_seg.errors import CheckpointError
-from gps_seg.selection import Selection, counts
 
 VALUES = "selected_values"
 # Rows worked on at once, so that a gathered chunk stays in the processor's cache (measured 4x faster than one piece).
@@ -36,7 +26,7 @@ GATHER_PRICE = {torch.float32: 40, torch.float64: 40, torch.bfloat16: 90, torch.
 IRREGULAR = 3
 
 
-class _Positions(nn.Module):
+class Positions(nn.Module):
     """Where a layer's selected entries are: buffers that follow the layer across devices and are never saved.
 
     Attributes:
@@ -232,7 +222,7 @@ class SparseLinear(nn.Linear):
     """An ``nn.Linear`` in place: same weight, same forward, sparse backward. Made by :func:`attach`."""
 
     selected_values: nn.Parameter
-    selected_positions: _Positions
+    selected_positions: Positions
 
     def forward(self, input: Tensor) -> Tensor:
         """The stock forward."""
@@ -248,7 +238,7 @@ class SparseConv2d(nn.Conv2d):
     """An ``nn.Conv2d`` in place: same weight, same forward, sparse backward. Made by :func:`attach`."""
 
     selected_values: nn.Parameter
-    selected_positions: _Positions
+    selected_positions: Positions
 
     def forward(self, input: Tensor) -> Tensor:
         """The stock forward."""
@@ -260,219 +250,23 @@ class SparseConv2d(nn.Conv2d):
             )
 
 
-def _linear_positions(_: nn.Module, shape: torch.Size, flat: Tensor) -> _Positions:
-    return _Positions(flat // shape[1], flat % shape[1], torch.zeros_like(flat))
+def linear_positions(_: nn.Module, shape: torch.Size, flat: Tensor) -> Positions:
+    """Positions of flat indices into a linear weight (out, in)."""
+    return Positions(flat // shape[1], flat % shape[1], torch.zeros_like(flat))
 
 
-def _conv_positions(layer: nn.Module, shape: torch.Size, flat: Tensor) -> _Positions:
+def conv_positions(layer: nn.Module, shape: torch.Size, flat: Tensor) -> Positions:
+    """Positions of flat indices into a convolution weight (out, in / groups, kh, kw)."""
     out, per_group, height, width = shape
     area = height * width
     rows = flat // (per_group * area)
     group = rows // (out // int(layer.groups))  # type: ignore[arg-type]
     channels = group * per_group + flat // area % per_group
-    return _Positions(rows, channels, flat % area)
+    return Positions(rows, channels, flat % area)
 
 
-def _has_sparse_form(layer: nn.Module) -> bool:
+def has_sparse_form(layer: nn.Module) -> bool:
     """Whether the layer computes exactly what the stock class does; a subclass with its own forward does not."""
     if type(layer).forward is nn.Linear.forward:
         return True
     return type(layer).forward is nn.Conv2d.forward and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-
-
-class _Site:
-    """One weight with selected entries: where it is, what it was, and its small vector."""
-
-    def __init__(self, layer: nn.Module, attribute: str, indices: Tensor) -> None:
-        self.layer, self.attribute, self.indices = layer, attribute, indices
-        self.stock_class = type(layer)
-        self.handle: Any = None
-        weight = self.weight
-        self.coordinates = torch.unravel_index(indices.to(weight.device), weight.shape)
-        self.base = weight.detach()[self.coordinates].clone()
-        self.values = nn.Parameter(self.base.float().clone())
-        weight.requires_grad_(False)
-        if attribute == "weight" and _has_sparse_form(layer):
-            self._become_sparse()
-        else:
-            self._pick_from_dense()
-
-    @property
-    def weight(self) -> nn.Parameter:
-        return getattr(self.layer, self.attribute)
-
-    def _become_sparse(self) -> None:
-        linear = isinstance(self.layer, nn.Linear)
-        locate = _linear_positions if linear else _conv_positions
-        self.layer.selected_positions = locate(self.layer, self.weight.shape, self.indices).to(self.weight.device)
-        self.layer.register_parameter(VALUES, self.values)
-        self.layer.__class__ = SparseLinear if linear else SparseConv2d
-
-    def _pick_from_dense(self) -> None:
-        """For layers without a sparse form: let autograd make the dense gradient, keep the picked entries, free it."""
-        self.layer.register_parameter(f"{self.attribute}_{VALUES}", self.values)
-        self.weight.requires_grad_(True)
-
-        def pick(weight: Tensor) -> None:
-            if weight.grad is not None:
-                picked = weight.grad[self._where()].to(self.values.dtype)
-                weight.grad = None
-                self.values.grad = picked if self.values.grad is None else self.values.grad + picked
-
-        self.handle = self.weight.register_post_accumulate_grad_hook(pick)
-
-    def _where(self) -> tuple[Tensor, ...]:
-        if self.coordinates[0].device != self.weight.device:
-            self.coordinates = tuple(part.to(self.weight.device) for part in self.coordinates)
-        return self.coordinates
-
-    @torch.no_grad()
-    def write(self, values: Tensor) -> None:
-        self.weight.index_put_(self._where(), values.to(self.weight.device, self.weight.dtype))
-
-    def let_go(self) -> None:
-        if self.handle is not None:
-            self.handle.remove()
-            del self.layer._parameters[f"{self.attribute}_{VALUES}"]
-        else:
-            self.layer.__class__ = self.stock_class
-            del self.layer._parameters[VALUES]
-            del self.layer.selected_positions
-
-
-class Attached:
-    """A selection bound to a model. One owner of everything that trains.
-
-    The model's other parameters have ``requires_grad`` False until :meth:`merge` or :meth:`unmerge`, which give each its
-    former setting back.
-    """
-
-    def __init__(self, model: nn.Module, selection: Selection) -> None:
-        self.model, self.selection = model, selection
-        parameters = dict(model.named_parameters())
-        missing = sorted({*selection.sparse, *selection.dense} - set(parameters))
-        if missing:
-            raise CheckpointError(f"the selection names {len(missing)} parameters the model lacks: {', '.join(missing[:5])}")
-        self._required = {name: parameter.requires_grad for name, parameter in parameters.items()}
-        for name, parameter in parameters.items():
-            parameter.requires_grad_(name in selection.dense)
-        # In the model's order, whatever the selection's: a resumed run must sum gradient norms in the same order.
-        self._dense = {name: parameter for name, parameter in parameters.items() if name in selection.dense}
-        self._dense_base = {name: parameter.detach().cpu().clone() for name, parameter in self._dense.items()}
-        self._sites: dict[str, _Site] = {}
-        for name in parameters:
-            if name not in selection.sparse:
-                continue
-            indices = selection.sparse[name]
-            _check_indices(name, parameters[name], indices)
-            layer, _, attribute = name.rpartition(".")
-            self._sites[name] = _Site(model.get_submodule(layer), attribute, indices)
-        self._stock_parameters = parameters
-        # A weight whose dense gradient is only picked from must not be reduced between processes; torch has no public
-        # name for this.
-        model._ddp_params_and_buffers_to_ignore = [  # type: ignore[assignment]
-            name for name, site in self._sites.items() if site.handle is not None
-        ]
-
-    def trainable(self) -> dict[str, nn.Parameter]:
-        """Name -> parameter for the optimizer: fp32 vectors under their weight's name, dense tensors under their own."""
-        return {**{name: site.values for name, site in self._sites.items()}, **self._dense}
-
-    def counts(self) -> dict[str, int]:
-        """Trainable scalars by role, over the stock parameters; see :func:`gps_seg.selection.counts`."""
-        return counts(self.selection, self._stock_parameters)
-
-    def write_back(self) -> None:
-        """Copy the values into the weights. Call after every optimizer step, never between a forward and its backward."""
-        for site in self._sites.values():
-            site.write(site.values.detach())
-
-    def follow(self, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
-        """Write back by itself after each of the optimizer's steps; returns a function that stops this."""
-        handle = optimizer.register_step_post_hook(lambda *_: self.write_back())
-        return handle.remove
-
-    def state(self) -> dict[str, Tensor]:
-        """Current values, detached copies on the CPU, keyed like :meth:`trainable`."""
-        return {name: parameter.detach().cpu().clone() for name, parameter in self.trainable().items()}
-
-    def base_state(self) -> dict[str, Tensor]:
-        """The pretrained values of everything that trains, keyed like :meth:`trainable`."""
-        return {**{name: site.base.float().cpu().clone() for name, site in self._sites.items()}, **self._dense_base}
-
-    @torch.no_grad()
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Set all values and write them back.
-
-        Raises:
-            CheckpointError: a name is missing, unexpected, or has another shape.
-        """
-        trainable = self.trainable()
-        missing, unexpected = sorted(set(trainable) - set(state)), sorted(set(state) - set(trainable))
-        if missing or unexpected:
-            raise CheckpointError(f"the delta does not fit: missing {missing[:5]}, unexpected {unexpected[:5]}")
-        for name, parameter in trainable.items():
-            if parameter.shape != state[name].shape:
-                raise CheckpointError(f"{name}: expected shape {tuple(parameter.shape)}, got {tuple(state[name].shape)}")
-            parameter.copy_(state[name])
-        self.write_back()
-        self._refresh()
-
-    @contextmanager
-    def base_restored(self) -> Iterator[None]:
-        """Within the block the model is the base, bit for bit; afterwards the trained values are back."""
-        state = self.state()
-        self._restore_base()
-        try:
-            yield
-        finally:
-            self.load(state)
-
-    def merge(self) -> nn.Module:
-        """Let go of the model: trained values stay in its weights; names, classes and flags are the stock ones."""
-        self.write_back()
-        self._let_go()
-        return self.model
-
-    def unmerge(self) -> nn.Module:
-        """Let go of the model and restore the pretrained values bit for bit."""
-        self._restore_base()
-        self._let_go()
-        return self.model
-
-    @torch.no_grad()
-    def _restore_base(self) -> None:
-        for site in self._sites.values():
-            site.write(site.base)
-        for name, parameter in self._dense.items():
-            parameter.copy_(self._dense_base[name])
-        self._refresh()
-
-    def _refresh(self) -> None:
-        """Let modules that keep something derived from weights while in eval mode (TinyViT's attention biases) redo it."""
-        if not self.model.training:
-            self.model.eval()
-
-    def _let_go(self) -> None:
-        for site in self._sites.values():
-            site.let_go()
-        for name, parameter in self._stock_parameters.items():
-            parameter.requires_grad_(self._required[name])
-            parameter.grad = None
-        self._sites = {}
-
-
-def _check_indices(name: str, weight: Tensor, indices: Tensor) -> None:
-    if len(indices) == 0 or int(indices.min()) < 0 or int(indices.max()) >= weight.numel():
-        raise CheckpointError(f"{name}: expected indices in 0..{weight.numel() - 1}; the selection is for another model")
-    if len(torch.unique(indices)) != len(indices):
-        raise CheckpointError(f"{name}: the selection repeats an index; select again")
-
-
-def attach(model: nn.Module, selection: Selection) -> Attached:
-    """Bind a selection to a model in place; outputs do not change.
-
-    Raises:
-        CheckpointError: the selection names parameters or indices that the model does not have.
-    """
-    return Attached(model, selection)

@@ -25,7 +25,7 @@ from gps_seg.config import GPSConfig
 from gps_seg.methods import METHODS
 from gps_seg.models.sam import build_sam
 from gps_seg.selection import data_free_scores
-from gps_seg.sparse import attach
+from gps_seg.attach import attach
 
 accelerator = make_accelerator(torch.device("cpu"), "fp32")
 model = build_sam("tiny")

@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gps_seg.attach import Attached, attach
 from gps_seg.checkpoint import load_delta, load_selection, save_delta, save_selection
 from gps_seg.config import GPSConfig
 from gps_seg.engine import repeatable, training_mode
@@ -24,7 +25,6 @@ from gps_seg.methods import METHODS
 from gps_seg.models.sam import SamModel, build_sam, to_stock
 from gps_seg.runlog import read_log
 from gps_seg.selection import Selection, counts, fingerprint, gradient_scores
-from gps_seg.sparse import Attached, attach
 
 MODELS = ("tiny", "tiny_lite")
 every = pytest.mark.parametrize(("method", "name"), [(method, name) for method in METHODS for name in MODELS])

@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from gps_seg.attach import attach
 from gps_seg.errors import CheckpointError, ConfigError
 from gps_seg.models.attention import use_efficient_attention, use_stock_attention
 from gps_seg.models.packages import import_lite_medsam, import_segment_anything
 from gps_seg.models.sam import SamModel, build_sam, load_sam, to_stock
 from gps_seg.models.weights import PUBLISHED, find_weights, read_state, sha256
 from gps_seg.selection import Selection
-from gps_seg.sparse import attach
 
 TINY = ("tiny", "tiny_lite")
 

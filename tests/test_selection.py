@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gps_seg.attach import attach
 from gps_seg.config import GPSConfig
 from gps_seg.errors import ConfigError, TrainingError
 from gps_seg.methods.gps import gps, policy_of
@@ -21,7 +22,6 @@ from gps_seg.selection import (
     select,
     table,
 )
-from gps_seg.sparse import attach
 
 EVERYTHING = Policy({"weight": "select", "bias": "train", "norm": "freeze", "scale": "train", "embedding": "freeze"})
 

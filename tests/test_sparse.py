@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gps_seg.attach import attach
 from gps_seg.errors import CheckpointError
 from gps_seg.selection import Selection, fingerprint
-from gps_seg.sparse import SparseConv2d, SparseLinear, _gather, attach
+from gps_seg.sparse import SparseConv2d, SparseLinear, _gather
 
 CONVOLUTIONS = {
     "1x1": dict(in_channels=8, out_channels=6, kernel_size=1),

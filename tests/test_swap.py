@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from gps_seg.attach import attach
 from gps_seg.config import GPSConfig
 from gps_seg.errors import CheckpointError
 from gps_seg.methods import METHODS
 from gps_seg.models.sam import SamModel, build_sam
 from gps_seg.selection import Selection, data_free_scores, fingerprint
-from gps_seg.sparse import attach
 from gps_seg.swap import Switchboard
 
 
