@@ -17,6 +17,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="List, download and check data sets.", rich_markup_mode=None)
 app.add_typer(data_app, name="data")
+benchmark_app = typer.Typer(no_args_is_help=True, help="Measure what a training step costs.", rich_markup_mode=None)
+app.add_typer(benchmark_app, name="benchmark")
 
 Config = Annotated[Path, typer.Argument(help="YAML file of settings; configs/ holds examples.", metavar="CONFIG")]
 Overrides = Annotated[
@@ -168,6 +170,30 @@ def demo(
     from gps_seg.demo import run_demo
 
     run_demo(config, out)
+
+
+@benchmark_app.callback()
+def benchmark() -> None:
+    """Measure costs."""
+
+
+@benchmark_app.command("cost")
+def benchmark_cost(
+    model: Annotated[str, typer.Option(help="A known model; random weights.")] = "lite_medsam",
+    size: Annotated[int | None, typer.Option(help="Input size in pixels; default: the model's own.")] = None,
+    batch: Annotated[int, typer.Option(min=1)] = 1,
+    methods: Annotated[str, typer.Option(help="Comma-separated; the first is the reference.")] = "full,gps,head,bitfit,floor",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "fp32",
+    repetitions: Annotated[int, typer.Option(min=1)] = 7,
+    compiled: Annotated[bool, typer.Option("--compiled", help="Under torch.compile.")] = False,
+    json: Annotated[Path | None, typer.Option(help="File to write all numbers to.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Measure what a training step costs, method by method, side by side: time, operations, memory, state, delta."""
+    from gps_seg import cost
+
+    typer.echo(cost.benchmark(model, size=size, batch=batch, methods=methods.split(","), precision=precision,
+                              repetitions=repetitions, device_name=device, compiled=compiled, json_path=json))
 
 
 @data_app.command("list")
