@@ -36,9 +36,10 @@ HEAD = SamModel.head_patterns
 class Row:
     """One method's cost. Times in seconds, ``step_s`` and ``forward_s`` minima over repetitions; ``*_bytes`` in bytes.
 
-    ``compiled`` says whether torch.compile ran. ``saved_bytes`` are the tensors autograd keeps for the backward, weights excluded; ``peak_bytes`` is CUDA's allocator
-    (0 on a CPU, where the process is shared); ``state_bytes`` are gradients plus optimizer state; ``ratio`` is the median
-    of the paired ratios of step times to the first row's; ``selection_s`` one gradient pass over the batch and the choice.
+    ``compiled`` says whether torch.compile ran. ``saved_bytes`` are the tensors autograd keeps for the backward, weights
+    excluded; ``peak_bytes`` is CUDA's allocator (0 on a CPU, where the process is shared); ``state_bytes`` are gradients
+    plus optimizer state; ``ratio`` is the median of the paired ratios of step times to the first row's; ``selection_s`` is
+    one gradient pass over the batch and the choice.
     """
 
     method: str
@@ -107,7 +108,7 @@ class Bench:
         """A scalar of the model's output, with the graph for a backward pass."""
         image = self.image.clone().requires_grad_(self.method == "floor")
         with autocast(image.device, self.precision):
-            return self.run(image).logits.float().square().mean()  # type: ignore[no-any-return]
+            return self.run(image).logits.float().square().mean()
 
     def step(self) -> tuple[float, float]:
         """One training step; returns (forward, whole) in seconds."""
@@ -203,8 +204,9 @@ def measure(
     rows = []
     for bench, (flops, saved, peak) in zip(benches, extras, strict=True):
         forward, whole = zip(*times[bench.method], strict=True)
+        ratio = median(a / b for a, b in zip(whole, first, strict=True))
         rows.append(Row(
-            bench.method, bench.compiled, min(whole), median(a / b for a, b in zip(whole, first, strict=True)), min(forward), flops, saved,
+            bench.method, bench.compiled, min(whole), ratio, min(forward), flops, saved,
             peak, bench.state_bytes(encoder_only=False), bench.delta_bytes(), bench.state_bytes(encoder_only=True),
             bench.selection_s, list(whole),
         ))

@@ -28,7 +28,8 @@ def test_a_gps_step_needs_fewer_operations_and_far_less_state_than_full_fine_tun
 
 def test_the_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "gps_seg.cli", "benchmark", "cost", "--model", "tiny", "--methods", "full,gps,lora", "--repetitions", "1",
+        [sys.executable, "-m", "gps_seg.cli", "benchmark", "cost", "--model", "tiny", "--methods", "full,gps,lora",
+         "--repetitions", "1",
          "--json", str(tmp_path / "cost.json")], capture_output=True, text=True, check=True,
     )
     assert "GFLOP" in done.stdout
