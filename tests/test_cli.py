@@ -69,10 +69,18 @@ def test_evaluating_the_saved_run_repeats_its_result(run: Path, cache: Path, tmp
     found, trained = json.loads((tmp_path / "e.json").read_text()), json.loads((run / "result.json").read_text())
     assert found["settings"]["split"] == "test" and found["settings"]["prompt"] == "none"
     assert [image["id"] for image in found["images"]] == [image["id"] for image in trained["images"]]
+    assert found["settings"]["images_trained_on"] == 0
     # training used fp32 by its settings, evaluation what the machine does best
     assert found["per_image"]["dice"] == pytest.approx(trained["per_image"]["dice"], abs=0.02)
     mean = found["per_image"]
     assert text.splitlines()[-1] == f"mDice {mean['dice']:.4f} mIoU {mean['iou']:.4f} (per_image, 4 images)"
+
+
+def test_evaluating_on_images_it_was_trained_on_is_said(run: Path, cache: Path, tmp_path: Path) -> None:
+    source = next(cache.glob("phantom-*-20-0"))
+    text = gps_seg("evaluate", run, "--data", source, "--json", tmp_path / "e.json", "--device", "cpu", cache=cache)
+    assert "warning: 16 of these 20 images were in the run's training or inner validation part" in text
+    assert json.loads((tmp_path / "e.json").read_text())["settings"]["images_trained_on"] == 16
 
 
 def test_predicting_without_masks_and_scoring_the_files_equals_evaluating(run: Path, cache: Path, tmp_path: Path) -> None:
