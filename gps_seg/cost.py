@@ -138,6 +138,9 @@ class Bench:
         kept: dict[int, int] = {}
 
         def note(tensor: Tensor) -> Tensor:
+            if tensor.is_sparse:  # SHiRA keeps its delta as one
+                kept[id(tensor)] = tensor._values().nbytes + tensor._indices().nbytes
+                return tensor
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in own:
                 kept[storage.data_ptr()] = storage.nbytes()

@@ -28,12 +28,12 @@ def test_a_gps_step_needs_fewer_operations_and_far_less_state_than_full_fine_tun
 
 def test_the_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "gps_seg.cli", "benchmark", "cost", "--model", "tiny", "--methods", "full,gps,lora",
+        [sys.executable, "-m", "gps_seg.cli", "benchmark", "cost", "--model", "tiny", "--methods", "full,gps,lora,shira",
          "--repetitions", "1",
          "--json", str(tmp_path / "cost.json")], capture_output=True, text=True, check=True,
     )
     assert "GFLOP" in done.stdout
     document = json.loads((tmp_path / "cost.json").read_text())
-    assert [row["method"] for row in document["rows"]] == ["full", "gps", "lora"] and document["rows"][0]["ratio"] == 1
+    assert [row["method"] for row in document["rows"]] == ["full", "gps", "lora", "shira"] and document["rows"][0]["ratio"] == 1
     assert {"step_s", "flops", "forward_s", "peak_bytes", "saved_bytes", "state_bytes", "delta_bytes"} <= set(document["rows"][0])
     assert {"hardware", "versions", "model", "input_size"} <= set(document)
