@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gps_seg.data.images import list_images, read_mask
+from gps_seg.data.images import images_by_stem, list_images, read_mask
 from gps_seg.errors import DataError
 from gps_seg.metrics import ImageScore, aggregate, score_image
 
@@ -40,7 +40,7 @@ def score_folders(
     Raises:
         DataError: names the files that are missing, surplus, doubled, unreadable or of another size.
     """
-    targets, predictions = _by_stem(_mask_folder(target)), _by_stem(_existing(predicted))
+    targets, predictions = images_by_stem(_mask_folder(target)), images_by_stem(_existing(predicted))
     missing, surplus = sorted(set(targets) - set(predictions)), sorted(set(predictions) - set(targets))
     if surplus:
         raise DataError(f"{predicted}: {len(surplus)} predictions without a target mask in {target}: {_first(surplus)}")
@@ -75,17 +75,6 @@ def _mask_folder(folder: Path) -> Path:
     if not list_images(_existing(folder)) and (folder / "masks").is_dir():
         return folder / "masks"
     return folder
-
-
-def _by_stem(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in list_images(folder):
-        if path.stem in found:
-            raise DataError(f"{folder}: {found[path.stem].name} and {path.name} have the same stem; keep one")
-        found[path.stem] = path
-    if not found:
-        raise DataError(f"{folder}: expected mask images, found none")
-    return found
 
 
 def _first(names: Sequence[str], most: int = 5) -> str:

@@ -88,7 +88,7 @@ def test_wrong_folders_are_explained(tmp_path: Path, folders: tuple[Path, Path])
     with pytest.raises(DataError, match="expected a folder of masks at .*nowhere"):
         score_folders(tmp_path / "nowhere", folders[1])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty: expected mask images, found none"):
+    with pytest.raises(DataError, match="empty: expected images, found none"):
         score_folders(tmp_path / "empty", folders[1])
 
 

@@ -31,6 +31,22 @@ def list_images(folder: Path) -> list[Path]:
                   if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file())
 
 
+def images_by_stem(folder: Path) -> dict[str, Path]:
+    """Image files of a folder by file stem.
+
+    Raises:
+        DataError: there is none, or two have the same stem.
+    """
+    found: dict[str, Path] = {}
+    for path in list_images(folder):
+        if path.stem in found:
+            raise DataError(f"{folder}: {found[path.stem].name} and {path.name} have the same stem; keep one")
+        found[path.stem] = path
+    if not found:
+        raise DataError(f"{folder}: expected images, found none")
+    return found
+
+
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Read an image as uint8 RGB (H, W, 3), upright.
 

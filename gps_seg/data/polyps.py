@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 
 from gps_seg.config import DataConfig
-from gps_seg.data.images import list_images
+from gps_seg.data.images import SUFFIXES, images_by_stem
 from gps_seg.data.phantom import phantom_folder
 from gps_seg.errors import DataError
 
@@ -50,19 +50,8 @@ def pair_folder(root: Path) -> list[Pair]:
         raise DataError(f"expected a data set folder at {root}, found none")
     for images, masks in LAYOUTS:
         if (root / images).is_dir() and (root / masks).is_dir():
-            return _match(_by_stem(root / images), _by_stem(root / masks), root)
+            return _match(images_by_stem(root / images), images_by_stem(root / masks), root)
     raise DataError(f"{root}: expected folders images/ and masks/, found {_names(path.name for path in sorted(root.iterdir()))}")
-
-
-def _by_stem(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in list_images(folder):
-        if path.stem in found:
-            raise DataError(f"{folder}: {found[path.stem].name} and {path.name} have the same stem; keep one")
-        found[path.stem] = path
-    if not found:
-        raise DataError(f"{folder}: expected images, found none")
-    return found
 
 
 def _match(images: dict[str, Path], masks: dict[str, Path], root: Path) -> list[Pair]:
@@ -108,8 +97,7 @@ def read_list(path: Path) -> list[str]:
 
 def _stems(text: str, source: str) -> list[str]:
     names = [line.strip() for line in text.splitlines() if line.strip()]
-    stems = [Path(name).stem if Path(name).suffix.lower() in (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp") else name
-             for name in names]
+    stems = [Path(name).stem if Path(name).suffix.lower() in SUFFIXES else name for name in names]
     doubled = [stem for stem, number in Counter(stems).items() if number > 1]
     if doubled:
         raise DataError(f"{source}: {len(doubled)} names occur twice: {_names(doubled)}")
