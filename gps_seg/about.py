@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from gps_seg.attach import attach
 from gps_seg.checkpoint import load_selection, read_delta_config, read_json
-from gps_seg.config import DataConfig, load_config
+from gps_seg.config import DataConfig, RunConfig, load_config
 from gps_seg.data.audit import audit
 from gps_seg.data.polyps import Splits, find_root, load_splits, pair_folder
-from gps_seg.engine import resolve_device, resolve_precision
+from gps_seg.engine import compute_dtype, resolve_device, resolve_precision
 from gps_seg.errors import DataError, GpsSegError
 from gps_seg.inference import load_model
 from gps_seg.models.sam import MODELS
 from gps_seg.models.weights import PUBLISHED, cache_folder
 from gps_seg.recipes import CONFIG_FILE, RESULT_FILE, SELECTION_FILE, describe_counts
 from gps_seg.scoring import headline
-from gps_seg.selection import counts, table
+from gps_seg.selection import Selection, counts, table
 
 RANDOM = "random weights, for tests"
 
@@ -61,10 +64,23 @@ def describe_run(folder: Path) -> str:
         model = load_model(load_config(folder / CONFIG_FILE).model, torch.device("cpu"))
         chosen = load_selection(folder / SELECTION_FILE, model)
         lines += [table(chosen, model), describe_counts(str(description.get("method")), counts(chosen, model))]
+        lines += _describe_backends(model, chosen, load_config(folder / CONFIG_FILE))
     if (folder / RESULT_FILE).exists():
         result = read_json(folder / RESULT_FILE, "a result")
         lines.append(headline(result))
     return "\n".join(lines)
+
+
+def _describe_backends(model: nn.Module, chosen: Selection, config: RunConfig) -> list[str]:
+    """One line: how many layers compute their selected gradients with which back-end on this machine."""
+    if not chosen.sparse:
+        return []
+    device = resolve_device(config.device)
+    precision = resolve_precision(config.train.precision, device)
+    attached = attach(model.to(device), chosen, backend=config.train.backend)
+    used = Counter(attached.backends(compute_dtype(precision)).values())
+    shown = ", ".join(f"{name} in {number} layers" for name, number in sorted(used.items()))
+    return [f"selected gradients on {device.type} in {precision}, train.backend={config.train.backend}: {shown}"]
 
 
 def check_data(data: str) -> str:

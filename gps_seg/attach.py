@@ -18,8 +18,17 @@ import torch
 from torch import Tensor, nn
 
 from gps_seg.errors import CheckpointError
+from gps_seg.products import check_backend
 from gps_seg.selection import Selection, counts
-from gps_seg.sparse import VALUES, SparseConv2d, SparseLinear, conv_positions, has_sparse_form, linear_positions
+from gps_seg.sparse import (
+    VALUES,
+    SparseConv2d,
+    SparseLinear,
+    backend_in_use,
+    conv_positions,
+    has_sparse_form,
+    linear_positions,
+)
 
 
 class _Site:
@@ -29,6 +38,7 @@ class _Site:
         self.layer, self.attribute, self.indices = layer, attribute, indices
         self.stock_class = type(layer)
         self.handle: Any = None
+        self.original: Tensor | None = None
         weight = self.weight
         self.coordinates = torch.unravel_index(indices.to(weight.device), weight.shape)
         self.base = weight.detach()[self.coordinates].clone()
@@ -71,6 +81,22 @@ class _Site:
     @torch.no_grad()
     def write(self, values: Tensor) -> None:
         self.weight.index_put_(self._where(), values.to(self.weight.device, self.weight.dtype))
+
+    def store(self, dtype: torch.dtype) -> None:
+        """Keep the frozen weight in a smaller type on its device, the original in main memory."""
+        weight = self.weight
+        if self.handle is None and weight.dtype != dtype and self.original is None:
+            self.original = weight.detach().to("cpu", copy=True)
+            weight.data = weight.data.to(dtype)
+
+    def unstore(self) -> None:
+        """Put the original weight back, base values at the selected places."""
+        if self.original is not None:
+            self.weight.data = self.original.to(self.weight.device)
+            self.original = None
+
+    def backend(self, dtype: torch.dtype) -> str:
+        return "dense + pick" if self.handle is not None else backend_in_use(self.layer, dtype, self.weight.device.type)  # type: ignore[arg-type]
 
     def let_go(self) -> None:
         if self.handle is not None:
@@ -124,6 +150,29 @@ class Attached:
         """Trainable scalars by role, over the stock parameters; see :func:`gps_seg.selection.counts`."""
         return counts(self.selection, self._stock_parameters)
 
+    def store_frozen(self, dtype: torch.dtype) -> None:
+        """Keep the weights that are selected from in ``dtype`` on their device, and the originals in main memory.
+
+        Under autocast to the same type nothing changes, to the bit: autocast rounds the weights at every use anyway. The
+        trained values stay fp32; :meth:`merge` and :meth:`unmerge` put the originals back first.
+        """
+        for site in self._sites.values():
+            site.store(dtype)
+
+    def set_backend(self, name: str) -> None:
+        """Compute every selected gradient with one back-end of :mod:`gps_seg.products`; ``auto`` is the measured rule.
+
+        Raises:
+            ConfigError: no such back-end.
+        """
+        for site in self._sites.values():
+            if site.handle is None:
+                site.layer.selected_positions.backend = check_backend(name)  # type: ignore[union-attr]
+
+    def backends(self, dtype: torch.dtype = torch.float32) -> dict[str, str]:
+        """Weight name -> the back-end that computes its selected gradient, for activations of this type."""
+        return {name: site.backend(dtype) for name, site in self._sites.items()}
+
     def write_back(self) -> None:
         """Copy the values into the weights. Call after every optimizer step, never between a forward and its backward."""
         for site in self._sites.values():
@@ -172,12 +221,16 @@ class Attached:
 
     def merge(self) -> nn.Module:
         """Let go of the model: trained values stay in its weights; names, classes and flags are the stock ones."""
+        for site in self._sites.values():
+            site.unstore()
         self.write_back()
         self._let_go()
         return self.model
 
     def unmerge(self) -> nn.Module:
         """Let go of the model and restore the pretrained values bit for bit."""
+        for site in self._sites.values():
+            site.unstore()
         self._restore_base()
         self._let_go()
         return self.model
@@ -211,10 +264,17 @@ def _check_indices(name: str, weight: Tensor, indices: Tensor) -> None:
         raise CheckpointError(f"{name}: the selection repeats an index; select again")
 
 
-def attach(model: nn.Module, selection: Selection) -> Attached:
+def attach(model: nn.Module, selection: Selection, *, backend: str = "auto") -> Attached:
     """Bind a selection to a model in place; outputs do not change.
+
+    Args:
+        backend: how selected gradients are computed, see :mod:`gps_seg.products`.
 
     Raises:
         CheckpointError: the selection names parameters or indices that the model does not have.
+        ConfigError: no such back-end.
     """
-    return Attached(model, selection)
+    check_backend(backend)
+    attached = Attached(model, selection)
+    attached.set_backend(backend)
+    return attached

@@ -149,6 +149,13 @@ class TrainConfig(_Section):
     min_lr: float = Field(1e-7, ge=0, description="end of the cosine")
     clip: float | None = Field(1.0, gt=0, description="largest norm of the trained values' gradient; null: no clipping")
     precision: Precision = Field("auto", description="auto: bf16 where the hardware multiplies it, else fp32")
+    frozen_storage: Literal["fp32", "compute"] = Field(
+        "fp32", description="compute: keep weights that GPS selects from in the precision of arithmetic; the same bits, half "
+        "the memory on the device, the originals in main memory"
+    )
+    backend: Literal["auto", "product", "gather", "triton", "dense"] = Field(
+        "auto", description="how selected gradients are computed; auto: a measured rule, see gps_seg/products.py and info RUN"
+    )
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the running average of trained values; 0: off")
     box_probability: float = Field(0.0, ge=0, le=1, description="part of the steps that see boxes around the polyps as prompts")
     validate_every: int = Field(0, ge=0, description="steps between inner validations; 0: once an epoch")

@@ -85,8 +85,13 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
     """Autocast to bf16 or fp16; nothing for fp32."""
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+    dtype = compute_dtype(precision)
+    return torch.autocast(device.type, dtype=torch.bfloat16 if dtype == torch.float32 else dtype, enabled=dtype != torch.float32)
+
+
+def compute_dtype(precision: str) -> torch.dtype:
+    """The type of matrix products under a resolved precision: fp32, bf16 or fp16."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
 
 
 def training_mode(model: nn.Module) -> None:

@@ -25,6 +25,7 @@ from gps_seg.data.transforms import augmentation
 from gps_seg.engine import (
     FitResult,
     autocast,
+    compute_dtype,
     fit,
     make_accelerator,
     resolve_device,
@@ -145,7 +146,9 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, say: Say = prin
     accelerator.wait_for_everyone()
     sizes = counts(selection, bench.model)
     say(describe_counts(config.method, sizes))
-    attached = attach(bench.model, selection)
+    attached = attach(bench.model, selection, backend=config.train.backend)
+    if config.train.frozen_storage == "compute":
+        attached.store_frozen(compute_dtype(bench.precision))
     describe = description(bench)
     log = RunLog(out, lambda values, step: checkpoint.save_delta(out, attached, {**describe, "best_step": step}, values),
                  say=say, enabled=main, shows_progress=sys.stderr.isatty())

@@ -14,16 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
+from gps_seg.products import KEEP_COLUMNS_BELOW, choose, choose_taps, selected_products
+
 VALUES = "selected_values"
-# Rows worked on at once, so that a gathered chunk stays in the processor's cache (measured 4x faster than one piece).
-CHUNK = 256
-# Keeping only the used input columns pays when it drops at least a tenth of them.
-KEEP_COLUMNS_BELOW = 0.9
-# A matrix product on u used columns costs u x out multiply-adds a token, gathering costs one step an entry. This is the
-# measured price of such a step in multiply-adds, on a 2-core AVX-512 CPU (25 ps a multiply-add in fp32, 12 in bf16, 1.1 ns a
-# step); entries that are not row-regular must gather dY too, which triples it.
-GATHER_PRICE = {torch.float32: 40, torch.float64: 40, torch.bfloat16: 90, torch.float16: 90}
-IRREGULAR = 3
 
 
 class Positions(nn.Module):
@@ -34,12 +27,14 @@ class Positions(nn.Module):
         columns: int64 (n,) index of each entry's input column (or channel) into ``used``.
         used: int64 (u,) ascending input columns or channels that any entry reads.
         taps: int64 (n,) kernel position of each entry; zeros for linear layers.
+        backend: how the selected gradients are computed, see :mod:`gps_seg.products`.
     """
 
     rows: Tensor
     columns: Tensor
     used: Tensor
     taps: Tensor
+    backend: str = "auto"
 
     def __init__(self, rows: Tensor, inputs: Tensor, taps: Tensor) -> None:
         super().__init__()
@@ -48,59 +43,18 @@ class Positions(nn.Module):
             self.register_buffer(name, tensor, persistent=False)
 
 
-def prefers_product(used: int, out: int, entries: int, dtype: torch.dtype) -> bool:
-    """The measured rule: whether a product on the used columns is cheaper than gathering the entries."""
-    price = GATHER_PRICE[dtype] * (1 if entries % out == 0 else IRREGULAR)
-    return used * out < price * entries
-
-
-def selected_products(rows: Tensor, columns: Tensor, dy: Tensor, x: Tensor) -> Tensor:
-    """g[e] = sum over n of dy[n, rows[e]] * x[n, columns[e]], fp32 (e,), or fp64 for fp64.
-
-    Args:
-        rows, columns: int64 (e,), in ascending order of rows.
-        dy: (n, out); x: (n, u), the used input columns only.
-    """
-    exact = torch.promote_types(dy.dtype, torch.float32)
-    if torch.compiler.is_compiling():  # the compiler fuses this into one pass without the large intermediate
-        return (dy[:, rows].to(exact) * x[:, columns].to(exact)).sum(0)
-    if dy.device.type != "cpu" or prefers_product(x.shape[1], dy.shape[1], len(rows), dy.dtype):
-        return (x.T @ dy)[columns, rows].to(exact)
-    return _gather(rows, columns, dy, x)
-
-
-def _gather(rows: Tensor, columns: Tensor, dy: Tensor, x: Tensor) -> Tensor:
-    """The same by gathering, a chunk of tokens at a time. Sums are products with a row of ones: 3x faster than sum(0)."""
-    exact = torch.promote_types(dy.dtype, torch.float32)
-    out, entries = dy.shape[1], len(rows)
-    per_row = entries // out
-    regular = entries == per_row * out and torch.equal(rows, torch.arange(out).repeat_interleave(per_row))
-    parts = columns.view(out, per_row).unbind(1) if regular else (columns,)
-    sums = [torch.zeros(1, len(part), dtype=exact) for part in parts]
-    gathered = torch.empty(CHUNK, len(parts[0]), dtype=exact)
-    ones = torch.ones(1, CHUNK, dtype=exact)
-    for start in range(0, len(dy), CHUNK):
-        right = x[start : start + CHUNK].to(exact)
-        left = dy[start : start + CHUNK] if regular else dy[start : start + CHUNK].index_select(1, rows)
-        chunk = gathered[: len(right)]
-        for part, total in zip(parts, sums, strict=True):
-            torch.index_select(right, 1, part, out=chunk)
-            total.addmm_(ones[:, : len(right)], chunk.mul_(left))
-    return torch.stack([total[0] for total in sums], 1).flatten()
-
-
 class _LinearFunction(torch.autograd.Function):
     """y = x W^T + b with a backward that skips dW. x (..., in), dy (..., out)."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor,  # noqa: ARG004 - values only receive a gradient
-        rows: Tensor, columns: Tensor, used: Tensor,
+        rows: Tensor, columns: Tensor, used: Tensor, backend: str,
     ) -> Tensor:
-        keeps_columns = len(used) < KEEP_COLUMNS_BELOW * x.shape[-1]
+        keeps_columns = backend != "dense" and len(used) < KEEP_COLUMNS_BELOW * x.shape[-1]
         kept = x.index_select(-1, used) if keeps_columns else x  # a copy: a view would keep the whole input alive
         ctx.save_for_backward(kept, weight, rows, columns if keeps_columns else used[columns])
-        ctx.bias_dtype = None if bias is None else bias.dtype
+        ctx.bias_dtype, ctx.backend = None if bias is None else bias.dtype, backend
         return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     @staticmethod
@@ -109,27 +63,29 @@ class _LinearFunction(torch.autograd.Function):
         flat = dy.reshape(-1, dy.shape[-1])
         dx = dy @ weight.to(dy.dtype) if ctx.needs_input_grad[0] else None
         db = flat.sum(0, dtype=ctx.bias_dtype) if ctx.needs_input_grad[2] else None
-        dv = selected_products(rows, columns, flat, kept.reshape(-1, kept.shape[-1])) if ctx.needs_input_grad[3] else None
-        return dx, None, db, dv, None, None, None
+        dv = None
+        if ctx.needs_input_grad[3]:
+            dv = selected_products(rows, columns, flat, kept.reshape(-1, kept.shape[-1]), ctx.backend)
+        return dx, None, db, dv, None, None, None, None
 
 
 class _Conv2dFunction(torch.autograd.Function):
     """A 2-D convolution, any stride, padding, dilation and groups. x (b, in, h, w), dy (b, out, h', w').
 
-    The selected entries come from the weight gradient of the used input channels alone; with groups, whose weights are
-    small, from the whole weight gradient. A 1x1 convolution is a linear layer over pixels, several times faster so in bf16.
+    The selected entries come from the weight gradient of the used input channels alone, or tap by tap; with groups, whose
+    weights are small, from the whole weight gradient. A 1x1 convolution and a patch embedding are linear layers over pixels
+    and patches, several times faster so in bf16, and take every back-end; ``triton`` means ``gather`` elsewhere.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor,  # noqa: ARG004 - values only receive a gradient
-        rows: Tensor, columns: Tensor, used: Tensor, taps: Tensor, geometry: tuple[Any, ...],
+        rows: Tensor, columns: Tensor, used: Tensor, taps: Tensor, geometry: tuple[Any, ...], backend: str,
     ) -> Tensor:
-        groups = geometry[3]
-        keeps_channels = groups == 1 and len(used) < KEEP_COLUMNS_BELOW * x.shape[1]
+        keeps_channels = geometry[3] == 1 and backend != "dense" and len(used) < KEEP_COLUMNS_BELOW * x.shape[1]
         kept = x.index_select(1, used) if keeps_channels else x
         ctx.save_for_backward(kept, weight, rows, columns if keeps_channels else used[columns], taps)
-        ctx.bias_dtype = None if bias is None else bias.dtype
+        ctx.bias_dtype, ctx.backend = None if bias is None else bias.dtype, backend
         ctx.geometry, ctx.input_shape = geometry, x.shape
         return F.conv2d(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), *geometry)
 
@@ -145,10 +101,10 @@ class _Conv2dFunction(torch.autograd.Function):
         dv = None
         if ctx.needs_input_grad[3]:
             if _is_patchwise(weight.shape[2:], ctx.geometry):
-                dv = _patch_products(kept, dy, (rows, columns, taps), weight.shape[2:])
+                dv = _patch_products(kept, dy, (rows, columns, taps), weight.shape[2:], ctx.backend)
             else:
-                dv = _conv_products(kept, dy, (rows, columns, taps), weight.shape, ctx.geometry)
-        return dx, None, db, dv, None, None, None, None, None
+                dv = _conv_products(kept, dy, (rows, columns, taps), weight.shape, ctx.geometry, ctx.backend)
+        return dx, None, db, dv, None, None, None, None, None, None
 
 
 def _pointwise_input(dy: Tensor, weight: Tensor) -> Tensor:
@@ -180,9 +136,10 @@ def _is_patchwise(kernel: torch.Size, geometry: tuple[Any, ...]) -> bool:
 
 
 def _conv_products(
-    x: Tensor, dy: Tensor, where: tuple[Tensor, Tensor, Tensor], weight_shape: torch.Size, geometry: tuple[Any, ...]
+    x: Tensor, dy: Tensor, where: tuple[Tensor, Tensor, Tensor], weight_shape: torch.Size, geometry: tuple[Any, ...],
+    backend: str,
 ) -> Tensor:
-    """Selected entries, fp32 (e,), from the weight gradient of the kept channels.
+    """Selected entries, fp32 (e,), of a convolution with overlapping windows.
 
     Args:
         x: (b, channels, h, w), the kept input channels; dy: (b, out, h', w').
@@ -190,32 +147,57 @@ def _conv_products(
         geometry: stride, padding, dilation, groups.
     """
     rows, columns, taps = where
-    groups = geometry[3]
-    per_group = x.shape[1] // groups
-    shape = (weight_shape[0], per_group, *weight_shape[2:])
-    gradient = conv2d_weight(x, shape, dy, *geometry)
-    return gradient.flatten(2)[rows, columns % per_group, taps].to(torch.promote_types(dy.dtype, torch.float32))
+    exact = torch.promote_types(dy.dtype, torch.float32)
+    is_gather = backend in ("gather", "triton")
+    if backend == "auto" and geometry[3] == 1 and not torch.compiler.is_compiling() and dy.is_contiguous():
+        area = weight_shape[2] * weight_shape[3]
+        is_gather = choose_taps(x.shape[1], area, dy.shape[1], len(rows), dy.dtype, dy.device.type) == "gather"
+    if is_gather:
+        return _tap_products(x, dy, where, weight_shape[2:], geometry).to(exact)
+    per_group = x.shape[1] // geometry[3]
+    gradient = conv2d_weight(x, (weight_shape[0], per_group, *weight_shape[2:]), dy, *geometry)
+    return gradient.flatten(2)[rows, columns % per_group, taps].to(exact)
 
 
-def _patch_products(x: Tensor, dy: Tensor, where: tuple[Tensor, Tensor, Tensor], kernel: torch.Size) -> Tensor:
+def _tap_products(
+    x: Tensor, dy: Tensor, where: tuple[Tensor, Tensor, Tensor], kernel: torch.Size, geometry: tuple[Any, ...]
+) -> Tensor:
+    """The same tap by tap: entries of one kernel position read one shifted view of the padded input. fp32 (e,)."""
+    rows, columns, taps = where
+    (down, right), (top, left), dilation, _ = geometry
+    height, width = dy.shape[2:]
+    padded = F.pad(x, (left, left, top, top))
+    total = torch.empty(len(rows), dtype=torch.promote_types(dy.dtype, torch.float32), device=dy.device)
+    for tap in taps.unique().tolist():
+        entries = (taps == tap).nonzero().flatten()
+        y, z = tap // kernel[1] * dilation[0], tap % kernel[1] * dilation[1]
+        view = padded[:, :, y : y + (height - 1) * down + 1 : down, z : z + (width - 1) * right + 1 : right]
+        product = view.index_select(1, columns[entries]).mul_(dy.index_select(1, rows[entries]))
+        total[entries] = product.sum((0, 2, 3), dtype=total.dtype)
+    return total
+
+
+def _patch_products(
+    x: Tensor, dy: Tensor, where: tuple[Tensor, Tensor, Tensor], kernel: torch.Size, backend: str
+) -> Tensor:
     """Non-overlapping patches (1x1 convolutions and patch embeddings): a linear layer over (channel, tap)."""
     rows, columns, taps = where
     (batch, channels), (height, width) = x.shape[:2], dy.shape[2:]
     area = kernel[0] * kernel[1]
-    if area == 1 and not dy.is_contiguous(memory_format=torch.channels_last):
+    if backend == "auto" and area == 1 and not dy.is_contiguous(memory_format=torch.channels_last):
         products = (x.flatten(2) @ dy.flatten(2).mT).sum(0)
         return products[columns, rows].to(torch.promote_types(dy.dtype, torch.float32))
     x = x[..., : height * kernel[0], : width * kernel[1]]
     patches = x.reshape(batch, channels, height, kernel[0], width, kernel[1]).permute(0, 2, 4, 1, 3, 5)
     flat_x = patches.reshape(batch * height * width, channels * area)
     flat_dy = dy.permute(0, 2, 3, 1).reshape(-1, dy.shape[1])
-    return selected_products(rows, columns * area + taps, flat_dy, flat_x)
+    return selected_products(rows, columns * area + taps, flat_dy, flat_x, backend)
 
 
-def _compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
-    """The type the stock layer would compute in: autocast's if it is on, else the weight's."""
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    """The type to compute in: autocast's if it is on, else the input's; the weight may be stored in a smaller one."""
     device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 class SparseLinear(nn.Linear):
@@ -227,10 +209,10 @@ class SparseLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """The stock forward."""
         where = self.selected_positions
-        x = input.to(_compute_dtype(input, self.weight))
+        x = input.to(_compute_dtype(input))
         with torch.autocast(x.device.type, enabled=False):
             return _LinearFunction.apply(
-                x, self.weight, self.bias, self.selected_values, where.rows, where.columns, where.used
+                x, self.weight, self.bias, self.selected_values, where.rows, where.columns, where.used, where.backend
             )
 
 
@@ -243,10 +225,11 @@ class SparseConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """The stock forward."""
         where, geometry = self.selected_positions, (self.stride, self.padding, self.dilation, self.groups)
-        x = input.to(_compute_dtype(input, self.weight))
+        x = input.to(_compute_dtype(input))
         with torch.autocast(x.device.type, enabled=False):
             return _Conv2dFunction.apply(
-                x, self.weight, self.bias, self.selected_values, where.rows, where.columns, where.used, where.taps, geometry
+                x, self.weight, self.bias, self.selected_values, where.rows, where.columns, where.used, where.taps, geometry,
+                where.backend,
             )
 
 
@@ -270,3 +253,17 @@ def has_sparse_form(layer: nn.Module) -> bool:
     if type(layer).forward is nn.Linear.forward:
         return True
     return type(layer).forward is nn.Conv2d.forward and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+
+
+def backend_in_use(layer: SparseLinear | SparseConv2d, dtype: torch.dtype, device: str) -> str:
+    """What ``auto`` comes to for this layer outside torch.compile, for activations of this type; else the layer's own."""
+    where = layer.selected_positions
+    if where.backend != "auto":
+        return where.backend
+    used, out, entries = len(where.used), layer.weight.shape[0], len(where.rows)
+    if isinstance(layer, SparseLinear):
+        return choose(used, out, entries, dtype, device)
+    area = layer.weight.shape[2] * layer.weight.shape[3]
+    if _is_patchwise(layer.weight.shape[2:], (layer.stride, layer.padding, layer.dilation, layer.groups)):
+        return "product" if area == 1 else choose(used * area, out, entries, dtype, device)
+    return "product" if layer.groups > 1 else choose_taps(used, area, out, entries, dtype, device)

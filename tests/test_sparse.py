@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from gps_seg.attach import attach
 from gps_seg.errors import CheckpointError
+from gps_seg.products import selected_products
 from gps_seg.selection import Selection, fingerprint
-from gps_seg.sparse import SparseConv2d, SparseLinear, _gather
+from gps_seg.sparse import SparseConv2d, SparseLinear
 
 CONVOLUTIONS = {
     "1x1": dict(in_channels=8, out_channels=6, kernel_size=1),
@@ -205,7 +206,7 @@ def test_every_back_end_gives_the_same_sums(dtype: torch.dtype, entries: str) ->
             "irregular": torch.randint(0, 40, (90,)).sort().values}[entries]
     columns = torch.randint(0, 50, (len(rows),))
     expected = (dy.double()[:, rows] * x.double()[:, columns]).sum(0)
-    gathered, product = _gather(rows, columns, dy, x), (x.T @ dy)[columns, rows]
+    gathered, product = (selected_products(rows, columns, dy, x, name) for name in ("gather", "product"))
     rough = dtype == torch.bfloat16
     torch.testing.assert_close(gathered.double(), expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(product.double(), expected, rtol=1e-2 if rough else 1e-4, atol=0.5 if rough else 1e-4)
