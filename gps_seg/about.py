@@ -17,6 +17,7 @@ from gps_seg.data.polyps import Splits, find_root, load_splits, pair_folder
 from gps_seg.engine import compute_dtype, resolve_device, resolve_precision
 from gps_seg.errors import DataError, GpsSegError
 from gps_seg.inference import load_model
+from gps_seg.methods.inserts import insert_modules
 from gps_seg.models.sam import MODELS
 from gps_seg.models.weights import PUBLISHED, cache_folder
 from gps_seg.recipes import CONFIG_FILE, RESULT_FILE, SELECTION_FILE, describe_counts
@@ -63,6 +64,7 @@ def describe_run(folder: Path) -> str:
     if (folder / SELECTION_FILE).exists() and (folder / CONFIG_FILE).exists():
         model = load_model(load_config(folder / CONFIG_FILE).model, torch.device("cpu"))
         chosen = load_selection(folder / SELECTION_FILE, model)
+        insert_modules(model, chosen.meta)
         lines += [table(chosen, model), describe_counts(str(description.get("method")), counts(chosen, model))]
         lines += _describe_backends(model, chosen, load_config(folder / CONFIG_FILE))
     if (folder / RESULT_FILE).exists():

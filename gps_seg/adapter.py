@@ -25,6 +25,7 @@ from gps_seg.checkpoint import load_delta, save_delta
 from gps_seg.config import GPSConfig
 from gps_seg.errors import ConfigError
 from gps_seg.methods import METHODS
+from gps_seg.methods.inserts import fold_modules, insert_modules, remove_modules
 from gps_seg.selection import data_free_scores, gradient_scores
 
 
@@ -70,15 +71,19 @@ class GPSModel(nn.Module):
     @classmethod
     def from_pretrained(cls, base_model: nn.Module, folder: str | Path) -> GPSModel:
         """Attach a saved delta. Raises CheckpointError if it belongs to another base."""
-        return cls(base_model, load_delta(Path(folder), base_model))
+        return cls(base_model, load_delta(Path(folder), base_model, insert_modules))
 
     def merge_and_unload(self) -> nn.Module:
         """The base model with trained values in its weights, stock in every other respect."""
-        return self.attached.merge()
+        model = self.attached.merge()
+        fold_modules(model, self.attached.selection.meta)
+        return model
 
     def unload(self) -> nn.Module:
         """The base model as it was before, bit for bit."""
-        return self.attached.unmerge()
+        model = self.attached.unmerge()
+        remove_modules(model, self.attached.selection.meta)
+        return model
 
 
 def get_gps_model(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -167,8 +167,13 @@ def read_delta_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def load_delta(folder: Path, model: nn.Module) -> Attached:
+def load_delta(
+    folder: Path, model: nn.Module, insert: Callable[[nn.Module, Mapping[str, str]], None] | None = None
+) -> Attached:
     """Attach a delta folder to its base model.
+
+    Args:
+        insert: adds to the base the modules that the delta's ``meta`` names (``methods.insert_modules``).
 
     Raises:
         CheckpointError: missing or damaged files, or a delta of another base.
@@ -181,6 +186,8 @@ def load_delta(folder: Path, model: nn.Module) -> Attached:
     sparse = {name.removesuffix(INDICES): value.long() for name, value in tensors.items() if name.endswith(INDICES)}
     selection = Selection(sparse, config["dense"], metadata["base_sha256"], config["meta"])
     state = {name.removesuffix(VALUES): value for name, value in tensors.items() if not name.endswith(INDICES)}
+    if insert is not None:
+        insert(model, selection.meta)
     attached = attach(model, selection)
     try:
         attached.load(state)

@@ -19,7 +19,9 @@ from gps_seg.errors import ConfigError
 Treatment = Literal["select", "train", "freeze"]
 Score = Literal["gradient", "gradient_abs", "gradient_squared", "gradient_weight", "magnitude", "random"]
 Level = Literal["neuron", "layer", "network"]
-Method = Literal["gps", "full", "head", "bitfit"]
+Method = Literal[
+    "gps", "full", "head", "bitfit", "partial", "lora", "shira", "adapter", "ssf", "vpt_shallow", "vpt_deep"
+]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Prompt = Literal["none", "box"]
 
@@ -102,6 +104,12 @@ class GPSConfig(_Section):
     last_blocks: int | None = Field(
         None, ge=1, description="train only the encoder's last blocks and neck: the backward pass stops there"
     )
+    lora_rank: int = Field(8, ge=1, description="of method lora")
+    lora_alpha: int = Field(16, ge=1, description="of method lora: the update is scaled by alpha / rank")
+    shira_rank: int = Field(1, ge=1, description="of method shira: rank x (in + out) random entries a layer")
+    adapter_width: int = Field(32, ge=1, description="of method adapter: channels of the bottleneck")
+    prompt_tokens: int = Field(10, ge=1, description="of methods vpt_shallow and vpt_deep")
+    seed: int = Field(0, ge=0, description="of the first values of what lora, adapter and vpt add, and of shira's entries")
     max_images: int | None = Field(None, ge=1, description="images of the selection pass; default: the whole training part")
     batch_size: int = Field(4, ge=1, description="images per selection batch; the sum runs over batch-mean gradients")
 

@@ -11,6 +11,7 @@ from safetensors.torch import save
 from gps_seg.checkpoint import write_bytes
 from gps_seg.errors import ConfigError
 from gps_seg.inference import load_run
+from gps_seg.methods.inserts import fold_modules
 
 
 def export_merged(folder: Path, target: Path) -> str:
@@ -25,6 +26,7 @@ def export_merged(folder: Path, target: Path) -> str:
         raise ConfigError(f"{target} is there already: choose another --merged")
     run = load_run(folder, device="cpu")
     run.attached.merge()
+    fold_modules(run.model, run.attached.selection.meta)
     state = {name: tensor.contiguous() for name, tensor in run.model.state_dict().items()}
     if target.suffix == ".safetensors":
         data = save(state)

@@ -20,6 +20,7 @@ from gps_seg.data.images import list_images, read_image, read_mask, write_image,
 from gps_seg.data.polyps import Pair, load_splits, pair_folder
 from gps_seg.engine import predictions, resolve_device, resolve_precision
 from gps_seg.errors import CheckpointError, ConfigError, DataError
+from gps_seg.methods.inserts import insert_modules
 from gps_seg.metrics import ImageScore
 from gps_seg.models.sam import SamModel, load_sam
 from gps_seg.plots import Case, case_sheet, overlay
@@ -67,7 +68,7 @@ def load_run(folder: Path, *, device: str = "auto", precision: str = "auto") -> 
     config = parse_config({"model": description.get("model", {})}, source=str(folder)).model
     place = resolve_device(device)
     model = load_model(config, torch.device("cpu"))
-    attached = load_delta(folder, model)
+    attached = load_delta(folder, model, insert_modules)
     model.to(place).eval()
     return Run(folder, model, attached, description, place, resolve_precision(precision, place))
 

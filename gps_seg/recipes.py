@@ -35,6 +35,7 @@ from gps_seg.engine import (
 from gps_seg.errors import ConfigError
 from gps_seg.inference import draw_cases, load_model, make_loader, score_pairs
 from gps_seg.methods import METHODS
+from gps_seg.methods.inserts import insert_modules
 from gps_seg.metrics import ImageScore, aggregate
 from gps_seg.models.sam import SamModel
 from gps_seg.models.weights import PUBLISHED
@@ -225,7 +226,9 @@ def _select_or_load(bench: Bench, out: Path, *, say: Say, main: bool) -> tuple[S
     """A resumed run keeps its selection; reselecting on moved weights would be another method."""
     path = out / SELECTION_FILE
     if path.exists():
-        return checkpoint.load_selection(path, bench.model), 0.0
+        selection = checkpoint.load_selection(path, bench.model)
+        insert_modules(bench.model, selection.meta)
+        return selection, 0.0
     began = time.perf_counter()
     selection = make_selection(bench, say)
     if main:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from gps_seg.errors import ConfigError, TrainingError
 
-Role = Literal["weight", "bias", "norm", "scale", "embedding", "head"]
+Role = Literal["weight", "bias", "norm", "scale", "embedding", "head", "inserted"]
 Treatment = Literal["select", "train", "freeze"]
 Score = Literal["gradient", "gradient_abs", "gradient_squared", "gradient_weight", "magnitude", "random"]
 Level = Literal["neuron", "layer", "network"]

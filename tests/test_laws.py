@@ -20,14 +20,19 @@ from gps_seg.attach import Attached, attach
 from gps_seg.checkpoint import load_delta, load_selection, save_delta, save_selection
 from gps_seg.config import GPSConfig
 from gps_seg.engine import repeatable, training_mode
-from gps_seg.errors import CheckpointError
+from gps_seg.errors import CheckpointError, ConfigError
 from gps_seg.methods import METHODS
+from gps_seg.methods.inserts import fold_modules, insert_modules, remove_modules
+from gps_seg.models.packages import import_torchvision
 from gps_seg.models.sam import SamModel, build_sam, to_stock
 from gps_seg.runlog import read_log
 from gps_seg.selection import Selection, counts, fingerprint, gradient_scores
 
 MODELS = ("tiny", "tiny_lite")
-every = pytest.mark.parametrize(("method", "name"), [(method, name) for method in METHODS for name in MODELS])
+WITHOUT_A_PLACE_IN_SAM = ("vpt_shallow", "vpt_deep")
+every = pytest.mark.parametrize(
+    ("method", "name"), [(method, name) for method in METHODS for name in MODELS if method not in WITHOUT_A_PLACE_IN_SAM]
+)
 
 
 def loss_of(model: nn.Module, image: Tensor) -> Tensor:
@@ -65,9 +70,8 @@ def output(model: nn.Module, image: Tensor) -> Tensor:
 @every
 def test_attaching_changes_no_output(method: str, name: str) -> None:
     model, selection, image = prepared(method, name)
-    before = output(model, image)
     attach(model, selection)
-    assert torch.equal(output(model, image), before)
+    assert torch.equal(output(model, image), output(build_sam(name).eval(), image))
 
 
 @every
@@ -102,7 +106,7 @@ def test_saving_and_loading_is_exact(method: str, name: str, tmp_path: Path) -> 
     again = load_selection(tmp_path / "selection.safetensors", fresh)
     assert again.dense == selection.dense and again.meta == selection.meta
     assert all(torch.equal(again.sparse[key], selection.sparse[key]) for key in selection.sparse)
-    load_delta(tmp_path, fresh)
+    load_delta(tmp_path, fresh, insert_modules)
     assert torch.equal(output(fresh, image), expected)
     assert not list(tmp_path.glob("*.pt")) and not list(tmp_path.glob(".*.tmp"))
 
@@ -110,15 +114,20 @@ def test_saving_and_loading_is_exact(method: str, name: str, tmp_path: Path) -> 
 @every
 def test_merged_equals_attached_and_is_a_stock_model(method: str, name: str) -> None:
     model, selection, image = prepared(method, name)
-    stock_names = list(model.state_dict())
-    stock_types = [type(module) for module in model.modules()]
+    stock = build_sam(name)
     attached = attach(model, selection)
     train(attached, image)
     expected = output(model, image)
     attached.merge()
     assert torch.equal(output(model, image), expected)
-    assert list(model.state_dict()) == stock_names
-    assert [type(module) for module in model.modules()] == stock_types
+    if method == "adapter":
+        with pytest.raises(ConfigError, match="method adapter: its modules cannot be merged into a stock model"):
+            fold_modules(model, selection.meta)
+        return
+    fold_modules(model, selection.meta)
+    torch.testing.assert_close(output(model, image), expected, rtol=1e-4, atol=1e-4)
+    assert list(model.state_dict()) == list(stock.state_dict())
+    assert [type(module) for module in model.modules()][1:] == [type(module) for module in stock.modules()][1:] or name == "tiny"
     if name == "tiny":
         assert type(to_stock(model)).__name__ == "Sam"
 
@@ -126,12 +135,14 @@ def test_merged_equals_attached_and_is_a_stock_model(method: str, name: str) -> 
 @every
 def test_unmerging_restores_the_base_bit_for_bit(method: str, name: str) -> None:
     model, selection, image = prepared(method, name)
-    base = fingerprint(model)
+    base = fingerprint(build_sam(name))
     assert base == selection.base
     attached = attach(model, selection)
     train(attached, image)
     attached.unmerge()
+    remove_modules(model, selection.meta)
     assert fingerprint(model) == base
+    assert torch.equal(output(model, image), output(build_sam(name).eval(), image))
 
 
 @every
@@ -162,6 +173,48 @@ def test_methods_train_what_their_names_say() -> None:
     assert any("norm" in name for name in encoder)
     _, full, _ = prepared("full", "tiny")
     assert counts(full, model)["trainable"] == sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("method", WITHOUT_A_PLACE_IN_SAM)
+def test_prompt_tokens_have_no_place_on_sams_grid_and_the_error_says_what_to_use(method: str) -> None:
+    model = build_sam("tiny")
+    with pytest.raises(ConfigError, match="method vpt: this encoder keeps its tokens on a grid.*use lora, adapter or ssf"):
+        METHODS[method](model, GPSConfig(), None)  # type: ignore[arg-type]
+    assert fingerprint(model) == fingerprint(build_sam("tiny"))
+
+
+@pytest.mark.parametrize("method", WITHOUT_A_PLACE_IN_SAM)
+def test_prompt_tokens_train_save_and_go_again_in_a_sequence_vit(method: str, tmp_path: Path) -> None:
+    import_torchvision()
+    import timm
+
+    def vit() -> nn.Module:
+        torch.manual_seed(0)
+        return timm.create_model("vit_tiny_patch16_224", img_size=32, depth=3, num_classes=5).eval()
+
+    model, image = vit(), torch.randn(2, 3, 32, 32)
+    stock = model(image)
+    selection = METHODS[method](model, GPSConfig(prompt_tokens=4), None)  # type: ignore[arg-type]
+    assert counts(selection, model)["inserted"] == 4 * 192 * (3 if method == "vpt_deep" else 1)
+    assert not torch.equal(model(image), stock)  # tokens take part in attention at once
+    attached = attach(model, selection)
+    optimizer = torch.optim.SGD(attached.trainable().values(), lr=1.0)
+    model(image).square().sum().backward()
+    optimizer.step()
+    expected = model(image)
+    save_delta(tmp_path, attached, {})
+    fresh = vit()
+    load_delta(tmp_path, fresh, insert_modules)
+    assert torch.equal(fresh(image), expected)
+    attached.unmerge()
+    remove_modules(model, selection.meta)
+    assert torch.equal(model(image), stock) and fingerprint(model) == selection.base
+
+
+def test_partial_trains_the_last_blocks_and_what_follows() -> None:
+    _, selection, _ = prepared("partial", "tiny")
+    assert all(name.startswith(("image_encoder.blocks.1.", "image_encoder.neck.", "mask_decoder.")) for name in selection.dense)
+    assert any(name.startswith("image_encoder.blocks.1.") for name in selection.dense)
 
 
 def test_a_delta_of_another_base_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """How the trainable set is made. One short file a method; :data:`METHODS` is the whole registry.
 
 A method is a function ``(model, config, scores) -> Selection``. ``scores`` is called with the names of the weights to score
-and runs the selection pass; methods that need no gradients never call it.
+and runs the selection pass; methods that need no gradients never call it. Methods that add modules (lora, shira, adapter, ssf,
+vpt) do so while they choose; see :mod:`gps_seg.methods.inserts`.
 """
 
 from __future__ import annotations
@@ -12,10 +13,15 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from gps_seg.config import GPSConfig
+from gps_seg.methods.adapter_layers import adapter
 from gps_seg.methods.bitfit import bitfit
 from gps_seg.methods.full import full
 from gps_seg.methods.gps import gps
 from gps_seg.methods.head import head
+from gps_seg.methods.partial import partial
+from gps_seg.methods.peft_layers import lora, shira
+from gps_seg.methods.ssf import ssf
+from gps_seg.methods.vpt import vpt_deep, vpt_shallow
 from gps_seg.selection import Selection
 
 
@@ -32,4 +38,11 @@ METHODS: dict[str, Callable[[nn.Module, GPSConfig, Scores], Selection]] = {
     "full": full,
     "head": head,
     "bitfit": bitfit,
+    "partial": partial,
+    "lora": lora,
+    "shira": shira,
+    "adapter": adapter,
+    "ssf": ssf,
+    "vpt_shallow": vpt_shallow,
+    "vpt_deep": vpt_deep,
 }

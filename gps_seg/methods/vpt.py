@@ -1,0 +1,86 @@
+"""VPT: learned tokens among the image's, at the first block (shallow) or anew at every block (deep).
+
+Source: Jia et al., Visual Prompt Tuning, ECCV 2022, arXiv 2203.12119. It is defined for encoders that pass a sequence of tokens
+from block to block, such as timm's ViT. SAM's encoder keeps its tokens on a grid that is cut into windows, where a token more
+has no place: the paper gives no definition for it, and GPS's SAM table has no VPT row, so asking for it is an error.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gps_seg.config import GPSConfig
+from gps_seg.errors import ConfigError
+from gps_seg.methods.inserts import INSERTS, Insert, Options, insert_and_select
+from gps_seg.selection import Selection
+
+
+def vpt_shallow(model: nn.Module, config: GPSConfig, scores: object = None) -> Selection:
+    """Train ``config.prompt_tokens`` tokens that enter before the first block, and the head. Changes the output at once.
+
+    Raises:
+        ConfigError: the encoder does not pass a sequence of tokens.
+    """
+    return insert_and_select("vpt_shallow", {"tokens": config.prompt_tokens, "seed": config.seed}, model, config)
+
+
+def vpt_deep(model: nn.Module, config: GPSConfig, scores: object = None) -> Selection:
+    """The same with new tokens before every block, which replace those of the block before."""
+    return insert_and_select("vpt_deep", {"tokens": config.prompt_tokens, "seed": config.seed}, model, config)
+
+
+def _encoder(model: nn.Module) -> Any:
+    """The part with ``blocks`` and a token width.
+
+    Raises:
+        ConfigError: there is none, or its tokens lie on a grid.
+    """
+    for module in model.modules():
+        if hasattr(module, "blocks") and hasattr(module, "cls_token") and hasattr(module, "embed_dim"):
+            return module
+    raise ConfigError("method vpt: this encoder keeps its tokens on a grid, where prompt tokens have no defined place; "
+                      "use lora, adapter or ssf, or a ViT that passes a sequence")
+
+
+def _put(block: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Prompts go behind the class token; from the second block on they replace the former ones."""
+    x: Tensor = inputs[0]
+    prompts = block.prompts.to(x.dtype).expand(len(x), -1, -1)
+    rest = x[:, 1:] if block.prompt_is_first else x[:, 1 + prompts.shape[1] :]
+    return (torch.cat([x[:, :1], prompts, rest], 1), *inputs[1:])
+
+
+def _drop(block: Any, inputs: Any, output: Tensor) -> Tensor:
+    return torch.cat([output[:, :1], output[:, 1 + block.prompt_count :]], 1)
+
+
+def _add(model: nn.Module, options: Options, *, deep: bool) -> None:
+    encoder = _encoder(model)
+    count, width = int(options["tokens"]), int(encoder.embed_dim)
+    blocks = list(encoder.blocks)
+    for index, block in enumerate(blocks if deep else blocks[:1]):
+        limit = (6 / (3 * 16 * 16 + width)) ** 0.5  # Xavier over a patch, as published
+        block.prompts = nn.Parameter(torch.empty(1, count, width).uniform_(-limit, limit))
+        block.prompt_is_first = index == 0
+        block.prompt_hooks = [block.register_forward_pre_hook(_put)]
+    blocks[-1].prompt_count = count
+    blocks[-1].prompt_drop = [blocks[-1].register_forward_hook(_drop)]
+
+
+def _remove(model: nn.Module) -> None:
+    for module in list(model.modules()):
+        for hooks in ("prompt_hooks", "prompt_drop"):
+            if hasattr(module, hooks):
+                getattr(module, hooks)[0].remove()
+                delattr(module, hooks)
+        module._parameters.pop("prompts", None)
+        for name in ("prompt_is_first", "prompt_count"):
+            if hasattr(module, name):
+                delattr(module, name)
+
+
+INSERTS["vpt_shallow"] = Insert(lambda model, options: _add(model, options, deep=False), _remove, None)
+INSERTS["vpt_deep"] = Insert(lambda model, options: _add(model, options, deep=True), _remove, None)
