@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import random
+import struct
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -49,11 +55,105 @@ def test_every_kind_of_image_arrives_as_upright_rgb(tmp_path: Path) -> None:
         assert found.shape == (30, 40, 3) and found.dtype == np.uint8
 
 
-def test_exif_rotation_is_applied(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("orientation", "upright"), list(enumerate([
+    lambda x: x, np.fliplr, lambda x: np.rot90(x, 2), np.flipud, lambda x: x.swapaxes(0, 1), lambda x: np.rot90(x, -1),
+    lambda x: np.rot90(x, 2).swapaxes(0, 1), np.rot90], start=1)))
+def test_exif_rotation_is_applied(
+    tmp_path: Path, orientation: int, upright: Callable[[NDArray[np.uint8]], NDArray[np.uint8]],
+) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # rotate by 90 degrees to the right to see it upright
-    Image.fromarray(picture()).save(tmp_path / "a.png", exif=exif)
-    assert np.array_equal(read_image(tmp_path / "a.png"), np.rot90(picture(), -1))
+    exif[0x0112] = orientation
+    for suffix in (".png", ".tif", ".webp", ".jpg"):
+        Image.fromarray(picture()).save(tmp_path / f"plain{suffix}", lossless=True)
+        Image.fromarray(picture()).save(tmp_path / f"turned{suffix}", lossless=True, exif=exif)
+        assert np.array_equal(read_image(tmp_path / f"turned{suffix}"), upright(read_image(tmp_path / f"plain{suffix}")))
+
+
+def exif_bytes(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """Metadata by hand: (tag, type, count, value)."""
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + b"".join(
+        struct.pack("<HHI4s", *entry) for entry in entries) + bytes(4)
+
+
+@pytest.mark.parametrize("odd", [
+    (0x0100, 2, 2, b"5"),  # the width as text
+    (0x010E, 11, 1, b"5"),  # the description as a float
+    (0x0128, 4, 1, b"\xff\xff\xff\xff"),  # a unit beyond 16 bits
+])
+def test_metadata_of_a_wrong_type_does_not_stop_an_image(tmp_path: Path, odd: tuple[int, int, int, bytes]) -> None:
+    for suffix in (".jpg", ".png", ".webp"):
+        Image.fromarray(picture()).save(tmp_path / f"a{suffix}", exif=exif_bytes((0x0112, 3, 1, b"\x06"), odd))
+        assert read_image(tmp_path / f"a{suffix}").shape == (40, 30, 3)
+
+
+def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path: Path) -> None:
+    Image.fromarray(picture()).quantize(16).save(tmp_path / "a.png", transparency=bytes(range(16)))
+    assert read_image(tmp_path / "a.png").shape == (30, 40, 3) and read_mask(tmp_path / "a.png").shape == (30, 40)
+
+
+def test_not_a_number_in_a_float_image_is_black(tmp_path: Path) -> None:
+    values = np.array([[np.nan, 255.0], [0.0, 7.0]], np.float32)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    assert read_image(tmp_path / "a.tif")[..., 0].tolist() == [[0, 255], [0, 7]]
+
+
+def test_reading_in_threads_leaves_the_warning_filters_as_they_were(tmp_path: Path) -> None:
+    Image.fromarray(picture(300, 400)).save(tmp_path / "large.png")
+    Image.fromarray(picture(30, 40)).save(tmp_path / "small.png")
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(20):
+            list(pool.map(read_image, [tmp_path / "small.png", tmp_path / "large.png"] * 4))
+            assert list(warnings.filters) == before
+
+
+def kinds_of_files() -> dict[str, bytes]:
+    """Small files of every format, with the metadata and the compressions that have parsers of their own."""
+    rgb = Image.fromarray(picture(12, 16))
+    exif = exif_bytes((0x0112, 3, 1, b"\x06"), (0x0128, 3, 1, b"\x02"), (0x010E, 2, 4, b"abc"))
+    kinds: list[tuple[str, Image.Image, dict[str, object]]] = [
+        ("jpeg", rgb, {"exif": exif, "icc_profile": bytes(50)}), ("jpeg", rgb, {"progressive": True}),
+        ("png", rgb, {"exif": exif}), ("png", rgb.quantize(16), {"transparency": bytes(16)}),
+        ("tiff", rgb, {"exif": exif[6:]}), ("tiff", rgb.convert("F"), {}), ("tiff", rgb.quantize(16), {}),
+        ("tiff", rgb, {"compression": "tiff_lzw"}), ("tiff", rgb, {"compression": "jpeg"}),
+        ("bmp", rgb, {}), ("bmp", rgb.quantize(16), {}), ("webp", rgb, {"exif": exif}), ("webp", rgb, {"lossless": True}),
+    ]
+    files = {}
+    for number, (kind, image, options) in enumerate(kinds):
+        buffer = io.BytesIO()
+        image.save(buffer, kind, **options)
+        files[f"{number}.{kind}"] = buffer.getvalue()
+    return files
+
+
+def damaged(content: bytes, chance: random.Random) -> bytes:
+    """A few bytes changed, cut out, put in, or the end cut off; mostly in the header."""
+    data = bytearray(content)
+    for _ in range(chance.choice([1, 1, 2, 3, 8])):
+        at = chance.randrange(min(len(data), 300) if chance.random() < 0.6 else len(data))
+        what = chance.random()
+        if what < 0.6:
+            data[at] = chance.choice([0, 1, 2, 3, 4, 5, 8, 127, 128, 255, chance.randrange(256)])
+        elif what < 0.75:
+            del data[at + 1 : at + chance.randrange(2, 9)]
+        elif what < 0.9:
+            data[at:at] = chance.randbytes(chance.randrange(1, 9))
+        else:
+            del data[at + 1 :]
+    return bytes(data)
+
+
+def test_damaged_files_never_raise_anything_but_one_line(tmp_path: Path) -> None:
+    files, chance, lines = kinds_of_files(), random.Random(0), []
+    for _ in range(800):
+        name = chance.choice(sorted(files))
+        (tmp_path / name).write_bytes(damaged(files[name], chance))
+        try:
+            assert read_image(tmp_path / name).dtype == np.uint8
+            assert read_mask(tmp_path / name).dtype == np.bool_
+        except DataError as error:
+            lines.append((name, str(error)))
+    assert 100 < len(lines) < 700 and all(name in line and "\n" not in line for name, line in lines)
 
 
 @pytest.mark.parametrize(("content", "text"), [

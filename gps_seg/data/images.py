@@ -7,13 +7,16 @@ mask as bool (H, W). Whatever is wrong with the file arrives as one DataError li
 from __future__ import annotations
 
 import os
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from gps_seg.errors import DataError
 
@@ -23,6 +26,37 @@ MAX_PIXELS = 40_000_000
 MASK_THRESHOLD = 127
 # A hard mask saved as JPEG has under 1 % of its pixels far from black and white (Kvasir-SEG: 0.7 %).
 AMBIGUOUS_FRACTION, DARK, BRIGHT = 0.02, 11, 244
+EXIF_ORIENTATION = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}
+
+
+class _Silence:
+    """Warnings are ignored while any thread is inside, and go where they went before once all have left.
+
+    Each thread with a ``catch_warnings`` of its own would not do: where two overlap, the second keeps the filters that the
+    first has set and leaves "ignore" behind for the whole process.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._filters = threading.Lock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._filters.enter_context(warnings.catch_warnings(action="ignore"))
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._filters.close()
+
+
+_SILENCE = _Silence()
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -53,7 +87,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     Raises:
         DataError: missing, empty, not an image, cut short, or over 40 megapixels.
     """
-    return np.asarray(_to_eight_bit(_decode(path)).convert("RGB"))
+    with _reading(path):
+        return np.asarray(_to_eight_bit(_decode(path)).convert("RGB"))
 
 
 def read_mask(path: Path, *, threshold: int = MASK_THRESHOLD) -> NDArray[np.bool_]:
@@ -69,18 +104,19 @@ def read_mask(path: Path, *, threshold: int = MASK_THRESHOLD) -> NDArray[np.bool
 
 
 def read_mask_values(path: Path) -> NDArray[np.uint8]:
-    """The brightest channel of a mask file, uint8 (H, W), before any threshold; alpha is not a channel."""
-    picture = _to_eight_bit(_decode(path))
-    if picture.mode == "P" and not _is_palette_of_classes(picture):
-        picture = picture.convert("RGB")
-    if picture.mode == "P":
-        return np.asarray(picture)
-    if picture.mode in ("LA", "La"):
-        picture = picture.convert("L")
-    if picture.mode not in ("L", "1"):
-        picture = picture.convert("RGB")
-    values = np.asarray(picture.convert("L") if picture.mode == "1" else picture)
-    return values if values.ndim == 2 else values.max(axis=2)
+    """The brightest channel of a mask file, uint8 (H, W), before any threshold; alpha is not a channel.
+
+    Raises:
+        DataError: as :func:`read_image`.
+    """
+    with _reading(path):
+        picture = _to_eight_bit(_decode(path))
+        if picture.mode == "P" and _is_palette_of_classes(picture):
+            return np.asarray(picture)
+        if picture.mode in ("1", "LA", "La"):
+            picture = picture.convert("L")
+        values = np.asarray(picture if picture.mode == "L" else picture.convert("RGB"))
+        return values if values.ndim == 2 else values.max(axis=2)
 
 
 def _is_palette_of_classes(picture: Image.Image) -> bool:
@@ -120,36 +156,43 @@ def _write(path: Path, pixels: NDArray[np.uint8]) -> None:
         raise DataError(f"cannot write {path}: unknown image type {path.suffix!r}")
 
 
-def _decode(path: Path) -> Image.Image:
-    """Open, check and fully decode a file; upright."""
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """No warnings about odd metadata; whatever stops the reading of a file is one DataError with its name."""
     try:
-        if path.stat().st_size == 0:
-            raise DataError(f"{path}: expected an image, the file is empty")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # size is checked below; broken metadata does not matter
-            with Image.open(path, formats=FORMATS) as opened:
-                width, height = opened.size
-                if width * height > MAX_PIXELS:
-                    raise DataError(f"{path}: {width} x {height} pixels, over {MAX_PIXELS / 1e6:.0f} megapixels; shrink it")
-                opened.load()
-                return ImageOps.exif_transpose(opened)
+        with _SILENCE:
+            yield
     except DataError:
         raise
     except FileNotFoundError:
         raise DataError(f"expected an image at {path}, found none") from None
     except UnidentifiedImageError:
         raise DataError(f"{path}: expected a JPEG, PNG, TIFF, BMP or WebP image, the content is something else") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+    except Image.DecompressionBombError:
         raise DataError(f"{path}: more pixels than the most, {MAX_PIXELS / 1e6:.0f} megapixels; shrink it") from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, MemoryError) as error:
-        reason = getattr(error, "strerror", None) or "cut short or damaged"
+    except Exception as error:  # damaged bytes make Pillow raise almost any kind, from struct.error to AttributeError
+        reason = getattr(error, "strerror", None) or "cut short, damaged or of an unusual kind"
         raise DataError(f"{path}: cannot read the image ({reason})") from None
 
 
+def _decode(path: Path) -> Image.Image:
+    """Open, check and fully decode a file; upright."""
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: expected an image, the file is empty")
+    with Image.open(path, formats=FORMATS) as opened:
+        width, height = opened.size
+        if width * height > MAX_PIXELS:
+            raise DataError(f"{path}: {width} x {height} pixels, over {MAX_PIXELS / 1e6:.0f} megapixels; shrink it")
+        opened.load()
+        # not ImageOps.exif_transpose: it also writes the metadata anew and fails where a value has not its tag's type
+        turn = UPRIGHT.get(opened.getexif().get(EXIF_ORIENTATION, 1))
+        return opened.copy() if turn is None else opened.transpose(turn)
+
+
 def _to_eight_bit(picture: Image.Image) -> Image.Image:
-    """16- and 32-bit grey scaled to 8 bit: by 257 if values pass 255, else taken as they are."""
+    """16- and 32-bit grey scaled to 8 bit: by 257 if values pass 255, else taken as they are; not-a-number is black."""
     if picture.mode not in ("I", "I;16", "I;16B", "I;16L", "F"):
         return picture
-    values = np.asarray(picture).astype(np.float64)
+    values = np.nan_to_num(np.asarray(picture).astype(np.float64))
     scaled = values / 257 if values.max(initial=0) > 255 else values
     return Image.fromarray(np.clip(np.round(scaled), 0, 255).astype(np.uint8))
