@@ -189,6 +189,19 @@ def test_masks_survive_writing_and_leave_no_temporary_file(tmp_path: Path) -> No
     assert len(list((tmp_path / "deep").iterdir())) == 2
 
 
+def test_a_mask_of_two_colors_is_read_by_its_colors_and_a_class_map_by_its_classes(tmp_path: Path) -> None:
+    mask = np.zeros((30, 40), np.bool_)
+    mask[5:12, 10:20] = True
+    for number, shown in enumerate((mask, ~mask, np.ones_like(mask), np.zeros_like(mask))):
+        Image.fromarray(shown).convert("L").quantize(2).save(tmp_path / f"{number}.png")  # puts either color first
+        assert np.array_equal(read_mask(tmp_path / f"{number}.png"), shown)
+    for palette in ([0, 0, 0, 0, 0, 0], [255, 255, 255, 200, 0, 0], [90, 90, 90, 0, 60, 0], [0, 0, 0, 255, 255, 255]):
+        classes = Image.fromarray(mask.astype(np.uint8), "P")
+        classes.putpalette(palette)
+        classes.save(tmp_path / "classes.png")
+        assert np.array_equal(read_mask(tmp_path / "classes.png"), mask)
+
+
 # Pairs and splits
 
 

@@ -43,6 +43,7 @@ def test_every_way_to_store_a_mask_scores_alike(folders: tuple[Path, Path], tmp_
         "rgb.png": Image.fromarray(mask).convert("RGB"),
         "rgba.png": Image.merge("RGBA", [Image.fromarray(mask)] * 3 + [Image.new("L", (40, 40), 255)]),
         "palette.png": Image.fromarray(mask).convert("P"),
+        "two_colors.png": Image.fromarray(mask).quantize(2),
         "one_bit.png": Image.fromarray(mask).convert("1"),
         "sixteen.png": Image.fromarray(mask.astype(np.uint16) * 257),
         "zero_one.png": Image.fromarray(mask // 255),

@@ -120,8 +120,13 @@ def read_mask_values(path: Path) -> NDArray[np.uint8]:
 
 
 def _is_palette_of_classes(picture: Image.Image) -> bool:
-    """A palette file whose indices are 0 and 1 is a class map, whatever colours it shows."""
-    return int(np.asarray(picture).max()) <= 1
+    """A palette file whose indices are 0 and 1 is a class map, whatever colours it shows.
+
+    White before black is the exception: so programs store a black and white mask that they reduce to two colours.
+    """
+    colors = [*(picture.getpalette() or []), *[0] * 6]
+    white_first = min(colors[:3]) >= BRIGHT and max(colors[3:6]) <= DARK
+    return int(np.asarray(picture).max()) <= 1 and not white_first
 
 
 def is_ambiguous(values: NDArray[np.uint8]) -> bool:
