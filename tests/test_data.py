@@ -202,6 +202,24 @@ def test_a_mask_of_two_colors_is_read_by_its_colors_and_a_class_map_by_its_class
         assert np.array_equal(read_mask(tmp_path / "classes.png"), mask)
 
 
+def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot write .*a.xyz: unknown image type '.xyz'; use for example .png"):
+        write_image(tmp_path / "a.xyz", picture())
+    with pytest.raises(DataError, match=r"cannot write .*a.jpg: 66000 x 1 pixels are too many; use for example .png"):
+        write_image(tmp_path / "a.jpg", np.zeros((1, 66_000, 3), np.uint8))
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DataError, match="cannot write .*a.png: "):
+        write_mask(tmp_path / "file" / "a.png", np.zeros((3, 3), np.bool_))
+
+
+def test_a_folder_that_cannot_be_listed_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for name in ("none", "file"):
+        with pytest.raises(DataError, match=f"expected a folder of images at .*{name}, cannot list it"):
+            list_images(tmp_path / name)
+
+
 # Pairs and splits
 
 

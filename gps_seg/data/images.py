@@ -10,7 +10,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import cv2
@@ -60,9 +60,16 @@ _SILENCE = _Silence()
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Image files directly in a folder, by suffix in any case, sorted by name; hidden files are left out."""
-    return sorted(path for path in folder.iterdir()
-                  if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file())
+    """Image files directly in a folder, by suffix in any case, sorted by name; hidden files are left out.
+
+    Raises:
+        DataError: the folder cannot be listed.
+    """
+    try:
+        return sorted(path for path in folder.iterdir()
+                      if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file())
+    except OSError as error:
+        raise DataError(f"expected a folder of images at {folder}, cannot list it ({error.strerror})") from None
 
 
 def images_by_stem(folder: Path) -> dict[str, Path]:
@@ -137,28 +144,34 @@ def is_ambiguous(values: NDArray[np.uint8]) -> bool:
 
 
 def write_mask(path: Path, mask: NDArray[np.bool_]) -> None:
-    """Write a mask as a lossless 0/255 PNG, atomically."""
+    """Write a mask as a lossless 0/255 PNG, atomically. Raises DataError if that is not possible."""
     _write(path, np.where(mask, np.uint8(255), np.uint8(0)))
 
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:
-    """Write RGB (H, W, 3) or grey (H, W) by the path's suffix, atomically, without metadata."""
+    """Write RGB (H, W, 3) or grey (H, W) by the path's suffix, atomically, without metadata.
+
+    Raises:
+        DataError: a suffix not in SUFFIXES, more pixels than the format allows, or a path that cannot be written.
+    """
     _write(path, image)
 
 
 def _write(path: Path, pixels: NDArray[np.uint8]) -> None:
-    data = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
-    done, encoded = cv2.imencode(path.suffix, data)
+    if path.suffix.lower() not in SUFFIXES:
+        raise DataError(f"cannot write {path}: unknown image type {path.suffix!r}; use for example .png")
+    done, encoded = cv2.imencode(path.suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels)
+    if not done:  # JPEG ends at 65500 pixels a side, WebP at 16383
+        raise DataError(f"cannot write {path}: {pixels.shape[1]} x {pixels.shape[0]} pixels are too many; use for example .png")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(encoded.tobytes())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise DataError(f"cannot write {path}: {error.strerror}") from None
-    if not done:
-        raise DataError(f"cannot write {path}: unknown image type {path.suffix!r}")
 
 
 @contextmanager
