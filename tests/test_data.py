@@ -357,6 +357,28 @@ def test_phantom_folders_are_written_once(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["p"]
 
 
+def test_phantoms_never_stand_in_for_another_set(tmp_path: Path) -> None:
+    root = write_phantoms(tmp_path / "p", 2, size=(36, 48))
+    for number, seed, size in ((3, 0, (36, 48)), (2, 1, (36, 48)), (2, 0, (48, 36))):
+        with pytest.raises(DataError, match=f"cannot write {number} phantoms to .*p .*; remove it"):
+            write_phantoms(root, number, seed=seed, size=size)
+    (root / "phantom.json").write_bytes(b"{\xff")  # cut short on a full disk
+    with pytest.raises(DataError, match="cannot write 2 phantoms to .*p .*; remove it"):
+        write_phantoms(root, 2, size=(36, 48))
+    assert [path.name for path in tmp_path.iterdir()] == ["p"]
+
+
+def test_phantom_folders_are_as_open_as_any_new_folder(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    assert write_phantoms(tmp_path / "p", 1, size=(36, 48)).stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
+def test_phantoms_where_nothing_can_be_written_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DataError, match="cannot write 1 phantoms to .*file/p"):
+        write_phantoms(tmp_path / "file" / "p", 1, size=(36, 48))
+
+
 # Transforms and batches
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from gps_seg.data.images import write_image, write_mask
+from gps_seg.errors import DataError
 
 VERSION = 1
 NO_POLYP = 0.15
@@ -125,25 +125,46 @@ def _add_optics(
 
 
 def write_phantoms(root: Path, number: int, *, seed: int = 0, size: tuple[int, int] = (288, 384)) -> Path:
-    """Write ``images/`` and ``masks/`` of the first ``number`` scenes to ``root``, in one step. Returns ``root``."""
-    marker = {"version": VERSION, "number": number, "seed": seed, "size": list(size)}
-    if (root / "phantom.json").is_file() and json.loads((root / "phantom.json").read_text()) == marker:
+    """Write ``images/`` and ``masks/`` of the first ``number`` scenes to ``root``, in one step. Returns ``root``.
+
+    A folder that already holds exactly this set is left as it is.
+
+    Raises:
+        DataError: ``root`` holds anything else, or cannot be written.
+    """
+    marker = json.dumps({"version": VERSION, "number": number, "seed": seed, "size": list(size)})
+    if _holds(root, marker):
         return root
-    root.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".phantom-", dir=root.parent))
-    for index in range(number):
-        image, mask = phantom(index, size=size, seed=seed)
-        write_image(draft / "images" / f"phantom_{index:05d}.png", image)
-        write_mask(draft / "masks" / f"phantom_{index:05d}.png", mask)
-    (draft / "phantom.json").write_text(json.dumps(marker))
     try:
-        os.replace(draft, root)
-    except OSError:  # another process was faster
-        shutil.rmtree(draft)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".phantom-", dir=root.parent, ignore_cleanup_errors=True) as draft:
+            folder = Path(draft) / "set"  # a temporary folder itself is closed to other users
+            folder.mkdir()
+            for index in range(number):
+                image, mask = phantom(index, size=size, seed=seed)
+                write_image(folder / "images" / f"phantom_{index:05d}.png", image)
+                write_mask(folder / "masks" / f"phantom_{index:05d}.png", mask)
+            (folder / "phantom.json").write_text(marker, encoding="utf-8")
+            os.replace(folder, root)
+    except OSError as error:
+        if not _holds(root, marker):  # else another process was faster
+            raise DataError(f"cannot write {number} phantoms to {root} ({error.strerror}); "
+                            "remove it, or choose another folder") from None
     return root
 
 
+def _holds(root: Path, marker: str) -> bool:
+    try:
+        return (root / "phantom.json").read_bytes() == marker.encode()
+    except OSError:
+        return False
+
+
 def phantom_folder(number: int, *, seed: int = 0) -> Path:
-    """The folder of a phantom set in the cache ($GPS_SEG_CACHE, else ~/.cache/gps_seg), made if it is not there."""
+    """The folder of a phantom set in the cache ($GPS_SEG_CACHE, else ~/.cache/gps_seg), made if it is not there.
+
+    Raises:
+        DataError: as :func:`write_phantoms`.
+    """
     cache = Path(os.environ.get("GPS_SEG_CACHE") or Path.home() / ".cache" / "gps_seg")
     return write_phantoms(cache / f"phantom-{VERSION}-{number}-{seed}", number, seed=seed)
