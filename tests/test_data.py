@@ -438,6 +438,14 @@ def test_a_batch_has_the_stated_shapes_boxes_and_valid_pixels(tmp_path: Path) ->
             assert box.tolist() == [0, 0, 63, 47]
 
 
+def test_a_mask_of_another_size_is_refused_not_stretched(tmp_path: Path) -> None:
+    write_image(tmp_path / "i.png", picture(30, 40))
+    write_mask(tmp_path / "m.png", np.ones((40, 30), np.bool_))
+    dataset = PolypDataset([Pair("a", tmp_path / "i.png", tmp_path / "m.png")], **SPEC)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"m.png: the mask is 30 x 40 pixels, its image 40 x 30; make them equal"):
+        dataset[0]
+
+
 def test_an_image_in_an_epoch_is_the_same_in_any_order_and_process(tmp_path: Path) -> None:
     pairs = pair_folder(write_phantoms(tmp_path / "p", 3, size=(36, 48)))
 

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, Sampler
 from gps_seg.data.images import read_image, read_mask
 from gps_seg.data.polyps import Pair
 from gps_seg.data.transforms import Augment, Geometry, fit_image, fit_mask, normalise, sample_seed
+from gps_seg.errors import DataError
 
 Triple = tuple[float, float, float]
 
@@ -93,6 +94,9 @@ class PolypDataset(Dataset[Item]):
         augment: from ``transforms.augmentation``; None for none.
         seed: with the epoch and the index it decides an image's augmentation.
         cache: keep resized images and masks in memory.
+
+    Raises:
+        DataError: from indexing, for an unreadable file or a mask that has not its image's size.
     """
 
     def __init__(
@@ -121,7 +125,11 @@ class PolypDataset(Dataset[Item]):
             return self._cache[index]
         pair = self.pairs[index]
         image, geometry = fit_image(read_image(pair.image), self.input_size, self.resize)
-        fitted = image, fit_mask(read_mask(pair.mask), geometry.content_size), geometry
+        mask = read_mask(pair.mask)
+        if mask.shape != geometry.native_size:  # stretching it over the image would teach wrong outlines
+            (height, width), (rows, columns) = geometry.native_size, mask.shape
+            raise DataError(f"{pair.mask}: the mask is {columns} x {rows} pixels, its image {width} x {height}; make them equal")
+        fitted = image, fit_mask(mask, geometry.content_size), geometry
         if self._cache is not None:
             self._cache[index] = fitted
         return fitted
