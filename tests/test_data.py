@@ -256,8 +256,8 @@ def test_the_official_lists_are_the_published_ones() -> None:
     assert (len(train), len(test), len(set(train) | set(test))) == (880, 120, 1000)
 
 
-def test_lists_may_have_suffixes_and_windows_line_ends_but_no_doubles(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes(b"f1.jpg\r\nf2\r\n\r\nv1.2_b\r\n")
+def test_lists_may_have_suffixes_and_windows_marks_but_no_doubles(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbff1.jpg\r\nf2\r\n\r\nv1.2_b\r\n")
     assert read_list(tmp_path / "a.txt") == ["f1", "f2", "v1.2_b"]
     (tmp_path / "b.txt").write_text("f1.jpg\nf1.png\n")
     with pytest.raises(DataError, match="1 names occur twice: f1"):

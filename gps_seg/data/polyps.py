@@ -89,7 +89,7 @@ def find_root(name: str, root: Path | None = None) -> Path | None:
 def read_list(path: Path) -> list[str]:
     """Image stems, one a line, with or without an image suffix. Raises DataError for a missing list or a doubled name."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors put a byte order mark before the first name
     except (OSError, UnicodeDecodeError):
         raise DataError(f"expected a list of image names at {path}, cannot read it") from None
     return _stems(text, str(path))
