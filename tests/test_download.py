@@ -102,8 +102,10 @@ def test_no_network_a_missing_file_and_plain_http_are_explained(server: Server, 
         download(url(server, "/none"), tmp_path / "a", sha256="0")
     with pytest.raises(DataError, match="cannot download .*check the network, or fetch it elsewhere to"):
         download("http://127.0.0.1:9/a", tmp_path / "a", sha256="0")
-    with pytest.raises(DataError, match="downloads need https"):
-        download("http://example.org/a", tmp_path / "a", sha256="0")
+    (tmp_path / "local").write_bytes(CONTENT)
+    for address in ("http://example.org/a", f"file://localhost{tmp_path}/local", "ftp://127.0.0.1/a"):
+        with pytest.raises(DataError, match="downloads need https"):
+            download(address, tmp_path / "a", sha256=checksum(CONTENT))
 
 
 def zipped(members: dict[str, bytes]) -> bytes:
@@ -138,9 +140,70 @@ def test_a_link_and_a_bomb_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
         unzip(tmp_path / "no.zip", tmp_path / "out")
 
 
+def patched(archive: bytes, *, local: int, central: int, value: int) -> bytes:
+    """An archive of one member with a header field of 16 bits changed in both places where it stands."""
+    data, directory = bytearray(archive), archive.index(b"PK\x01\x02")
+    for at in (local, directory + central):
+        data[at : at + 2] = value.to_bytes(2, "little")
+    return bytes(data)
+
+
+def broken_archives() -> dict[str, bytes]:
+    plain = zipped({"a": bytes(100)})
+    broken = {
+        "encrypted": patched(plain, local=6, central=8, value=1),
+        "of an unknown compression": patched(plain, local=8, central=10, value=99),
+        "with a name that is not utf-8": patched(plain, local=6, central=8, value=0x800).replace(b"a", b"\xff"),
+    }
+    for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", method) as file:
+            file.writestr("a", CONTENT)
+        data = bytearray(buffer.getvalue())
+        data[40:80] = b"\xff" * 40
+        broken[f"damaged, compression {method}"] = bytes(data)
+    return broken
+
+
+@pytest.mark.parametrize("kind", broken_archives())
+def test_broken_archives_are_one_line_and_leave_nothing(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "a.zip").write_bytes(broken_archives()[kind])
+    with pytest.raises(DataError, match=r"a\.zip") as caught:
+        unzip(tmp_path / "a.zip", tmp_path / "inside" / "out")
+    assert "None" not in str(caught.value) and list((tmp_path / "inside").iterdir()) == []
+
+
+def test_an_unpacked_folder_is_as_open_as_any_new_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(zipped({"good": b"1"}))
+    (tmp_path / "new").mkdir()
+    assert unzip(tmp_path / "a.zip", tmp_path / "out").stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
+def test_no_folder_to_unpack_into_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(zipped({"good": b"1"}))
+    with pytest.raises(DataError, match="cannot unpack a.zip"):
+        unzip(tmp_path / "a.zip", tmp_path / "a.zip" / "out")
+
+
 def test_kvasir_is_fetched_unpacked_and_found(server: Server, tmp_path: Path) -> None:
     archive = zipped({"Kvasir-SEG/images/a.jpg": b"i", "Kvasir-SEG/masks/a.jpg": b"m", "Kvasir-SEG/kavsir_bboxes.json": b"{}"})
     server.files["/k.zip"] = archive
     root = download_kvasir(tmp_path, url=url(server, "/k.zip"), sha256=checksum(archive))
     assert (root / "images" / "a.jpg").is_file() and [path.name for path in tmp_path.iterdir()] == ["Kvasir-SEG"]
     assert download_kvasir(tmp_path, url="https://unused.invalid", sha256="") == root
+
+
+def test_kvasir_never_mixes_with_another_folder(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "Kvasir-SEG" / "notes").mkdir(parents=True)
+    with pytest.raises(DataError, match="Kvasir-SEG: expected nothing, or a data set with images/; remove it"):
+        download_kvasir(tmp_path, url=url(server, "/k.zip"), sha256="")
+    assert server.requests == []
+
+
+def test_kvasir_goes_on_after_a_download_that_was_killed_while_moving(server: Server, tmp_path: Path) -> None:
+    archive = zipped({"Kvasir-SEG/images/a.jpg": b"i", "Kvasir-SEG/masks/a.jpg": b"m"})
+    server.files["/k.zip"] = archive
+    (tmp_path / ".kvasir-seg" / "Kvasir-SEG" / "images").mkdir(parents=True)
+    (tmp_path / "Kvasir-SEG").mkdir()
+    root = download_kvasir(tmp_path, url=url(server, "/k.zip"), sha256=checksum(archive))
+    assert (root / "masks" / "a.jpg").is_file() and [path.name for path in tmp_path.iterdir()] == ["Kvasir-SEG"]

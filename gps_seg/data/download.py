@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import shutil
 import sys
@@ -10,6 +11,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +24,8 @@ from gps_seg.errors import DataError
 TIMEOUT_S = 10
 CHUNK = 1 << 16
 MAX_UNZIPPED_BYTES = 2 << 30
+# What zipfile and its decompressors raise for damaged, encrypted and unknown archives.
+BAD_ARCHIVE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, ValueError, IndexError, EOFError)
 KVASIR_URL = "https://datasets.simula.no/downloads/kvasir-seg.zip"
 KVASIR_SHA256 = "03b30e21d584e04facf49397a2576738fd626815771afbbf788f74a7153478f7"
 
@@ -37,7 +41,7 @@ def download(url: str, target: Path, *, sha256: str) -> Path:
         DataError: no network, an HTTP error, the wrong content, or no space.
     """
     place = urlparse(url)
-    if place.scheme != "https" and place.hostname not in ("127.0.0.1", "localhost"):
+    if place.scheme != "https" and (place.scheme != "http" or place.hostname not in ("127.0.0.1", "localhost")):
         raise DataError(f"{url}: downloads need https")
     part = target.with_name(target.name + ".part")
     try:
@@ -90,21 +94,22 @@ def unzip(archive: Path, folder: Path) -> Path:
     """Unpack a zip file into a new folder, whole or not at all.
 
     Raises:
-        DataError: not a zip file, a member that would land outside the folder, a link, or more than 2 GiB unpacked.
+        DataError: not a zip file, a damaged or encrypted one, a member that would land outside the folder, a link, more than
+            2 GiB unpacked, or a folder that cannot be written or is not empty.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".unzip-", dir=folder.parent))
     try:
-        with zipfile.ZipFile(archive) as file:
-            _check_members(archive, file)
-            _extract(file, draft)
-        os.replace(draft, folder)
-    except (zipfile.BadZipFile, EOFError) as error:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".unzip-", dir=folder.parent, ignore_cleanup_errors=True) as draft:
+            content = Path(draft) / "content"  # a temporary folder itself is closed to other users
+            content.mkdir()
+            with zipfile.ZipFile(archive) as file:
+                _check_members(archive, file)
+                _extract(file, content)
+            os.replace(content, folder)
+    except BAD_ARCHIVE as error:
         raise DataError(f"{archive}: expected a zip file ({error})") from None
     except OSError as error:
-        raise DataError(f"{folder}: cannot unpack {archive.name} ({error.strerror})") from None
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        raise DataError(f"{folder}: cannot unpack {archive.name} ({error.strerror or error})") from None
     return folder
 
 
@@ -143,13 +148,21 @@ def _copy(source: IO[bytes], sink: IO[bytes], limit: int) -> int:
 
 
 def download_kvasir(root: Path, *, url: str = KVASIR_URL, sha256: str = KVASIR_SHA256) -> Path:
-    """Put Kvasir-SEG (1000 images, 46 MB) into ``root/Kvasir-SEG`` unless it is there. Research and education only."""
+    """Put Kvasir-SEG (1000 images, 46 MB) into ``root/Kvasir-SEG`` unless it is there. Research and education only.
+
+    Raises:
+        DataError: ``root/Kvasir-SEG`` holds something else, or as :func:`download` and :func:`unzip`.
+    """
     folder = root / "Kvasir-SEG"
     if (folder / "images").is_dir():
         return folder
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder}: expected nothing, or a data set with images/; remove it and download again")
     archive = download(url, root / "kvasir-seg.zip", sha256=sha256)
-    draft = unzip(archive, root / ".kvasir-seg")
+    draft = root / ".kvasir-seg"
+    shutil.rmtree(draft, ignore_errors=True)  # left by a download that was killed after unpacking
     try:
+        unzip(archive, draft)
         inner = next((path.parent for path in sorted(draft.rglob("images")) if (path.parent / "masks").is_dir()), None)
         if inner is None:
             raise DataError(f"{archive}: expected images/ and masks/ inside, found neither")
