@@ -80,6 +80,31 @@ def training_curve(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     _save(figure, path)
 
 
+def cost_plot(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
+    """Write a PNG of step time against memory, a dot a method, with the floor's time and memory drawn as lines.
+
+    Args:
+        rows: of the cost benchmark: ``method``, ``step_s``, and ``peak_bytes`` or, where that is zero, ``saved_bytes``.
+    """
+    from matplotlib.figure import Figure
+
+    key = "peak_bytes" if all(row["peak_bytes"] for row in rows) else "saved_bytes"
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axis = figure.subplots()
+    for row in rows:
+        is_ours = row["method"] == "gps"
+        axis.scatter(row[key] / 1e9, row["step_s"], s=70 if is_ours else 36, color="#d1495b" if is_ours else "#7a8ca3", zorder=3)
+        axis.annotate(row["method"], (row[key] / 1e9, row["step_s"]), xytext=(6, 4), textcoords="offset points", fontsize=9)
+        if row["method"] == "floor":
+            axis.axhline(row["step_s"], color="#0077aa", linewidth=0.9, linestyle="--", zorder=1)
+            axis.axvline(row[key] / 1e9, color="#0077aa", linewidth=0.9, linestyle="--", zorder=1)
+    what = "peak memory of a step" if key == "peak_bytes" else "kept for the backward"
+    axis.set(xlabel=f"{what}, GB", ylabel="step, seconds", title=title, xlim=(0, None), ylim=(0, None))
+    axis.margins(0.12)
+    axis.grid(alpha=0.25)
+    _save(figure, path)
+
+
 def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y for _, y in points]
 

@@ -1,0 +1,162 @@
+"""One method of the cost benchmark, ready to step, and what of it can be counted without a clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from gps_seg.attach import attach
+from gps_seg.config import GPSConfig
+from gps_seg.engine import autocast, compute_dtype, training_mode
+from gps_seg.methods import METHODS
+from gps_seg.models.backbones import build_backbone
+from gps_seg.models.sam import MODELS, build_sam
+from gps_seg.selection import Selection, gradient_scores, matches
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured: model and image size in pixels, batch, precision, and how gps keeps its frozen weights."""
+
+    model: str
+    size: int | None
+    batch: int
+    precision: str
+    device: str
+    compiled: bool = False
+    frozen_storage: str = "fp32"
+    checkpoint_blocks: bool = False
+
+    def build(self) -> tuple[nn.Module, Tensor]:
+        """The model with random weights and one batch of noise (B, 3, S, S), on the device."""
+        device = torch.device(self.device)
+        model: Any
+        if self.model in MODELS:
+            model = build_sam(self.model, input_size=self.size)
+            model.checkpoint_blocks = self.checkpoint_blocks
+            side = model.spec.input_size
+        else:
+            model = build_backbone(self.model, input_size=self.size)
+            side = self.size or model.pretrained_cfg["input_size"][-1]
+        image = torch.randn(self.batch, 3, side, side, generator=torch.Generator().manual_seed(0))
+        return model.to(device), image.to(device)
+
+
+def output_of(model: Any, image: Tensor) -> Tensor:
+    """The tensor a loss would see: mask logits of a SAM, class logits of a classifier."""
+    out = model(image)
+    return out if isinstance(out, Tensor) else out.logits
+
+
+class Bench:
+    """One method on its own copy of the model, ready to step."""
+
+    def __init__(self, method: str, model: nn.Module, image: Tensor, setting: Setting) -> None:
+        self.method, self.model, self.image, self.setting = method, model, image, setting
+        self.sparse: dict[str, Tensor] = {}
+        self.trainable: dict[str, nn.Parameter] = {}
+        self.optimizer: torch.optim.Optimizer | None = None
+        began = time.perf_counter()
+        self._prepare()
+        self.selection_s = time.perf_counter() - began if method == "gps" else 0.0
+        training_mode(model)
+        self.run: Any = torch.compile(model) if setting.compiled else model
+
+    def _prepare(self) -> None:
+        if self.method == "floor":  # nothing trains; the input needs a gradient, so the whole backward of activations runs
+            self.model.requires_grad_(False)
+            return
+        attached = attach(self.model, select_for_cost(self.method, self.model, self.image, self.setting.precision))
+        if self.setting.frozen_storage == "compute":
+            attached.store_frozen(compute_dtype(self.setting.precision))
+        self.sparse, self.trainable = dict(attached.selection.sparse), attached.trainable()
+        self.optimizer = torch.optim.AdamW(self.trainable.values(), lr=1e-6)
+        attached.follow(self.optimizer)
+
+    def forward(self) -> Tensor:
+        """A scalar of the model's output, with the graph for a backward pass."""
+        image = self.image.clone().requires_grad_(self.method == "floor")
+        with autocast(image.device, self.setting.precision):
+            return output_of(self.run, image).float().square().mean()
+
+    def step(self) -> tuple[float, float]:
+        """One training step; returns (forward, whole) in seconds."""
+        wait(self.image.device)
+        began = time.perf_counter()
+        loss = self.forward()
+        wait(self.image.device)
+        forward = time.perf_counter() - began
+        loss.backward()
+        if self.optimizer is not None:
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+        wait(self.image.device)
+        return forward, time.perf_counter() - began
+
+    def flops(self) -> int:
+        """Floating-point operations of forward and backward, counted by torch (matrix products and convolutions)."""
+        with FlopCounterMode(display=False) as counter:
+            self.forward().backward()
+        if self.optimizer is not None:
+            self.optimizer.zero_grad(set_to_none=True)
+        return counter.get_total_flops()
+
+    def saved_bytes(self) -> int:
+        """Bytes autograd keeps, each storage once, parameters excluded."""
+        own = {parameter.untyped_storage().data_ptr() for parameter in self.model.parameters()}
+        kept: dict[int, int] = {}
+
+        def note(tensor: Tensor) -> Tensor:
+            if tensor.is_sparse:  # SHiRA keeps its delta as one
+                kept[id(tensor)] = tensor._values().nbytes + tensor._indices().nbytes
+                return tensor
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss = self.forward()
+        total = sum(kept.values())
+        del loss
+        return total
+
+    def state_bytes(self, *, encoder_only: bool) -> int:
+        """Gradients plus optimizer state, after a step."""
+        if self.optimizer is None:
+            return 0
+        chosen = {parameter for name, parameter in self.trainable.items()
+                  if not encoder_only or not matches(name, getattr(self.model, "head_patterns", ()))}
+        state = sum(value.nbytes for parameter, slots in self.optimizer.state.items() if parameter in chosen
+                    for value in slots.values() if isinstance(value, Tensor))
+        return state + sum(parameter.nbytes for parameter in chosen)
+
+    def delta_bytes(self) -> int:
+        """Size of the delta: fp32 values and int32 indices, dense tensors as they are."""
+        indices = sum(4 * len(part) for part in self.sparse.values())
+        return indices + sum(parameter.nbytes for parameter in self.trainable.values())
+
+
+def select_for_cost(method: str, model: nn.Module, image: Tensor, precision: str) -> Selection:
+    """A method's real selection, from one gradient pass over the benchmark's image."""
+
+    def loss(model: nn.Module, batch: Tensor) -> Tensor:
+        with autocast(batch.device, precision):
+            return output_of(model, batch).float().square().mean()
+
+    def scores(names: Sequence[str]) -> dict[str, Tensor]:
+        return gradient_scores(model, names, [image], loss)
+
+    return METHODS[method](model, GPSConfig(), scores)
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
