@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from gps_seg.attach import attach
@@ -108,24 +109,17 @@ class Bench:
         return counter.get_total_flops()
 
     def saved_bytes(self) -> int:
-        """Bytes autograd keeps, each storage once, parameters excluded."""
-        own = {parameter.untyped_storage().data_ptr() for parameter in self.model.parameters()}
-        kept: dict[int, int] = {}
-
-        def note(tensor: Tensor) -> Tensor:
-            if tensor.is_sparse:  # SHiRA keeps its delta as one
-                kept[id(tensor)] = tensor._values().nbytes + tensor._indices().nbytes
-                return tensor
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
-                kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        """Bytes that the forward pass leaves allocated for the backward: the allocator's balance of it."""
+        if self.image.device.type == "cuda":
+            before = torch.cuda.memory_allocated()
             loss = self.forward()
-        total = sum(kept.values())
+            kept = torch.cuda.memory_allocated() - before
+        else:
+            with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as events:
+                loss = self.forward()
+            kept = sum(event.self_cpu_memory_usage for event in events.events() or ())
         del loss
-        return total
+        return int(kept)
 
     def state_bytes(self, *, encoder_only: bool) -> int:
         """Gradients plus optimizer state, after a step."""

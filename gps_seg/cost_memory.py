@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -17,6 +18,8 @@ from gps_seg.cost_bench import Bench, Setting, wait
 from gps_seg.methods import METHODS
 from gps_seg.selection import data_free_scores
 from gps_seg.swap import Switchboard
+
+MMAP_THRESHOLD = "MALLOC_MMAP_THRESHOLD_"
 
 
 def peak_allocated(bench: Bench) -> int:
@@ -37,9 +40,20 @@ def _own_bytes(bench: Bench) -> int:
 
 
 def peak_resident(setting: Setting, method: str) -> int:
-    """Peak resident memory of a training step in bytes, in a fresh process, above what imports alone take; 0 if unknown."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_resident, setting, method, torch.get_num_threads()).result()
+    """Peak resident memory of a training step in bytes, in a fresh process, above what imports alone take; 0 if unknown.
+
+    The process runs with a low, fixed mmap threshold: glibc otherwise keeps freed tensors of up to 32 MB in its heap, which
+    doubled the reading.
+    """
+    former = os.environ.get(MMAP_THRESHOLD)
+    os.environ[MMAP_THRESHOLD] = "131072"
+    try:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            return pool.submit(_resident, setting, method, torch.get_num_threads()).result()
+    finally:
+        del os.environ[MMAP_THRESHOLD]
+        if former is not None:
+            os.environ[MMAP_THRESHOLD] = former
 
 
 def _resident(setting: Setting, method: str, threads: int) -> int:

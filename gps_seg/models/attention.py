@@ -24,26 +24,63 @@ def _forward(self: Any, x: Tensor) -> Tensor:
     tokens = height * width
     qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
     query, key, value = qkv.unbind(0)  # each (B, heads, N, d)
-    if self.use_rel_pos:
-        query, key = _with_positions(query, key, self, (height, width))
+    if not self.use_rel_pos:
+        mixed = F.scaled_dot_product_attention(query, key, value, scale=self.scale)
     else:
-        query = query * self.scale
-    # The fused kernels want one width for query, key and value.
-    padding = query.shape[-1] - value.shape[-1]
-    mixed = F.scaled_dot_product_attention(query, key, F.pad(value, (0, padding)), scale=1.0)[..., : value.shape[-1]]
+        tables = (relative_table(height, self.rel_pos_h).to(query.dtype), relative_table(width, self.rel_pos_w).to(query.dtype))
+        mixed = _attend(query, key, value, tables, self.scale)
     return self.proj(mixed.permute(0, 2, 1, 3).reshape(batch, height, width, -1))
 
 
-def _with_positions(query: Tensor, key: Tensor, layer: Any, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Scaled queries and keys (B, heads, N, d + H + W) whose dot products contain the relative position bias."""
-    height, width = size
-    grid = query.unflatten(2, size)  # (B, heads, H, W, d)
-    rows = torch.einsum("bnhwc,hkc->bnhwk", grid, relative_table(height, layer.rel_pos_h).to(query.dtype)).flatten(2, 3)
-    columns = torch.einsum("bnhwc,wkc->bnhwk", grid, relative_table(width, layer.rel_pos_w).to(query.dtype)).flatten(2, 3)
+def _attend(query: Tensor, key: Tensor, value: Tensor, tables: tuple[Tensor, Tensor], scale: float) -> Tensor:
+    """Attention with the position bias; (B, heads, N, d). Keeps only query, key, value and the output for the backward.
+
+    The widened inputs are up to three times as wide as the plain ones and cheap to make, so they are made again.
+    """
+    wide = _widen(query, key, value, tables, scale)
+    width, extra = value.shape[-1], wide[0].shape[-1] - value.shape[-1]
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return F.scaled_dot_product_attention(*wide, scale=1.0)[..., :width]
+    query, key, value, tables = query.detach(), key.detach(), value.detach(), (tables[0].detach(), tables[1].detach())
+    places = {part.data_ptr(): index for index, part in enumerate(wide)}
+    shape, dtype = wide[0].shape, wide[0].dtype
+
+    def pack(tensor: Tensor) -> Tensor | tuple[int, Tensor | None]:
+        if tensor.shape != shape or tensor.dtype != dtype:
+            return tensor
+        place = places.get(tensor.data_ptr())
+        return (-1, tensor[..., :width].clone()) if place is None else (place, None)  # else it is the output
+
+    def unpack(packed: Tensor | tuple[int, Tensor | None]) -> Tensor:
+        if isinstance(packed, Tensor):
+            return packed
+        place, output = packed
+        if output is not None:
+            return F.pad(output, (0, extra))  # the padded values gave zeros
+        with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
+            return _widen(query, key, value, tables, scale)[place]
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        mixed = F.scaled_dot_product_attention(*wide, scale=1.0)
+    return mixed[..., :width]
+
+
+def _widen(
+    query: Tensor, key: Tensor, value: Tensor, tables: tuple[Tensor, Tensor], scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scaled queries and keys (B, heads, N, d + H + W) whose dot products contain the position bias, and padded values.
+
+    The fused kernels want one width for query, key and value.
+    """
+    height, width = len(tables[0]), len(tables[1])
+    grid = query.unflatten(2, (height, width))  # (B, heads, H, W, d)
+    rows = torch.einsum("bnhwc,hkc->bnhwk", grid, tables[0]).flatten(2, 3)
+    columns = torch.einsum("bnhwc,wkc->bnhwk", grid, tables[1]).flatten(2, 3)
     places = torch.arange(height * width, device=query.device)
     codes = torch.cat([F.one_hot(places // width, height), F.one_hot(places % width, width)], -1).to(key.dtype)
     codes = codes.expand(*key.shape[:2], -1, -1)
-    return torch.cat([query * layer.scale, rows, columns], -1), torch.cat([key, codes], -1)
+    wide = torch.cat([query * scale, rows.to(query.dtype), columns.to(query.dtype)], -1)
+    return wide, torch.cat([key, codes], -1), F.pad(value, (0, height + width))
 
 
 def relative_table(size: int, table: Tensor) -> Tensor:
