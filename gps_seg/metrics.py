@@ -1,10 +1,12 @@
 """Segmentation metrics for one foreground class. Numpy only.
 
 Per image, with TP, FP, FN in pixels: Dice = 2TP / (2TP + FP + FN), IoU = TP / (TP + FP + FN), precision = TP / (TP + FP),
-recall = TP / (TP + FN). Background is counted as background: false positives always cost.
+recall = TP / (TP + FN), specificity = TN / (TN + FP), F2 = 5TP / (5TP + 4FN + FP). Background is counted as background:
+false positives always cost.
 
 The empty-mask convention, here and nowhere else: where a ratio is 0 / 0 it is 1 if predicted and target mask are both
-empty, else 0. So a clean negative frame scores 1, a false alarm on it 0, and a missed polyp 0, in all four.
+empty, else 0. So a clean negative frame scores 1, a false alarm on it 0, and a missed polyp 0, in Dice, IoU, precision,
+recall and F2. Specificity is 0 / 0 only where the target fills the image; it is 1 there, as nothing could be a false positive.
 
 Aggregations are always named: ``per_image`` is the mean over images, ``dataset`` uses counts pooled over all images.
 """
@@ -82,7 +84,19 @@ def recall(counts: Counts) -> float:
     return _ratio(counts.tp, counts.tp + counts.fn, counts)
 
 
-METRICS: dict[str, Callable[[Counts], float]] = {"dice": dice, "iou": iou, "precision": precision, "recall": recall}
+def specificity(counts: Counts) -> float:
+    """TN / (TN + FP), in 0..1; 1 if the target has no background."""
+    return counts.tn / (counts.tn + counts.fp) if counts.tn + counts.fp else 1.0
+
+
+def f2(counts: Counts) -> float:
+    """5TP / (5TP + 4FN + FP), in 0..1: recall weighs twice as much as precision."""
+    return _ratio(5 * counts.tp, 5 * counts.tp + 4 * counts.fn + counts.fp, counts)
+
+
+METRICS: dict[str, Callable[[Counts], float]] = {
+    "dice": dice, "iou": iou, "precision": precision, "recall": recall, "specificity": specificity, "f2": f2,
+}
 
 
 @dataclass(frozen=True)
@@ -99,6 +113,8 @@ class ImageScore:
     fn: int
     tn: int
     target_fraction: float
+    specificity: float
+    f2: float
 
     @property
     def counts(self) -> Counts:

@@ -10,7 +10,20 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from gps_seg.errors import DataError, GpsSegError
-from gps_seg.metrics import Counts, aggregate, check_consistent, count, dice, iou, precision, recall, score_image
+from gps_seg.metrics import (
+    METRICS,
+    Counts,
+    aggregate,
+    check_consistent,
+    count,
+    dice,
+    f2,
+    iou,
+    precision,
+    recall,
+    score_image,
+    specificity,
+)
 
 Mask = NDArray[np.bool_]
 masks = arrays(np.bool_, (5, 7))
@@ -27,6 +40,29 @@ def test_counts_and_scores_equal_a_slow_version_with_sets(predicted: Mask, targe
         assert iou(counts) == pytest.approx(len(p & t) / len(p | t))
         assert precision(counts) == (pytest.approx(len(p & t) / len(p)) if p else 0)
         assert recall(counts) == (pytest.approx(len(p & t) / len(t)) if t else 0)
+        assert f2(counts) == pytest.approx(5 * len(p & t) / (4 * len(t) + len(p)))
+    assert specificity(counts) == (pytest.approx((35 - len(p | t)) / (35 - len(t))) if len(t) < 35 else 1)
+
+
+@given(masks, masks)
+def test_f2_and_dice_are_the_weighted_means_of_precision_and_recall(predicted: Mask, target: Mask) -> None:
+    counts = count(predicted, target)
+    p, r = precision(counts), recall(counts)
+    if counts.tp:
+        assert f2(counts) == pytest.approx(5 * p * r / (4 * p + r))
+        assert dice(counts) == pytest.approx(2 * p * r / (p + r))
+    assert all(0 <= metric(counts) <= 1 for metric in METRICS.values())
+
+
+@given(masks)
+def test_growing_a_perfect_prediction_lowers_every_overlap(target: Mask) -> None:
+    from scipy.ndimage import binary_dilation
+
+    grown = binary_dilation(target)
+    perfect, larger = score_image("a", target, target), score_image("a", grown, target)
+    if target.any() and grown.sum() > target.sum():
+        assert larger.dice < perfect.dice and larger.iou < perfect.iou and larger.f2 < perfect.f2
+        assert larger.recall == 1 and larger.specificity < 1
 
 
 @given(masks, masks, st.permutations(range(35)))
@@ -60,7 +96,8 @@ def test_an_all_foreground_prediction_scores_its_true_dice_not_one() -> None:
 @pytest.mark.parametrize(("predicted", "target", "value"), [(0, 0, 1.0), (1, 0, 0.0), (0, 1, 0.0), (1, 1, 1.0)])
 def test_the_empty_mask_convention(predicted: int, target: int, value: float) -> None:
     score = score_image("a", np.full((3, 3), bool(predicted)), np.full((3, 3), bool(target)))
-    assert (score.dice, score.iou, score.precision, score.recall) == (value,) * 4
+    assert (score.dice, score.iou, score.precision, score.recall, score.f2) == (value,) * 5
+    assert score.specificity == (0.0 if predicted and not target else 1.0)
 
 
 def test_monai_agrees_image_by_image() -> None:
