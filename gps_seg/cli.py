@@ -17,7 +17,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="List, download and check data sets.", rich_markup_mode=None)
 app.add_typer(data_app, name="data")
-benchmark_app = typer.Typer(no_args_is_help=True, help="Measure what a training step costs.", rich_markup_mode=None)
+benchmark_app = typer.Typer(no_args_is_help=True, help="Measure what training and scoring cost.", rich_markup_mode=None)
 app.add_typer(benchmark_app, name="benchmark")
 
 Config = Annotated[Path, typer.Argument(help="YAML file of settings; configs/ holds examples.", metavar="CONFIG")]
@@ -34,6 +34,18 @@ OptionalRun = Annotated[
     Path | None, typer.Argument(help="A run folder; without one: this machine and the known models.", metavar="RUN")
 ]
 RunFolder = Annotated[Path, typer.Argument(help="Folder that gps-seg train made.", metavar="RUN")]
+Blocks = Annotated[
+    str, typer.Option(help="Comma-separated: per_image, dataset, pranet, polyps, negatives, calibration; or all.")
+]
+Json = Annotated[Path | None, typer.Option(help="File to write all numbers to.")]
+Csv = Annotated[Path | None, typer.Option(help="File to write one row an image to.")]
+Markdown = Annotated[Path | None, typer.Option(help="File to write a Markdown table to.")]
+Latex = Annotated[Path | None, typer.Option(help="File to write a LaTeX table to.")]
+Plots = Annotated[Path | None, typer.Option(help="Folder to write plots to.")]
+Groups = Annotated[
+    Path | None, typer.Option(help="CSV of stem,group: sequences or patients, drawn as a whole for the intervals.")
+]
+DEFAULT_BLOCKS = "per_image,dataset,polyps,negatives"
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
@@ -77,37 +89,79 @@ def evaluate(
     run: RunFolder,
     data: KnownOrFolder = None,
     split: Annotated[str, typer.Option(help="test, inner or train, of a known data set.")] = "test",
-    json: Annotated[Path | None, typer.Option(help="File to write all numbers to.")] = None,
-    csv: Annotated[Path | None, typer.Option(help="File to write one row an image to.")] = None,
+    json: Json = None,
+    csv: Csv = None,
     threshold: Threshold = None,
     prompt: Annotated[str, typer.Option(help="none, or box: the box around each true mask.")] = "none",
     device: Device = "auto",
+    blocks: Blocks = DEFAULT_BLOCKS,
+    groups: Groups = None,
+    markdown: Markdown = None,
+    latex: Latex = None,
+    plots: Plots = None,
 ) -> None:
     """Score a run's model on labelled images."""
+    from gps_seg.blocks import parse_blocks
     from gps_seg.evaluation import evaluate_run
 
-    evaluate_run(run, data=data, split=split, json=json, csv=csv, threshold=threshold, prompt=prompt, device=device)
+    evaluate_run(run, data=data, split=split, json=json, csv=csv, threshold=threshold, prompt=prompt, device=device,
+                 blocks=parse_blocks(blocks), groups=groups, markdown=markdown, latex=latex, plots=plots)
 
 
 @app.command()
 def score(
-    pred: Annotated[Path, typer.Option(help="Folder of predicted masks.")],
+    pred: Annotated[Path, typer.Option(help="Folder of predicted masks or probability maps (images or .npy).")],
     gt: Annotated[Path, typer.Option(help="Folder of true masks, matched by file stem.")],
-    json: Annotated[Path | None, typer.Option(help="File to write all numbers to.")] = None,
-    csv: Annotated[Path | None, typer.Option(help="File to write one row an image to.")] = None,
+    json: Json = None,
+    csv: Csv = None,
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Count a missing prediction as empty.")] = False,
-    resize_pred: Annotated[bool, typer.Option("--resize-pred", help="Resize predictions of another size (nearest).")] = False,
+    resize_pred: Annotated[
+        bool, typer.Option("--resize-pred", help="Resize predictions of another size (masks nearest, maps bilinear).")
+    ] = False,
+    blocks: Blocks = DEFAULT_BLOCKS,
+    threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Probability above which a pixel is polyp.")] = 0.5,
+    tolerance: Annotated[float, typer.Option(min=0.0, help="Of the surface Dice (NSD), in pixels.")] = 2.0,
+    groups: Groups = None,
+    markdown: Markdown = None,
+    latex: Latex = None,
+    plots: Plots = None,
 ) -> None:
     """Score folders of masks, whoever made them. Needs no torch."""
     from gps_seg import scoring
+    from gps_seg.blocks import parse_blocks
 
-    rows = scoring.score_folders(pred, gt, allow_missing=allow_missing, resize_predicted=resize_pred)
-    document = scoring.report(rows, settings={"predicted": str(pred), "target": str(gt)})
-    if json:
-        scoring.write_json(json, document)
-    if csv:
-        scoring.write_csv(csv, rows)
+    rows = scoring.score_folders(pred, gt, allow_missing=allow_missing, resize_predicted=resize_pred,
+                                 blocks=parse_blocks(blocks), threshold=threshold, tolerance=tolerance)
+    names = scoring.read_groups(groups, [row.id for row in rows]) if groups else None
+    settings = {"predicted": str(pred), "target": str(gt), "threshold": threshold, "nsd_tolerance_px": tolerance}
+    document = scoring.report(rows, settings=settings, groups=names)
+    scoring.publish(document, rows, json=json, csv=csv, markdown_file=markdown, latex_file=latex)
+    if plots:
+        from gps_seg.plots_scores import plot_folders
+
+        plot_folders(document, pred, gt, plots)
     typer.echo(scoring.table(document))
+
+
+@app.command()
+def compare(
+    methods: Annotated[list[str], typer.Argument(help="Reports of score or evaluate; a name given again is another seed.",
+                                                 metavar="NAME=FILE")],
+    metric: Annotated[str, typer.Option(help="Column of the images' rows, such as dice, iou, nsd or hd95.")] = "dice",
+    json: Json = None,
+    groups: Groups = None,
+    markdown: Markdown = None,
+    latex: Latex = None,
+    plots: Plots = None,
+) -> None:
+    """Compare methods on the same images: differences, intervals, paired tests with Holm's correction. Needs no torch."""
+    from gps_seg import comparison
+
+    files = comparison.parse_methods(methods)
+    documents = {name: [comparison.read_document(path) for path in paths] for name, paths in files.items()}
+    found = comparison.compare_methods(documents, metric=metric, groups=groups)
+    comparison.publish(found, json=json, markdown_file=markdown, latex_file=latex, plots=plots)
+    typer.echo(comparison.table(found))
 
 
 @app.command()
@@ -204,6 +258,18 @@ def benchmark_cost(
     setting = Setting(model, size, batch, resolve_precision(precision, place), str(place), compiled=compiled,
                       frozen_storage=frozen_storage, checkpoint_blocks=checkpoint_blocks)
     typer.echo(benchmark(setting, methods.split(","), repetitions=repetitions, json_path=json, plot_path=plot))
+
+
+@benchmark_app.command("score")
+def benchmark_score(
+    images: Annotated[int, typer.Option(min=2, help="Pairs to draw and score.")] = 1000,
+    size: Annotated[int, typer.Option(min=16, help="Side in pixels.")] = 352,
+    json: Json = None,
+) -> None:
+    """Measure how long scoring takes, from files to a report with intervals. Needs no torch."""
+    from gps_seg import score_benchmark
+
+    typer.echo(score_benchmark.benchmark(images, size, json_path=json))
 
 
 @data_app.command("list")

@@ -9,22 +9,31 @@ from typing import Any
 
 from tqdm import tqdm
 
+from gps_seg.blocks import DEFAULT_BLOCKS
 from gps_seg.config import EvaluateConfig, RunConfig, load_config
 from gps_seg.data.polyps import Pair, load_splits
 from gps_seg.errors import ConfigError, DataError
-from gps_seg.inference import Run, find_pairs, load_run, score_pairs
+from gps_seg.inference import Run, draw_cases, find_pairs, load_run, score_pairs
 from gps_seg.models.weights import sha256
+from gps_seg.plots_scores import plot_scores
 from gps_seg.provenance import base_note, surroundings
 from gps_seg.recipes import CONFIG_FILE
-from gps_seg.scoring import report, table, write_csv, write_json
+from gps_seg.scoring import publish, read_groups, report, table
+from gps_seg.surface import TOLERANCE
 from gps_seg.tasks.segmentation import Segmentation
 
 
 def evaluate_run(
     folder: Path, *, data: str | None = None, split: str = "test", json: Path | None = None, csv: Path | None = None,
-    threshold: float | None = None, prompt: str = "none", device: str = "auto",
+    threshold: float | None = None, prompt: str = "none", device: str = "auto", blocks: Sequence[str] = DEFAULT_BLOCKS,
+    groups: Path | None = None, markdown: Path | None = None, latex: Path | None = None, plots: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate, print the table, write what was asked for, and return the document.
+
+    Args:
+        blocks: what to measure, on the model's probabilities at native size; see ``gps_seg.blocks``.
+        groups: CSV file of stem,group; intervals then draw whole groups.
+        plots: folder for pictures of the scores and of the best, median and worst cases.
 
     Raises:
         CheckpointError: the run cannot be loaded.
@@ -40,17 +49,18 @@ def evaluate_run(
     task = Segmentation(prompt=prompt, threshold=limit)
     with tqdm(total=len(pairs), desc="evaluate", unit="image", disable=not sys.stderr.isatty()) as bar:
         scores = score_pairs(run.model, task, pairs, device=run.device, precision=run.precision,
-                             config=EvaluateConfig(), progress=bar.update)
+                             config=EvaluateConfig(), progress=bar.update, blocks=blocks or DEFAULT_BLOCKS)
     settings = _settings(run, data or config.data.name, split, task)
     settings["images_trained_on"] = seen = count_trained_on(pairs, config)
     if seen:
         print(f"warning: {seen} of these {len(pairs)} images were in the run's training or inner validation part")
-    document = report(scores, settings=settings)
+    names = read_groups(groups, [score.id for score in scores]) if groups else None
+    document = report(scores, settings=settings, groups=names)
     document["run"] = {"folder": folder.name, "method": run.description.get("method"), **surroundings(run.device, run.precision)}
-    if json:
-        write_json(json, document)
-    if csv:
-        write_csv(csv, scores)
+    publish(document, scores, json=json, csv=csv, markdown_file=markdown, latex_file=latex)
+    if plots:
+        plot_scores(document, plots)
+        draw_cases(run.model, task, pairs, scores, device=run.device, precision=run.precision, count=4, folder=plots / "cases")
     print(table(document))
     return document
 
@@ -73,6 +83,7 @@ def _settings(run: Run, data: str, split: str, task: Segmentation) -> dict[str, 
     shown = "all" if Path(data).is_dir() else split
     return {
         "data": Path(data).name if Path(data).is_dir() else data, "split": shown, "threshold": task.threshold,
+        "nsd_tolerance_px": TOLERANCE,
         "prompt": "ground-truth box" if task.prompt == "box" else "none", "input_size": spec.input_size,
         "resize": spec.resize, "model": spec.name, "base_note": base_note(spec.name),
         "trained_on": run.description.get("data"),

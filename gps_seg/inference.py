@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from gps_seg.attach import Attached
+from gps_seg.blocks import score_blocks
 from gps_seg.checkpoint import load_delta, read_delta_config
 from gps_seg.config import DataConfig, EvaluateConfig, ModelConfig, parse_config
 from gps_seg.data.dataset import PolypDataset, UnlabelledImages, collate
 from gps_seg.data.images import list_images, read_image, read_mask, write_image, write_mask
+from gps_seg.data.maps import Prediction
 from gps_seg.data.polyps import Pair, load_splits, pair_folder
 from gps_seg.engine import predictions, resolve_device, resolve_precision
 from gps_seg.errors import CheckpointError, ConfigError, DataError
@@ -101,14 +103,21 @@ def make_loader(model: SamModel, pairs: Sequence[Pair], *, batch_size: int, work
 def score_pairs(
     model: SamModel, task: Segmentation, pairs: Sequence[Pair], *, device: torch.device, precision: str,
     config: EvaluateConfig, progress: Callable[[], object] | None = None,
-    loader: DataLoader[Any] | None = None,
+    loader: DataLoader[Any] | None = None, blocks: Collection[str] = (),
 ) -> list[ImageScore]:
-    """Score every image at its native size, in the order of the pairs; one batch in memory at a time."""
+    """Score every image at its native size, in the order of the pairs; one batch in memory at a time.
+
+    With ``blocks`` (see ``gps_seg.blocks``) the scores are BlockScores, measured on the probabilities.
+    """
     by_id = {pair.id: pair for pair in pairs}
     loader = loader if loader is not None else make_loader(model, pairs, batch_size=config.batch_size)
-    scores = []
+    scores: list[ImageScore] = []
     for id_, probability in predictions(model, task.predict, loader, device, precision):
-        scores.append(task.score(by_id, id_, probability))
+        if blocks:
+            target = read_mask(by_id[id_].mask)
+            scores.append(score_blocks(id_, Prediction(probability), target, blocks, threshold=task.threshold))
+        else:
+            scores.append(task.score(by_id, id_, probability))
         if progress:
             progress()
     return scores

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -59,7 +59,7 @@ class _Silence:
 _SILENCE = _Silence()
 
 
-def list_images(folder: Path) -> list[Path]:
+def list_images(folder: Path, suffixes: Collection[str] = SUFFIXES) -> list[Path]:
     """Image files directly in a folder, by suffix in any case, sorted by name; hidden files are left out.
 
     Raises:
@@ -67,19 +67,19 @@ def list_images(folder: Path) -> list[Path]:
     """
     try:
         return sorted(path for path in folder.iterdir()
-                      if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file())
+                      if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file())
     except OSError as error:
         raise DataError(f"expected a folder of images at {folder}, cannot list it ({error.strerror})") from None
 
 
-def images_by_stem(folder: Path) -> dict[str, Path]:
+def images_by_stem(folder: Path, suffixes: Collection[str] = SUFFIXES) -> dict[str, Path]:
     """Image files of a folder by file stem.
 
     Raises:
         DataError: there is none, or two have the same stem.
     """
     found: dict[str, Path] = {}
-    for path in list_images(folder):
+    for path in list_images(folder, suffixes):
         if path.stem in found:
             raise DataError(f"{folder}: {found[path.stem].name} and {path.name} have the same stem; keep one")
         found[path.stem] = path
@@ -117,13 +117,17 @@ def read_mask_values(path: Path) -> NDArray[np.uint8]:
         DataError: as :func:`read_image`.
     """
     with _reading(path):
-        picture = _to_eight_bit(_decode(path))
-        if picture.mode == "P" and _is_palette_of_classes(picture):
-            return np.asarray(picture)
-        if picture.mode in ("1", "LA", "La"):
-            picture = picture.convert("L")
-        values = np.asarray(picture if picture.mode == "L" else picture.convert("RGB"))
-        return values if values.ndim == 2 else values.max(axis=2)
+        return brightest_channel(_to_eight_bit(_decode(path)))
+
+
+def brightest_channel(picture: Image.Image) -> NDArray[np.uint8]:
+    """The brightest channel of an 8-bit picture, uint8 (H, W); alpha is not a channel, and classes 0 and 1 stay 0 and 1."""
+    if picture.mode == "P" and _is_palette_of_classes(picture):
+        return np.asarray(picture)
+    if picture.mode in ("1", "LA", "La"):
+        picture = picture.convert("L")
+    values = np.asarray(picture if picture.mode == "L" else picture.convert("RGB"))
+    return values if values.ndim == 2 else values.max(axis=2)
 
 
 def _is_palette_of_classes(picture: Image.Image) -> bool:
@@ -172,6 +176,16 @@ def _write(path: Path, pixels: NDArray[np.uint8]) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise DataError(f"cannot write {path}: {error.strerror}") from None
+
+
+def decode(path: Path) -> Image.Image:
+    """Open, check and fully decode a file; upright, in its own mode.
+
+    Raises:
+        DataError: as :func:`read_image`.
+    """
+    with _reading(path):
+        return _decode(path)
 
 
 @contextmanager
