@@ -65,7 +65,8 @@ def test_a_run_leaves_what_it_promises(run: Path) -> None:
 
 
 def test_evaluating_the_saved_run_repeats_its_result(run: Path, cache: Path, tmp_path: Path) -> None:
-    text = gps_seg("evaluate", run, "--json", tmp_path / "e.json", "--csv", tmp_path / "e.csv", "--device", "cpu", cache=cache)
+    text = gps_seg("evaluate", run, "--json", tmp_path / "e.json", "--csv", tmp_path / "e.csv", "--device", "cpu",
+                   "--blocks", "all", "--plots", tmp_path / "plots", "--markdown", tmp_path / "e.md", cache=cache)
     found, trained = json.loads((tmp_path / "e.json").read_text()), json.loads((run / "result.json").read_text())
     assert found["settings"]["split"] == "test" and found["settings"]["prompt"] == "none"
     assert [image["id"] for image in found["images"]] == [image["id"] for image in trained["images"]]
@@ -74,6 +75,9 @@ def test_evaluating_the_saved_run_repeats_its_result(run: Path, cache: Path, tmp
     assert found["per_image"]["dice"] == pytest.approx(trained["per_image"]["dice"], abs=0.02)
     mean = found["per_image"]
     assert text.splitlines()[-1] == f"mDice {mean['dice']:.4f} mIoU {mean['iou']:.4f} (per_image, 4 images)"
+    assert 0 < found["calibration"]["ece"] < 1 and 0 < found["pranet"]["max_dice"] < 1 and "polyps" in found
+    assert {"boxes.png", "size.png", "reliability.png", "cases"} == {path.name for path in (tmp_path / "plots").iterdir()}
+    assert "| pranet | mean Dice |" in (tmp_path / "e.md").read_text()
 
 
 def test_evaluating_on_images_it_was_trained_on_is_said(run: Path, cache: Path, tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
-"""Folders of masks in every format, matched by stem; stable keys; no torch."""
+"""Folders of masks and probability maps in every format, matched by stem; stable keys; no torch."""
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from gps_seg.errors import DataError
-from gps_seg.scoring import report, score_folders, table, write_csv, write_json
+from gps_seg.blocks import BLOCKS, DEFAULT_BLOCKS, parse_blocks, row
+from gps_seg.data.maps import read_prediction
+from gps_seg.errors import ConfigError, DataError
+from gps_seg.scoring import read_groups, report, score_folders, table, write_csv, write_json
 
 
 def disc(radius: float, size: int = 40) -> NDArray[np.uint8]:
@@ -62,6 +66,111 @@ def test_every_way_to_store_a_mask_scores_alike(folders: tuple[Path, Path], tmp_
         assert abs(score_folders(predicted, target)[0].dice - expected) <= tolerance, name
 
 
+def soft(radius: float, size: int = 40) -> NDArray[np.float32]:
+    """A probability map of 256 levels whose 0.5 contour is a disc."""
+    y, x = np.mgrid[:size, :size] - size / 2
+    return (np.rint(255 / (1 + np.exp(np.hypot(y, x) - radius))) / 255).astype(np.float32)
+
+
+def array_file(values: NDArray[np.float32]) -> bytes:
+    np.save(held := io.BytesIO(), values)
+    return held.getvalue()
+
+
+def only(folder: Path, name: str, make: Callable[[Path], object]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    make(folder / name)
+    return folder
+
+
+def test_every_way_to_store_a_probability_map_scores_alike(tmp_path: Path) -> None:
+    target = only(tmp_path / "t", "a.png", Image.fromarray(disc(9)).save)
+    p = soft(8)
+    eight, sixteen = np.rint(p * 255).astype(np.uint8), np.rint(p * 65535).astype(np.uint16)
+    ways: dict[str, Callable[[Path], object]] = {
+        "a.png": Image.fromarray(eight).save, "a.tif": Image.fromarray(p).save, "a.bmp": Image.fromarray(eight).save,
+        "a.npy": lambda path: np.save(path, p), "a.NPY": lambda path: path.write_bytes(array_file(p[None])),
+        "a.TIFF": Image.fromarray(sixteen).save, "a.webp": lambda path: Image.fromarray(eight).save(path, lossless=True),
+    }
+    found = [score_folders(only(tmp_path / str(number), name, make), target, blocks=BLOCKS)[0]
+             for number, (name, make) in enumerate(ways.items())]
+    rows = [row(score) for score in found]
+    assert all(score.is_map for score in found) and all(one == pytest.approx(rows[0], abs=1e-6) for one in rows)
+    assert 0.8 < rows[0]["dice"] < 1 and rows[0]["calibration_ece"] > 0.05
+
+
+def test_the_threshold_cuts_probabilities(tmp_path: Path) -> None:
+    predicted = only(tmp_path / "p", "a.npy", lambda path: np.save(path, soft(8)))
+    target = only(tmp_path / "t", "a.png", Image.fromarray(disc(8)).save)
+    areas = [score.tp + score.fp for limit in (0.1, 0.5, 0.9, 1.0)
+             for score in score_folders(predicted, target, threshold=limit)]
+    assert areas == sorted(areas, reverse=True) and areas[0] > areas[1] > areas[2] > areas[3] == 0
+
+
+def test_a_faint_map_among_maps_is_faint_and_a_mask_of_ones_among_masks_is_a_mask(tmp_path: Path) -> None:
+    target, maps, masks, deep = (tmp_path / name for name in ("t", "maps", "masks", "deep"))
+    for name in ("faint", "sure"):
+        only(target, f"{name}.png", Image.fromarray(disc(8)).save)
+    for folder, sure in ((maps, np.rint(soft(8) * 255).astype(np.uint8)), (masks, disc(8))):
+        only(folder, "faint.png", Image.fromarray(disc(8) // 255).save)
+        only(folder, "sure.png", Image.fromarray(sure).save)
+    only(deep, "faint.png", Image.fromarray((soft(8) * 200).astype(np.uint16)).save)
+    only(deep, "sure.png", Image.fromarray((soft(8) * 65535).astype(np.uint16)).save)
+    assert [score.dice > 0.9 for score in score_folders(masks, target)] == [True, True]
+    assert [score.dice > 0.9 for score in score_folders(maps, target)] == [False, True]
+    assert [score.dice > 0.9 for score in score_folders(deep, target)] == [False, True]
+
+
+@pytest.mark.parametrize(("values", "message"), [
+    (np.full((4, 4), 1.5), "expected probabilities from 0 to 1, got 1.5 to 1.5"),
+    (np.full((4, 4), np.nan), "expected probabilities from 0 to 1, got nan"),
+    (np.zeros((4, 4, 3)), r"expected an array of height and width, got shape \(4, 4, 3\)"),
+    (np.zeros((4, 4), np.int64), "expected bool, uint8, uint16 or floating-point values, got int64"),
+    (np.zeros((4, 4), np.complex64), "expected bool, uint8, uint16 or floating-point values, got complex64"),
+])
+def test_arrays_that_are_no_probabilities_are_refused(values: NDArray[np.generic], message: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", values)
+    with pytest.raises(DataError, match=f"a.npy: {message}"):
+        read_prediction(tmp_path / "a.npy")
+
+
+def test_a_damaged_or_absent_array_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "a.npy").write_bytes(b"no array")
+    with pytest.raises(DataError, match="a.npy: expected a NumPy array without objects"):
+        read_prediction(tmp_path / "a.npy")
+    with pytest.raises(DataError, match="expected an array at .*b.npy"):
+        read_prediction(tmp_path / "b.npy")
+
+
+def test_calibration_of_hard_masks_is_omitted_with_one_line(folders: tuple[Path, Path]) -> None:
+    document = report(score_folders(*folders, blocks=BLOCKS), settings={})
+    assert "calibration" not in document and "pranet" in document
+    assert "calibration omitted: the predictions are hard masks" in table(document)
+
+
+def test_blocks_are_chosen_by_name(folders: tuple[Path, Path]) -> None:
+    assert parse_blocks("all") == BLOCKS and parse_blocks(" pranet, dataset ") == ("dataset", "pranet")
+    assert parse_blocks(",".join(DEFAULT_BLOCKS)) == DEFAULT_BLOCKS
+    with pytest.raises(ConfigError, match="--blocks: expected per_image, .* or all, got dice"):
+        parse_blocks("dice,pranet")
+    counts = report(score_folders(*folders, blocks=("dataset",)), settings={})
+    assert "hd95" not in counts["per_image"] and "polyps" not in counts and counts["dataset"]["dice"] > 0
+
+
+def test_groups_are_read_and_their_gaps_named(tmp_path: Path) -> None:
+    path = tmp_path / "groups.csv"
+    path.write_text("stem,group\r\nframe_0, video 1\r\nframe_1,video 1\r\nother,video 2\r\n")
+    assert read_groups(path, ["frame_1", "frame_0"]) == ["video 1", "video 1"]
+    with pytest.raises(DataError, match="1 images have no group: frame_2"):
+        read_groups(path, ["frame_0", "frame_2"])
+    for text, message in (("a,b,c\n", "expected rows of stem,group, got 'a,b,c'"), ("a,1\na,2\n", "a is in two groups, 1 and 2")):
+        path.write_text(text)
+        with pytest.raises(DataError, match=message):
+            read_groups(path, ["a"])
+    with pytest.raises(DataError, match="cannot read the groups"):
+        read_groups(tmp_path / "none.csv", [])
+
+
 def test_missing_surplus_and_doubled_masks_are_named(folders: tuple[Path, Path]) -> None:
     predicted, target = folders
     (predicted / "frame_1.png").unlink()
@@ -82,6 +191,10 @@ def test_another_size_is_an_error_unless_resizing_was_asked_for(folders: tuple[P
     Image.fromarray(disc(16, 80)).save(predicted / "frame_0.png")
     with pytest.raises(DataError, match=r"frame_0: predicted mask is 80 x 80 pixels, target 40 x 40.*--resize-pred"):
         score_folders(predicted, target)
+    resized = score_folders(predicted, target, resize_predicted=True, blocks=BLOCKS)[0]
+    assert resized.dice > 0.75 and resized.sweep is not None and resized.sweep.dice.max() > 0.75
+    (predicted / "frame_0.png").unlink()
+    np.save(predicted / "frame_0.npy", soft(16, 80))
     assert score_folders(predicted, target, resize_predicted=True)[0].dice > 0.75
 
 
@@ -121,7 +234,29 @@ def test_scoring_never_imports_torch(folders: tuple[Path, Path]) -> None:
     code = ("import sys; from gps_seg.cli import app\n"
             "try: app(sys.argv[1:])\nexcept SystemExit: pass\n"
             "assert 'torch' not in sys.modules and 'matplotlib' not in sys.modules, 'imported'")
-    done = subprocess.run([sys.executable, "-c", code, "score", "--pred", str(folders[0]), "--gt", str(folders[1])],
-                          capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code, "score", "--pred", str(folders[0]), "--gt", str(folders[1]),
+                           "--blocks", "all"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "(per_image, 3 images)" in done.stdout
+
+
+def test_every_option_of_score_and_compare_at_once(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "groups.csv").write_text("frame_0,a\nframe_1,a\nframe_2,b\n")
+    out = tmp_path / "out"
+    common = ["--groups", tmp_path / "groups.csv", "--markdown", out / "t.md", "--latex", out / "t.tex", "--plots", out / "plots"]
+    score = ["score", "--pred", folders[0], "--gt", folders[1], "--blocks", "all", "--threshold", "0.4", "--tolerance", "3",
+             "--json", out / "s.json", "--csv", out / "s.csv", *common]
+    contrast = ["compare", f"a={out / 's.json'}", f"b={out / 's.json'}", "--metric", "iou", "--json", out / "c.json", *common]
+    code = ("import sys; from gps_seg.cli import main\nsys.argv = ['gps-seg', *sys.argv[1:]]\n"
+            "try: main()\nfinally: assert 'torch' not in sys.modules")
+    for arguments, last in ((score, "(per_image, 3 images)"), (contrast, "effect: rank-biserial")):
+        done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1].endswith(last)
+    names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert names == {"s.json", "s.csv", "c.json", "t.md", "t.tex", "plots/boxes.png", "plots/size.png", "plots/worst.png",
+                     "plots/methods.png"}
+    document = json.loads((out / "s.json").read_text())
+    assert document["settings"]["threshold"] == 0.4 and document["settings"]["nsd_tolerance_px"] == 3
+    assert document["statistics"] == {"level": 0.95, "resamples": 10_000, "seed": 0, "clusters": 2, "grouped": True}
+    assert json.loads((out / "c.json").read_text())["pairs"][0]["p_holm"] == 1
