@@ -16,6 +16,7 @@ _HOMES = {
     "load_run": "gps_seg.inference",
     "train": "gps_seg.recipes",
     "evaluate_run": "gps_seg.evaluation",
+    "score_folders": "gps_seg.scoring",
     "GpsSegError": "gps_seg.errors",
 }
 

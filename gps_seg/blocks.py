@@ -30,9 +30,10 @@ THRESHOLD = 0.5
 
 @dataclass(frozen=True, eq=False)
 class BlockScore(ImageScore):
-    """One image's scores; a block that was not asked for is None. ``is_map``: the prediction was no hard mask."""
+    """One image's scores; a block that was not asked for is None. ``is_map`` and ``unsure`` are the prediction's."""
 
     is_map: bool = False
+    unsure: bool = False
     surface: Surface | None = None
     sweep: pranet.Sweep | None = None
     instances: instances.Instances | None = None
@@ -74,7 +75,7 @@ def score_blocks(
         grey = pranet.to_grey(probability)
     counted = {"polyps", "negatives"} & set(blocks)
     return BlockScore(
-        **{field.name: getattr(base, field.name) for field in fields(base)}, is_map=prediction.is_map,
+        **{field.name: getattr(base, field.name) for field in fields(base)}, is_map=prediction.is_map, unsure=prediction.unsure,
         surface=surface(predicted, target, tolerance=tolerance) if "per_image" in blocks else None,
         sweep=pranet.sweep(grey, target) if grey is not None and "pranet" in blocks else None,
         instances=instances.compare(predicted, target, confidence=float(probability.max())) if counted else None,

@@ -139,7 +139,7 @@ def score(
     if plots:
         from gps_seg.plots_scores import plot_folders
 
-        plot_folders(document, pred, gt, plots)
+        plot_folders(document, pred, gt, plots, full_scale=scoring.hold_maps(rows))
     typer.echo(scoring.table(document))
 
 

@@ -35,10 +35,13 @@ def plot_scores(document: Mapping[str, Any], folder: Path) -> list[Path]:
     return written
 
 
-def plot_folders(document: Mapping[str, Any], predicted: Path, target: Path, folder: Path) -> list[Path]:
+def plot_folders(
+    document: Mapping[str, Any], predicted: Path, target: Path, folder: Path, *, full_scale: bool = False
+) -> list[Path]:
     """As :func:`plot_scores`, and ``worst.png``: the images with the lowest Dice, with contours.
 
     The image shown is the one of the same stem in ``images`` beside the masks; without one, the prediction itself.
+    ``full_scale`` says that the predictions hold probability maps, see ``data.maps``.
     """
     masks = images_by_stem(mask_folder(target))
     predictions = images_by_stem(predicted, MAP_SUFFIXES)
@@ -49,7 +52,8 @@ def plot_folders(document: Mapping[str, Any], predicted: Path, target: Path, fol
     for image in sorted(document["images"], key=lambda image: (image["dice"], image["id"]))[:WORST]:
         stem = image["id"]
         truth = read_mask(masks[stem])
-        found = read_prediction(predictions[stem]) if stem in predictions else empty_prediction(truth.shape)
+        path = predictions.get(stem)
+        found = read_prediction(path, full_scale=full_scale) if path else empty_prediction(truth.shape)
         found = found if found.probability.shape == truth.shape else found.resized(truth.shape)
         shown = read_image(pictures[stem]) if stem in pictures else _backdrop(found.probability)
         shown = shown if shown.shape[:2] == truth.shape else _backdrop(found.probability)

@@ -8,18 +8,19 @@ classes. Sizes must agree, unless predictions may be resized to the target's siz
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from gps_seg.blocks import DEFAULT_BLOCKS, THRESHOLD, BlockScore, score_blocks
 from gps_seg.data.images import images_by_stem, list_images, read_mask
-from gps_seg.data.maps import MAP_SUFFIXES, Prediction, empty_prediction, read_prediction
+from gps_seg.data.maps import MAP_SUFFIXES, empty_prediction, read_prediction
 from gps_seg.errors import DataError
 from gps_seg.summary import report
 from gps_seg.surface import TOLERANCE
 from gps_seg.tables import headline, publish, table, write_csv, write_json
 
-__all__ = ["headline", "mask_folder", "publish", "read_groups", "report", "score_folders", "table", "write_csv", "write_json"]
+__all__ = ["headline", "hold_maps", "mask_folder", "publish", "read_groups", "report", "score_folders", "table", "write_csv",
+           "write_json"]
 
 
 def score_folders(
@@ -47,21 +48,26 @@ def score_folders(
         raise DataError(f"{predicted}: {len(missing)} predictions are missing: {_first(missing)}; "
                         "--allow-missing counts them as empty")
 
-    def score(stem: str, read: Callable[[Path], Prediction]) -> tuple[BlockScore, bool]:
+    def score(stem: str, *, full_scale: bool = False) -> BlockScore:
         truth = read_mask(targets[stem])
-        found = read(predictions[stem]) if stem in predictions else empty_prediction(truth.shape)
+        path = predictions.get(stem)
+        found = read_prediction(path, full_scale=full_scale) if path else empty_prediction(truth.shape)
         if resize_predicted and found.probability.shape != truth.shape:
             found = found.resized(truth.shape)
         try:
-            return score_blocks(stem, found, truth, blocks, threshold=threshold, tolerance=tolerance), found.unsure
+            return score_blocks(stem, found, truth, blocks, threshold=threshold, tolerance=tolerance)
         except DataError as error:
             raise DataError(f"{error}, or add --resize-pred") from None
 
-    scored = {stem: score(stem, read_prediction) for stem in sorted(targets)}
-    if any(found.is_map and not unsure for found, unsure in scored.values()):
-        again = [stem for stem, (_, unsure) in scored.items() if unsure]
-        scored |= {stem: score(stem, lambda path: read_prediction(path, full_scale=True)) for stem in again}
-    return [found for found, _ in scored.values()]
+    scores = [score(stem) for stem in sorted(targets)]
+    if not hold_maps(scores):
+        return scores
+    return [score(found.id, full_scale=True) if found.unsure else found for found in scores]
+
+
+def hold_maps(scores: Iterable[BlockScore]) -> bool:
+    """Whether any prediction is a probability map beyond doubt, so that all must be read as such."""
+    return any(score.is_map and not score.unsure for score in scores)
 
 
 def read_groups(path: Path, ids: Sequence[str]) -> list[str]:

@@ -17,11 +17,12 @@ from hypothesis.extra.numpy import arrays
 from gps_seg.blocks import BLOCKS, BlockScore, score_blocks
 from gps_seg.comparison import compare_methods, latex, markdown, parse_methods, read_document
 from gps_seg.comparison import table as comparison_table
-from gps_seg.data.images import read_image
+from gps_seg.data.images import read_image, write_image, write_mask
 from gps_seg.data.maps import Prediction
 from gps_seg.errors import ConfigError, DataError, GpsSegError
-from gps_seg.plots_scores import box_plots, plot_scores, size_plot
+from gps_seg.plots_scores import box_plots, plot_folders, plot_scores, size_plot
 from gps_seg.score_benchmark import benchmark, draw_pair
+from gps_seg.scoring import hold_maps, score_folders
 from gps_seg.statistics import mean_interval
 from gps_seg.summary import check_document, report
 from gps_seg.tables import escape, lines, table
@@ -189,6 +190,22 @@ def test_plots_are_drawn_for_ordinary_and_odd_reports(document: dict[str, Any], 
     size_plot([(0.0, 1.0)], tmp_path / "no_polyp.png")
     size_plot([(1.0, 0.5)], tmp_path / "full.png")
     box_plots({"hd95 of a method with a long name": [3.0, 250.0]}, tmp_path / "one.png")
+
+
+def test_the_worst_cases_show_the_image_beside_the_masks_or_the_prediction(tmp_path: Path) -> None:
+    for number in range(3):
+        grey, target = draw_pair(number, 48)
+        write_image(tmp_path / "p" / f"{number}.png", grey if number else np.minimum(grey, 1))
+        write_mask(tmp_path / "set" / "masks" / f"{number}.png", target)
+    write_image(tmp_path / "set" / "images" / "0.png", np.full((48, 48, 3), 90, np.uint8))
+    rows = score_folders(tmp_path / "p", tmp_path / "set")
+    assert hold_maps(rows) and rows[0].tp + rows[0].fp == 0  # a faint map among maps
+    found = report(rows, settings={"threshold": 0.5}, resamples=20)
+    written = plot_folders(found, tmp_path / "p", tmp_path / "set", tmp_path / "plots", full_scale=True)
+    assert [path.name for path in written] == ["boxes.png", "size.png", "worst.png"]
+    sheet = read_image(tmp_path / "plots" / "worst.png")
+    top = sheet[: len(sheet) // 3].reshape(-1, 3)
+    assert (top == 90).all(axis=1).mean() > 0.3 and not (top == (0, 229, 255)).all(axis=1).any()  # nothing predicted there
 
 
 def test_the_benchmark_times_both_sets_of_blocks(tmp_path: Path) -> None:
