@@ -70,7 +70,8 @@ def test_an_unknown_backbone_names_the_nearest() -> None:
 
 def test_the_command_prints_a_table_writes_json_and_a_plot(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "gps_seg.cli", "benchmark", "cost", "--model", "tiny", "--repetitions", "1",
-               "--methods", "floor,full,gps,lora,shira", "--json", str(tmp_path / "cost.json"), "--plot", str(tmp_path / "cost.png")]
+               "--methods", "floor,full,gps,lora,shira", "--json", str(tmp_path / "cost.json"),
+               "--plot", str(tmp_path / "cost.png")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "GFLOP" in done.stdout and "hot swap of a gps delta" in done.stdout
     document = json.loads((tmp_path / "cost.json").read_text())
