@@ -145,6 +145,21 @@ def score(
 
 @app.command()
 def compare(
+    config: Annotated[Path, typer.Argument(help="YAML of a comparison; configs/compare_*.yaml are examples.", metavar="CONFIG")],
+    out: Annotated[Path, typer.Option(help="Folder for runs, scores, tables and plots; finished cells in it are skipped.")],
+    devices: Annotated[str, typer.Option(help="Comma-separated, one run at a time on each: cpu, cuda:0,cuda:1, ...")] = "auto",
+) -> None:
+    """Train and score methods x seeds x data sets from one YAML, each method with its own learning rate."""
+    from gps_seg.engine import resolve_device
+    from gps_seg.grid_report import run_comparison
+
+    places = [str(resolve_device("auto"))] if devices == "auto" else devices.split(",")
+    run_comparison(config, out, places, typer.echo)
+    typer.echo((out / "compare.md").read_text(encoding="utf-8"))
+
+
+@app.command("compare-scores")
+def compare_scores(
     methods: Annotated[list[str], typer.Argument(help="Reports of score or evaluate; a name given again is another seed.",
                                                  metavar="NAME=FILE")],
     metric: Annotated[str, typer.Option(help="Column of the images' rows, such as dice, iou, nsd or hd95.")] = "dice",

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
+from torch.autograd import profiler_legacy
 from torch.utils.flop_counter import FlopCounterMode
 
 from gps_seg.attach import attach
@@ -115,9 +115,9 @@ class Bench:
             loss = self.forward()
             kept = torch.cuda.memory_allocated() - before
         else:
-            with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as events:
+            with profiler_legacy.profile(profile_memory=True) as events:  # the newer one writes to the terminal
                 loss = self.forward()
-            kept = sum(event.self_cpu_memory_usage for event in events.events() or ())
+            kept = sum(event.self_cpu_memory_usage for event in events.function_events or ())
         del loss
         return int(kept)
 

@@ -105,6 +105,34 @@ def cost_plot(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> None
     _save(figure, path)
 
 
+def cost_of_score_plot(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
+    """Write a PNG of two panels: mean Dice with its interval against trained encoder weights, and against step time.
+
+    Args:
+        rows: of a comparison: ``method``, ``dice``, ``low``, ``high``, ``selected``, ``bias``, ``other``, ``step_s``.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    figure.suptitle(title)
+    left, right = figure.subplots(1, 2, sharey=True)
+    for row in rows:
+        color = "#d1495b" if row["method"].startswith("gps") else "#7a8ca3"
+        error = [[row["dice"] - row.get("low", row["dice"])], [row.get("high", row["dice"]) - row["dice"]]]
+        places = (row["selected"] + row["bias"] + row["other"], row["step_s"])
+        for axis, x in zip((left, right), places, strict=True):
+            axis.errorbar([x], [row["dice"]], yerr=error, fmt="o", color=color, capsize=3, elinewidth=0.8)
+            axis.annotate(row["method"], (x, row["dice"]), xytext=(6, 4), textcoords="offset points", fontsize=8)
+    left.set(xlabel="trained encoder weights, the decoder not counted", ylabel="mean Dice, 95 % interval")
+    left.set_xscale("symlog", linthresh=1000)
+    left.set_xlim(-300, 3 * max(row["selected"] + row["bias"] + row["other"] for row in rows) + 1000)
+    right.set(xlabel="seconds a step")
+    right.margins(x=0.2)
+    for axis in (left, right):
+        axis.grid(alpha=0.25)
+    _save(figure, path)
+
+
 def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y for _, y in points]
 

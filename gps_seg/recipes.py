@@ -168,6 +168,12 @@ def _finish(
 ) -> dict[str, Any]:
     """Read the test list, for the first and only time, and write result.json, scores.csv and pictures."""
     config = bench.config
+    if not config.evaluate.test:
+        training_curve(read_log(out), out / "training.png")
+        document = {"run": _run_facts(bench, fitted, timing, sizes)}
+        checkpoint.write_json(out / RESULT_FILE, document)
+        say(f"best inner validation Dice {fitted.best_score:.4f} at step {fitted.best_step}; the test list was not read")
+        return document
     test = list(bench.splits.test)
     say(f"evaluating on {len(test)} test images")
     scores = score_pairs(bench.model, bench.task, test, device=bench.device, precision=bench.precision, config=config.evaluate)
@@ -175,16 +181,21 @@ def _finish(
                count=config.evaluate.overlays, folder=out / "overlays")
     training_curve(read_log(out), out / "training.png")
     document = report(scores, settings=evaluation_settings(bench, "test"))
-    document["run"] = {
+    document["run"] = _run_facts(bench, fitted, timing, sizes)
+    write_csv(out / "scores.csv", scores)
+    checkpoint.write_json(out / RESULT_FILE, document)
+    say(table(document))
+    return document
+
+
+def _run_facts(bench: Bench, fitted: FitResult, timing: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, Any]:
+    config = bench.config
+    return {
         "method": config.method, "seed": config.seed, "steps": fitted.steps, "best_step": fitted.best_step,
         "best_inner_dice": fitted.best_score, "stopped": fitted.stopped, "trainable": dict(sizes),
         "step_s": fitted.seconds, **timing, "peak_memory_bytes": peak_memory(bench.device),
         **surroundings(bench.device, bench.precision),
     }
-    write_csv(out / "scores.csv", scores)
-    checkpoint.write_json(out / RESULT_FILE, document)
-    say(table(document))
-    return document
 
 
 def _validation(bench: Bench) -> Callable[[Any], float]:

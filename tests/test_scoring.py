@@ -247,7 +247,8 @@ def test_every_option_of_score_and_compare_at_once(folders: tuple[Path, Path], t
     common = ["--groups", tmp_path / "groups.csv", "--markdown", out / "t.md", "--latex", out / "t.tex", "--plots", out / "plots"]
     score = ["score", "--pred", folders[0], "--gt", folders[1], "--blocks", "all", "--threshold", "0.4", "--tolerance", "3",
              "--json", out / "s.json", "--csv", out / "s.csv", *common]
-    contrast = ["compare", f"a={out / 's.json'}", f"b={out / 's.json'}", "--metric", "iou", "--json", out / "c.json", *common]
+    contrast = ["compare-scores", f"a={out / 's.json'}", f"b={out / 's.json'}", "--metric", "iou", "--json", out / "c.json",
+                *common]
     code = ("import sys; from gps_seg.cli import main\nsys.argv = ['gps-seg', *sys.argv[1:]]\n"
             "try: main()\nfinally: assert 'torch' not in sys.modules")
     for arguments, last in ((score, "(per_image, 3 images)"), (contrast, "effect: rank-biserial")):

@@ -1,0 +1,183 @@
+"""``gps-seg compare CONFIG``: methods x seeds x data sets from one YAML, each method with its own learning rate.
+
+A cell is one ``gps-seg train`` in a process of its own, which never reads the test list. Each method's rate is the one of the
+grid with the best inner validation Dice at the first seed; only then are the chosen runs scored, once for each data set.
+Finished cells are skipped, a killed comparison goes on where it was, and a cell that fails is recorded and stops nobody else.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gps_seg.checkpoint import read_json, write_bytes
+from gps_seg.config import dump_config, load_config
+from gps_seg.errors import ConfigError
+
+FAILED = "failed.txt"
+Say = Callable[[str], None]
+
+
+class GridConfig(BaseModel):
+    """The YAML of a comparison."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base: Path = Field(description="settings that all cells share, a file for gps-seg train; relative to the YAML")
+    methods: dict[str, dict[str, Any]] = Field(min_length=1, description="name -> settings that make the method, dotted keys")
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    learning_rates: tuple[float, ...] = Field((), description="the grid; empty: the base's rate for all")
+    data: tuple[str, ...] = Field((), description="what to score on: known names or folders; empty: the base's own test list")
+    settings: dict[str, Any] = Field({}, description="settings for all cells, over the base's")
+    reference: str | None = Field(None, description="method that p-values compare with; default: the first")
+    columns: dict[str, dict[str, float]] = Field({}, description="published numbers shown beside ours, name -> column -> value")
+    blocks: tuple[str, ...] = Field(("per_image", "dataset"), description="what is scored")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run of the grid."""
+
+    method: str
+    seed: int
+    rate: float | None
+    folder: Path
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has ended well."""
+        return (self.folder / "result.json").is_file()
+
+    @property
+    def title(self) -> str:
+        """For messages."""
+        return f"{self.method}, seed {self.seed}" + ("" if self.rate is None else f", lr {self.rate:g}")
+
+    def inner_dice(self) -> float | None:
+        """Best Dice on the inner validation part; None if the cell has failed."""
+        return float(read_json(self.folder / "result.json", "a result")["run"]["best_inner_dice"]) if self.finished else None
+
+
+def load_grid(path: Path) -> GridConfig:
+    """Read and check a comparison's YAML; every cell's settings are checked before any cell runs.
+
+    Raises:
+        ConfigError: unreadable, a wrong key, or settings that no run accepts.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        raise ConfigError(f"cannot read the comparison {path}; configs/compare_kvasir.yaml is an example") from None
+    try:
+        grid = GridConfig.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg'].lower()}" for item in error.errors())
+        raise ConfigError(f"{path}: {problems}") from None
+    if grid.reference is not None and grid.reference not in grid.methods:
+        raise ConfigError(f"{path}: reference: expected one of {', '.join(grid.methods)}, got {grid.reference!r}")
+    grid = grid.model_copy(update={"base": path.parent / grid.base})
+    for method in grid.methods:
+        load_config(grid.base, overrides(grid, method, grid.seeds[0], None))
+    return grid
+
+
+def overrides(grid: GridConfig, method: str, seed: int, rate: float | None) -> list[str]:
+    """The ``key=value`` settings of one cell, over the base file."""
+    chosen = {"method": method} if not any(key == "method" for key in grid.methods[method]) else {}
+    values = {**grid.settings, **chosen, **grid.methods[method], "seed": seed, "evaluate.test": False}
+    if rate is not None:
+        values["train.lr"] = rate
+    return [f"{key}={yaml.safe_dump(value, default_flow_style=True).strip().removesuffix('...').strip()}"
+            for key, value in values.items()]
+
+
+def cells(grid: GridConfig, out: Path, method: str) -> tuple[list[Cell], Callable[[float | None], list[Cell]]]:
+    """A method's tuning cells, and a function from the chosen rate to all its final cells, the first of which is tuned."""
+    def cell(seed: int, rate: float | None) -> Cell:
+        name = f"{method}-seed{seed}" + ("" if rate is None else f"-lr{rate:g}")
+        return Cell(method, seed, rate, out / "runs" / name)
+
+    tuning = [cell(grid.seeds[0], rate) for rate in grid.learning_rates or (None,)]
+    return tuning, lambda rate: [cell(seed, rate) for seed in grid.seeds]
+
+
+def best_rate(tuning: Sequence[Cell]) -> Cell | None:
+    """The cell with the best inner validation score; None if all have failed."""
+    scored = [(dice, -index) for index, cell in enumerate(tuning) if (dice := cell.inner_dice()) is not None]
+    return tuning[-max(scored)[1]] if scored else None
+
+
+def run_cells(grid: GridConfig, todo: Sequence[Cell], devices: Sequence[str], say: Say = print) -> None:
+    """Train what is not finished, one process a device at a time."""
+    waiting = [cell for cell in todo if not cell.finished]
+    free: SimpleQueue[str] = SimpleQueue()
+    for device in devices:
+        free.put(device)
+
+    def work(cell: Cell) -> None:
+        device = free.get()
+        try:
+            say(f"training {cell.title} on {device}")
+            _run(grid, cell, device, say)
+        finally:
+            free.put(device)
+
+    with ThreadPoolExecutor(len(devices)) as pool:
+        list(pool.map(work, waiting))
+
+
+def _run(grid: GridConfig, cell: Cell, device: str, say: Say) -> None:
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    settings = cell.folder.with_suffix(cell.folder.suffix + ".yaml")
+    kind = device.partition(":")[0]
+    config = load_config(grid.base, [*overrides(grid, cell.method, cell.seed, cell.rate), f"device={kind}"])
+    write_bytes(settings, dump_config(config).encode())
+    command = [sys.executable, "-m", "gps_seg.cli", "train", str(settings), "--out", str(cell.folder), "--resume"]
+    _call(command, cell.folder / FAILED, device, f"training {cell.title}", say)
+
+
+def score_cell(cell: Cell, data: str | None, target: Path, blocks: Sequence[str], device: str, say: Say = print) -> bool:
+    """Score a finished cell on a data set, once; whether the scores are there afterwards."""
+    if target.is_file():
+        return True
+    if not cell.finished:
+        return False
+    command = [sys.executable, "-m", "gps_seg.cli", "evaluate", str(cell.folder), "--json", str(target), "--blocks",
+               ",".join(blocks), "--device", device.partition(":")[0], *(["--data", data] if data else [])]
+    where = data or "its test list"
+    say(f"scoring {cell.title} on {Path(where).name}")
+    return _call(command, target.with_suffix(".failed.txt"), device, f"scoring {cell.title}", say)
+
+
+def _call(command: Sequence[str], failed: Path, device: str, what: str, say: Say) -> bool:
+    """Run a command of ours; its output goes to a file only if it fails."""
+    environment = dict(os.environ)
+    if ":" in device:
+        environment["CUDA_VISIBLE_DEVICES"] = device.partition(":")[2]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    failed.unlink(missing_ok=True)
+    if done.returncode:
+        last = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()[-1]
+        write_bytes(failed, (done.stdout + done.stderr).encode())
+        say(f"failed: {what}: {last} (all of it in {failed})")
+    return done.returncode == 0
+
+
+def failures(folders: Mapping[str, Path]) -> dict[str, str]:
+    """Last line of each failed cell's output, by title."""
+    found = {}
+    for title, path in folders.items():
+        if path.is_file():
+            lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            found[title] = lines[-1] if lines else "no output"
+    return found

@@ -1,0 +1,124 @@
+"""The end of a comparison: which rate each method got, its scores, and what it costs, as table, JSON, Markdown and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from gps_seg.checkpoint import read_json, write_json
+from gps_seg.comparison import compare_methods, read_document
+from gps_seg.grid import FAILED, Cell, GridConfig, best_rate, cells, failures, load_grid, run_cells, score_cell
+from gps_seg.plots import cost_of_score_plot
+from gps_seg.tables import write_text
+
+Row = dict[str, Any]
+
+
+def run_comparison(path: Path, out: Path, devices: Sequence[str], say: Any = print) -> dict[str, Any]:
+    """Run, score and write ``compare.json``, ``compare.md`` and plots under ``out``; returns the document.
+
+    Raises:
+        ConfigError: the YAML is wrong; nothing was run then.
+    """
+    grid = load_grid(path)
+    plans = {method: cells(grid, out, method) for method in grid.methods}
+    run_cells(grid, [cell for tuning, _ in plans.values() for cell in tuning], devices, say)
+    chosen = {method: best_rate(tuning) for method, (tuning, _) in plans.items()}
+    final = {method: plans[method][1](cell.rate) for method, cell in chosen.items() if cell is not None}
+    run_cells(grid, [cell for group in final.values() for cell in group], devices, say)
+    document: dict[str, Any] = {"name": path.stem, "seeds": list(grid.seeds), "learning_rates": list(grid.learning_rates),
+                                "tuning": _tuning(plans), "data": {}, "failed": _failed(plans, final)}
+    for data in grid.data or (None,):
+        name = Path(data).name if data else "test list"
+        scores = out / "scores" / (Path(data).name if data else "own")
+        document["data"][name] = _one_set(grid, final, data, scores, devices[0], say)
+    write_json(out / "compare.json", document)
+    write_text(out / "compare.md", markdown(document, grid.columns))
+    for name, found in document["data"].items():
+        if found["rows"]:
+            cost_of_score_plot(found["rows"], out / f"{name.replace(' ', '_')}.png", f"{path.stem}: {name}")
+    return document
+
+
+def _tuning(plans: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
+    return {method: {f"{cell.rate:g}": cell.inner_dice() for cell in tuning if cell.rate is not None}
+            for method, (tuning, _) in plans.items()}
+
+
+def _failed(plans: Mapping[str, Any], final: Mapping[str, Sequence[Cell]]) -> dict[str, str]:
+    every = [cell for tuning, _ in plans.values() for cell in tuning] + [cell for group in final.values() for cell in group]
+    return failures({cell.title: cell.folder / FAILED for cell in every if not cell.finished})
+
+
+def _one_set(
+    grid: GridConfig, final: Mapping[str, Sequence[Cell]], data: str | None, folder: Path, device: str, say: Any
+) -> dict[str, Any]:
+    documents: dict[str, list[dict[str, Any]]] = {}
+    for method, group in final.items():
+        files = [(cell, folder / f"{cell.folder.name}.json") for cell in group]
+        there = [file for cell, file in files if score_cell(cell, data, file, grid.blocks, device, say)]
+        if there:
+            documents[method] = [read_document(file) for file in there]
+    rows = {method: {"method": method, "seeds": len(found), **_scores(found), **_cost(final[method])}
+            for method, found in documents.items()}
+    reference = grid.reference or next(iter(grid.methods))
+    pairs: list[Any] = []
+    if len(documents) > 1:
+        compared = compare_methods({name: documents[name] for name in sorted(documents, key=lambda name: name != reference)})
+        for method, shown in compared["methods"].items():
+            rows[method] |= {"low": shown["low"], "high": shown["high"]}
+        pairs = compared["pairs"]
+        for pair in pairs:
+            if pair["a"] == reference:
+                rows[pair["b"]] |= {"p": pair["p_holm"], "difference": -pair["difference"]}
+    return {"reference": reference, "rows": list(rows.values()), "pairs": pairs}
+
+
+def _scores(documents: Sequence[Mapping[str, Any]]) -> Row:
+    dices = [document["per_image"]["dice"] for document in documents]
+    return {"dice": mean(dices), "iou": mean(document["per_image"]["iou"] for document in documents), "dice_by_seed": dices,
+            "dataset_dice": mean(document["dataset"]["dice"] for document in documents),
+            "images": documents[0]["n"], "rate": None}
+
+
+def _cost(group: Sequence[Cell]) -> Row:
+    results = [read_json(cell.folder / "result.json", "a result")["run"] for cell in group if cell.finished]
+    sizes = results[0]["trainable"]
+    head = sizes.get("head", 0)
+    delta = (group[0].folder / "adapter_model.safetensors").stat().st_size
+    return {
+        "selected": sizes.get("selected", 0), "bias": sizes.get("bias", 0), "head": head,
+        "other": sizes["trainable"] - sizes.get("selected", 0) - sizes.get("bias", 0) - head, "rate": group[0].rate,
+        "step_s": min(result["step_s"] for result in results), "peak_memory_bytes": results[0]["peak_memory_bytes"],
+        "delta_bytes": delta, "inner_dice": mean(result["best_inner_dice"] for result in results),
+    }
+
+
+def markdown(document: Mapping[str, Any], columns: Mapping[str, Mapping[str, float]] | None = None) -> str:
+    """One table a data set; published numbers, if any, stand in columns of their own and were not measured here."""
+    columns = columns or {}
+    extra = sorted({name for values in columns.values() for name in values})
+    lines = [f"# {document['name']}", ""]
+    for name, found in document["data"].items():
+        images = found["rows"][0]["images"] if found["rows"] else 0
+        lines += [f"## {name}, {images} images, mean over images", "",
+                  "| method | lr | mDice | 95 % interval | p | mIoU | selected | bias | other | decoder | step s | delta MB |"
+                  + "".join(f" {column} |" for column in extra), "|---|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|"
+                  + "--:|" * len(extra)]
+        lines += [_line(row, found["reference"], columns.get(row["method"], {}), extra) for row in found["rows"]]
+        lines += ["", "Intervals: bootstrap over seeds and images. "
+                  f"p: Wilcoxon against {found['reference']}, Holm over all pairs.", ""]
+    lines += [f"failed: {title}: {why}" for title, why in document["failed"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def _line(row: Row, reference: str, published: Mapping[str, float], extra: Sequence[str]) -> str:
+    interval = f"{row['low']:.3f} to {row['high']:.3f}" if "low" in row else "-"
+    p = "reference" if row["method"] == reference else ("-" if "p" not in row else f"{row['p']:.4f}")
+    rate = "-" if row["rate"] is None else f"{row['rate']:g}"
+    shown = "".join(f" {published[column]:.3f} |" if column in published else " - |" for column in extra)
+    return (f"| {row['method']} | {rate} | {row['dice']:.4f} | {interval} | {p} | {row['iou']:.4f} | {row['selected']:,} | "
+            f"{row['bias']:,} | {row['other']:,} | {row['head']:,} | {row['step_s']:.2f} | "
+            f"{row['delta_bytes'] / 1e6:.2f} |{shown}")

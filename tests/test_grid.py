@@ -1,0 +1,86 @@
+"""A comparison: cells run once, failures are recorded, each method has its own rate, tables and pictures are written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from gps_seg.errors import ConfigError
+from gps_seg.grid import Cell, GridConfig, best_rate, load_grid, overrides
+from gps_seg.grid_report import markdown, run_comparison
+
+BASE = {
+    "model": {"name": "tiny"}, "data": {"name": "phantom", "phantom_images": 12}, "selection": {"batch_size": 4},
+    "train": {"max_steps": 3, "batch_size": 2, "precision": "fp32", "validate_every": 3}, "evaluate": {"overlays": 0},
+}
+
+
+def write(folder: Path, **values: object) -> Path:
+    (folder / "base.yaml").write_text(yaml.safe_dump(BASE))
+    path = folder / "compare.yaml"
+    path.write_text(yaml.safe_dump({"base": "base.yaml", **values}))
+    return path
+
+
+def test_a_comparison_runs_scores_and_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPS_SEG_CACHE", str(tmp_path / "cache"))
+    methods = {"gps": {}, "decoder only": {"method": "head"}, "vpt_deep": {}}
+    path = write(tmp_path, methods=methods, seeds=[0], learning_rates=[1e-3], reference="gps", columns={"gps": {"paper": 0.881}})
+    said: list[str] = []
+    found = run_comparison(path, tmp_path / "out", ["cpu", "cpu"], said.append)
+    rows = {row["method"]: row for row in found["data"]["test list"]["rows"]}
+    assert set(rows) == {"gps", "decoder only"} and all(0 <= row["dice"] <= 1 for row in rows.values())
+    assert rows["gps"]["selected"] > 0 == rows["decoder only"]["selected"] and rows["decoder only"]["head"] == rows["gps"]["head"]
+    assert rows["gps"]["rate"] == 1e-3 and "p" in rows["decoder only"] and rows["gps"]["delta_bytes"] > 1000
+    assert "keeps its tokens on a grid" in found["failed"]["vpt_deep, seed 0, lr 0.001"]
+    result = json.loads((tmp_path / "out" / "runs" / "gps-seed0-lr0.001" / "result.json").read_text())
+    assert "per_image" not in result and result["run"]["best_inner_dice"] >= 0  # the test list was not read in training
+    text = (tmp_path / "out" / "compare.md").read_text()
+    assert "| decoder only |" in text and "| paper |" in text and "0.881" in text and "failed: vpt_deep" in text
+    with Image.open(tmp_path / "out" / "test_list.png") as picture:
+        assert picture.width > 800
+    (tmp_path / "out" / "scores" / "own" / "gps-seed0-lr0.001.json").unlink()  # as if killed before this score
+    said.clear()
+    again = run_comparison(path, tmp_path / "out", ["cpu"], said.append)
+    dices = {row["method"]: row["dice"] for row in again["data"]["test list"]["rows"]}
+    assert dices == {name: row["dice"] for name, row in rows.items()}
+    assert [line for line in said if "failed" not in line] == ["training vpt_deep, seed 0, lr 0.001 on cpu",
+                                                               "scoring gps, seed 0, lr 0.001 on its test list"]
+
+
+def test_the_rate_with_the_best_inner_validation_is_chosen_and_failed_cells_are_left_out(tmp_path: Path) -> None:
+    cells = [Cell("gps", 0, rate, tmp_path / f"{rate}") for rate in (1e-4, 1e-3, 1e-2)]
+    assert best_rate(cells) is None
+    for cell, dice in zip(cells[:2], (0.5, 0.7), strict=True):
+        cell.folder.mkdir()
+        (cell.folder / "result.json").write_text(json.dumps({"run": {"best_inner_dice": dice}}))
+    assert best_rate(cells) is cells[1]
+
+
+def test_a_cells_settings_are_the_base_the_shared_ones_and_its_own(tmp_path: Path) -> None:
+    grid = GridConfig(base=tmp_path, methods={"random": {"method": "gps", "selection.score": "random"}, "full": {}},
+                      settings={"train.max_steps": 7})
+    assert overrides(grid, "random", 2, 1e-4) == ["train.max_steps=7", "method=gps", "selection.score=random", "seed=2",
+                                                  "evaluate.test=false", "train.lr=0.0001"]
+    assert "method=full" in overrides(grid, "full", 0, None)
+
+
+@pytest.mark.parametrize(("values", "text"), [
+    ({"methods": {"gps": {"train.lrr": 1}}}, "unknown key 'train.lrr', did you mean 'train.lr'"),
+    ({"methods": {"gpss": {}}}, "method: "), ({"methods": {}}, "methods: "), ({"methods": {"gps": {}}, "seed": 1}, "seed: "),
+    ({"methods": {"gps": {}}, "reference": "full"}, "reference: expected one of gps, got 'full'"),
+])
+def test_a_wrong_comparison_is_refused_before_anything_runs(tmp_path: Path, values: dict[str, object], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        load_grid(write(tmp_path, **values))
+    with pytest.raises(ConfigError, match="cannot read the comparison"):
+        load_grid(tmp_path / "missing.yaml")
+
+
+def test_an_empty_comparison_still_gives_a_table() -> None:
+    text = markdown({"name": "x", "data": {"own": {"reference": "gps", "rows": [], "pairs": []}}, "failed": {"gps": "no memory"}})
+    assert "failed: gps: no memory" in text
