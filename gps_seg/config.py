@@ -65,6 +65,10 @@ class DataConfig(_Section):
     root: Path | None = Field(None, description="folder of the data set; default: found under $GPS_SEG_DATA or data/")
     train_list: Path | None = Field(None, description="text file, one image name a line; default: train.txt in root")
     test_list: Path | None = Field(None, description="text file; default: val.txt or test.txt in root")
+    protocol: Literal["honest", "released"] = Field(
+        "honest", description="released: the GPS code's own, which selects on the test images, trains on them too and keeps the "
+        "best step on them; only to show where its numbers come from"
+    )
     inner_fraction: float = Field(0.1, gt=0, lt=0.5, description="part of the training list kept for model selection")
     split_seed: int = Field(0, description="seed of that part; fixed, so that every method selects on the same images")
     train_images: int | None = Field(None, ge=1, description="use only this many training images (a reduced budget)")

@@ -50,7 +50,7 @@ def evaluate_run(
     with tqdm(total=len(pairs), desc="evaluate", unit="image", disable=not sys.stderr.isatty()) as bar:
         scores = score_pairs(run.model, task, pairs, device=run.device, precision=run.precision,
                              config=EvaluateConfig(), progress=bar.update, blocks=blocks or DEFAULT_BLOCKS)
-    settings = _settings(run, data or config.data.name, split, task)
+    settings = _settings(run, data or config.data.name, split, task, config.data.protocol)
     settings["images_trained_on"] = seen = count_trained_on(pairs, config)
     if seen:
         print(f"warning: {seen} of these {len(pairs)} images were in the run's training or inner validation part")
@@ -78,7 +78,7 @@ def count_trained_on(pairs: Sequence[Pair], config: RunConfig) -> int | None:
     return sum(sha256(pair.image) in known for pair in pairs)
 
 
-def _settings(run: Run, data: str, split: str, task: Segmentation) -> dict[str, Any]:
+def _settings(run: Run, data: str, split: str, task: Segmentation, protocol: str) -> dict[str, Any]:
     spec = run.model.spec
     shown = "all" if Path(data).is_dir() else split
     return {
@@ -86,5 +86,5 @@ def _settings(run: Run, data: str, split: str, task: Segmentation) -> dict[str, 
         "nsd_tolerance_px": TOLERANCE,
         "prompt": "ground-truth box" if task.prompt == "box" else "none", "input_size": spec.input_size,
         "resize": spec.resize, "model": spec.name, "base_note": base_note(spec.name),
-        "trained_on": run.description.get("data"),
+        "trained_on": run.description.get("data"), "data_protocol": protocol,
     }

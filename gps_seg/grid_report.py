@@ -80,7 +80,7 @@ def _scores(documents: Sequence[Mapping[str, Any]]) -> Row:
     dices = [document["per_image"]["dice"] for document in documents]
     return {"dice": mean(dices), "iou": mean(document["per_image"]["iou"] for document in documents), "dice_by_seed": dices,
             "dataset_dice": mean(document["dataset"]["dice"] for document in documents),
-            "images": documents[0]["n"], "rate": None}
+            "images": documents[0]["n"], "rate": None, "gps_legacy": documents[0].get("gps_legacy")}
 
 
 def _cost(group: Sequence[Cell]) -> Row:
@@ -108,6 +108,9 @@ def markdown(document: Mapping[str, Any], columns: Mapping[str, Mapping[str, flo
                   + "".join(f" {column} |" for column in extra), "|---|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|"
                   + "--:|" * len(extra)]
         lines += [_line(row, found["reference"], columns.get(row["method"], {}), extra) for row in found["rows"]]
+        lines += [f"\n{row['method']}: the released code's protocol and scorer, mDice {row['gps_legacy']['dice']:.4f} "
+                  f"mIoU {row['gps_legacy']['iou']:.4f}; trained and selected on these images; {row['gps_legacy']['warning']}."
+                  for row in found["rows"] if row["gps_legacy"]]
         lines += ["", "Intervals: bootstrap over seeds and images. "
                   f"p: Wilcoxon against {found['reference']}, Holm over all pairs.", ""]
     lines += [f"failed: {title}: {why}" for title, why in document["failed"].items()]

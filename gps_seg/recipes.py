@@ -67,8 +67,11 @@ def prepare(config: RunConfig, say: Say = print) -> Bench:
     device = resolve_device(config.device)
     precision = resolve_precision(config.train.precision, device)
     splits = load_splits(config.data)
-    for finding in check_pairs(splits, near_duplicates=config.data.near_duplicates):
-        say(f"warning: {finding.file}: {finding.text}")
+    if config.data.protocol == "released":
+        say("warning: data.protocol=released selects and trains on the test images; its scores say nothing about new images")
+    else:
+        for finding in check_pairs(splits, near_duplicates=config.data.near_duplicates):
+            say(f"warning: {finding.file}: {finding.text}")
     model = load_model(config.model, device)
     model.checkpoint_blocks = config.train.checkpoint_blocks
     task = Segmentation(
@@ -103,7 +106,8 @@ def _selection_loss(bench: Bench) -> Callable[[Any, Any], Tensor]:
 
 
 def _selection_loader(bench: Bench) -> DataLoader[Any]:
-    pairs = bench.splits.train[: bench.config.selection.max_images]
+    released = bench.config.data.protocol == "released"
+    pairs = (bench.splits.test if released else bench.splits.train)[: bench.config.selection.max_images]
     return make_loader(bench.model, pairs, batch_size=bench.config.selection.batch_size, workers=bench.config.data.workers)
 
 
@@ -267,7 +271,7 @@ def evaluation_settings(bench: Bench, split: str) -> dict[str, Any]:
     return {
         "data": config.data.name, "split": split, "threshold": config.evaluate.threshold, "prompt": config.evaluate.prompt,
         "input_size": bench.model.spec.input_size, "resize": bench.model.spec.resize, "model": config.model.name,
-        "base_note": base_note(config.model.name),
+        "base_note": base_note(config.model.name), "data_protocol": config.data.protocol,
     }
 
 

@@ -8,6 +8,7 @@ The JSON document has stable keys, schema 2 (schema 1 plus what is marked +):
 - + ``pranet``, ``polyps``, ``negatives``, ``calibration``: the blocks asked for, see their modules;
 - + ``intervals``: ``intervals.per_image.dice`` is [low, high], likewise for other means; none for a single image or group;
 - + ``statistics``: how the intervals were made; + ``omitted``: blocks asked for that mean nothing here, and why;
+- + ``gps_legacy``: under data.protocol=released only, see :func:`gps_legacy`;
 - ``images``: one row an image, see ``blocks.row``.
 """
 
@@ -63,8 +64,20 @@ def report(
         "statistics": {"level": LEVEL, "resamples": resamples, "seed": 0, "clusters": number, "grouped": groups is not None},
         "omitted": omitted, "aggregation": AGGREGATION, "settings": dict(settings), "images": [row(score) for score in scores],
     }
+    if settings.get("data_protocol") == "released":
+        document["gps_legacy"] = gps_legacy(document["dataset"]["recall"])
     check_document(document)
     return document
+
+
+def gps_legacy(recall: float) -> dict[str, Any]:
+    """What the released GPS scorer calls mDice and mIoU: background pixels are dropped, so false positives never count.
+
+    Only pooled recall R is left: its mIoU is R, its mDice 2R / (1 + R); an all-foreground mask scores 1. Source:
+    FightingFighting/GPS, SAM/test.py, mmseg's metrics with ignore_index=0.
+    """
+    return {"dice": 2 * recall / (1 + recall), "iou": recall,
+            "warning": "background is ignored: an all-foreground mask scores 1; never compare with any other number"}
 
 
 def _add_blocks(document: dict[str, Any], scores: Sequence[BlockScore]) -> dict[str, str]:

@@ -105,6 +105,9 @@ def _remarks(document: Mapping[str, Any]) -> list[str]:
         unit = "groups" if made["grouped"] else "images"
         text.append(f"intervals: bootstrap of {made['clusters']} {unit}, {made['resamples']} resamples" if document["intervals"]
                     else f"no intervals: they need at least two {unit}")
+    if legacy := document.get("gps_legacy"):
+        text.append(f"gps_legacy: the released scorer would say mDice {legacy['dice']:.4f} mIoU {legacy['iou']:.4f}; "
+                    f"{legacy['warning']}")
     shown = ", ".join(f"{key} {value}" for key, value in document["settings"].items() if value not in ("", None))
     return [*text, f"protocol: {shown}"] if shown else text
 

@@ -33,7 +33,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class Splits:
-    """Training part, inner validation part (model selection), test part (read once, at the end). Disjoint by id."""
+    """Training part, inner validation part (model selection), test part (read once, at the end).
+
+    Disjoint by id, except under the released code's protocol, where the first images of training and all of the inner part are
+    the test images.
+    """
 
     train: tuple[Pair, ...]
     inner: tuple[Pair, ...]
@@ -151,7 +155,10 @@ def load_splits(config: DataConfig) -> Splits:
     """
     pairs, train, test = _load(config)
     whole = split(pairs, train, test, inner_fraction=config.inner_fraction, seed=config.split_seed)
-    return Splits(whole.train[: config.train_images], whole.inner[: config.inner_images], whole.test[: config.test_images])
+    cut = Splits(whole.train[: config.train_images], whole.inner[: config.inner_images], whole.test[: config.test_images])
+    if config.protocol == "released":
+        return Splits((*cut.test, *cut.train, *cut.inner), cut.test, cut.test)
+    return cut
 
 
 def _load(config: DataConfig) -> tuple[list[Pair], list[str], list[str]]:
