@@ -95,14 +95,15 @@ def test_the_first_layer_computes_no_input_gradient_and_still_trains() -> None:
     assert attached.trainable()["weight"].grad is not None
 
 
-def test_under_autocast_output_equals_the_stock_layers_and_gradients_are_fp32() -> None:
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_under_autocast_output_equals_the_stock_layers_and_gradients_are_fp32(half: torch.dtype) -> None:
     layer = nn.Linear(64, 32)
     reference = copy.deepcopy(layer)
     attached = attach(layer, select_all(layer, 50))
     x = torch.randn(5, 64)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", half):
         y, expected = layer(x), reference(x)
-    assert y.dtype == torch.bfloat16 and torch.equal(y, expected)
+    assert y.dtype == half and torch.equal(y, expected)
     y.float().square().sum().backward()
     expected.float().square().sum().backward()
     gradient = attached.trainable()["weight"].grad
