@@ -191,7 +191,7 @@ def test_efficient_attention_keeps_far_less_for_the_backward() -> None:
             embedding = model.encode(torch.randn(1, 3, 512, 512))
         kept[attention] = sum(event.self_cpu_memory_usage for event in events.function_events or ())
         del embedding
-    assert 0 < kept["efficient"] < 0.3 * kept["stock"], kept
+    assert 0 < kept["efficient"] < 0.6 * kept["stock"], kept
 
 
 @pytest.mark.parametrize("name", TINY)
