@@ -104,8 +104,8 @@ def markdown(document: Mapping[str, Any], columns: Mapping[str, Mapping[str, flo
     for name, found in document["data"].items():
         images = found["rows"][0]["images"] if found["rows"] else 0
         lines += [f"## {name}, {images} images, mean over images", "",
-                  "| method | lr | mDice | 95 % interval | p | mIoU | selected | bias | other | decoder | step s | delta MB |"
-                  + "".join(f" {column} |" for column in extra), "|---|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|"
+                  "| method | lr | mDice | 95 % interval | p | mIoU | selected | bias | other | decoder | step s | memory GB | "
+                  "delta MB |" + "".join(f" {column} |" for column in extra), "|---|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
                   + "--:|" * len(extra)]
         lines += [_line(row, found["reference"], columns.get(row["method"], {}), extra) for row in found["rows"]]
         lines += [f"\n{row['method']}: the released code's protocol and scorer, mDice {row['gps_legacy']['dice']:.4f} "
@@ -124,4 +124,4 @@ def _line(row: Row, reference: str, published: Mapping[str, float], extra: Seque
     shown = "".join(f" {published[column]:.3f} |" if column in published else " - |" for column in extra)
     return (f"| {row['method']} | {rate} | {row['dice']:.4f} | {interval} | {p} | {row['iou']:.4f} | {row['selected']:,} | "
             f"{row['bias']:,} | {row['other']:,} | {row['head']:,} | {row['step_s']:.2f} | "
-            f"{row['delta_bytes'] / 1e6:.2f} |{shown}")
+            f"{row['peak_memory_bytes'] / 1e9:.2f} | {row['delta_bytes'] / 1e6:.2f} |{shown}")

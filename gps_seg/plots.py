@@ -89,47 +89,50 @@ def cost_plot(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> None
     from matplotlib.figure import Figure
 
     key = "peak_bytes" if all(row["peak_bytes"] for row in rows) else "saved_bytes"
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
     axis = figure.subplots()
-    for row in rows:
-        is_ours = row["method"] == "gps"
-        axis.scatter(row[key] / 1e9, row["step_s"], s=70 if is_ours else 36, color="#d1495b" if is_ours else "#7a8ca3", zorder=3)
-        axis.annotate(row["method"], (row[key] / 1e9, row["step_s"]), xytext=(6, 4), textcoords="offset points", fontsize=9)
+    for number, row in enumerate(rows):
+        axis.scatter(row[key] / 1e9, row["step_s"], s=64, marker="D" if row["method"] == "gps" else "o", color=f"C{number % 10}",
+                     label=row["method"], zorder=3)
         if row["method"] == "floor":
-            axis.axhline(row["step_s"], color="#0077aa", linewidth=0.9, linestyle="--", zorder=1)
-            axis.axvline(row[key] / 1e9, color="#0077aa", linewidth=0.9, linestyle="--", zorder=1)
+            axis.axhline(row["step_s"], color=f"C{number % 10}", linewidth=0.9, linestyle="--", zorder=1)
+            axis.axvline(row[key] / 1e9, color=f"C{number % 10}", linewidth=0.9, linestyle="--", zorder=1)
     what = "peak memory of a step" if key == "peak_bytes" else "kept for the backward"
-    axis.set(xlabel=f"{what}, GB", ylabel="step, seconds", title=title, xlim=(0, None), ylim=(0, None))
-    axis.margins(0.12)
+    axis.set(xlabel=f"{what}, GB", ylabel="step, seconds", title=title,
+             xlim=(0, 1.08 * max(row[key] for row in rows) / 1e9), ylim=(0, 1.08 * max(row["step_s"] for row in rows)))
     axis.grid(alpha=0.25)
+    figure.legend(loc="outside right center", frameon=False, fontsize=9)
     _save(figure, path)
 
 
 def cost_of_score_plot(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
-    """Write a PNG of two panels: mean Dice with its interval against trained encoder weights, and against step time.
+    """Write a PNG of three panels: mean Dice with its interval against trained encoder weights, step time and memory.
 
     Args:
-        rows: of a comparison: ``method``, ``dice``, ``low``, ``high``, ``selected``, ``bias``, ``other``, ``step_s``.
+        rows: of a comparison: ``method``, ``dice``, ``low``, ``high``, ``selected``, ``bias``, ``other``, ``step_s``,
+            ``peak_memory_bytes``.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    figure = Figure(figsize=(13, 4.6), layout="constrained")
     figure.suptitle(title)
-    left, right = figure.subplots(1, 2, sharey=True)
-    for row in rows:
-        color = "#d1495b" if row["method"].startswith("gps") else "#7a8ca3"
-        error = [[row["dice"] - row.get("low", row["dice"])], [row.get("high", row["dice"]) - row["dice"]]]
-        places = (row["selected"] + row["bias"] + row["other"], row["step_s"])
-        for axis, x in zip((left, right), places, strict=True):
-            axis.errorbar([x], [row["dice"]], yerr=error, fmt="o", color=color, capsize=3, elinewidth=0.8)
-            axis.annotate(row["method"], (x, row["dice"]), xytext=(6, 4), textcoords="offset points", fontsize=8)
-    left.set(xlabel="trained encoder weights, the decoder not counted", ylabel="mean Dice, 95 % interval")
-    left.set_xscale("symlog", linthresh=1000)
-    left.set_xlim(-300, 3 * max(row["selected"] + row["bias"] + row["other"] for row in rows) + 1000)
-    right.set(xlabel="seconds a step")
-    right.margins(x=0.2)
-    for axis in (left, right):
+    panels = figure.subplots(1, 3, sharey=True)
+    weights = [row["selected"] + row["bias"] + row["other"] for row in rows]
+    places = [weights, [row["step_s"] for row in rows], [row["peak_memory_bytes"] / 1e9 for row in rows]]
+    colors = [f"C{number % 10}" for number in range(len(rows))]
+    for axis, xs in zip(panels, places, strict=True):
+        for row, x, color in zip(rows, xs, colors, strict=True):
+            low, high = row.get("low", row["dice"]), row.get("high", row["dice"])
+            axis.errorbar([x], [row["dice"]], yerr=[[max(0, row["dice"] - low)], [max(0, high - row["dice"])]], color=color,
+                          fmt="D" if row["method"].startswith("gps") else "o", capsize=3, elinewidth=0.8, label=row["method"])
         axis.grid(alpha=0.25)
+        axis.margins(x=0.15)
+    panels[0].set(xlabel="trained encoder weights (decoder not counted)", ylabel="mean Dice, 95 % interval")
+    panels[0].set_xscale("symlog", linthresh=10_000)
+    panels[0].set_xlim(-3000, 3 * max(weights) + 10_000)
+    panels[1].set(xlabel="step, seconds")
+    panels[2].set(xlabel="peak memory, GB")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
     _save(figure, path)
 
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from gps_seg import checkpoint
 from gps_seg.attach import attach
+from gps_seg.blocks import DEFAULT_BLOCKS
 from gps_seg.config import RunConfig, dump_config, load_config
 from gps_seg.data.audit import check_pairs
 from gps_seg.data.dataset import EpochBatches, PolypDataset, collate
@@ -180,7 +181,8 @@ def _finish(
         return document
     test = list(bench.splits.test)
     say(f"evaluating on {len(test)} test images")
-    scores = score_pairs(bench.model, bench.task, test, device=bench.device, precision=bench.precision, config=config.evaluate)
+    scores = score_pairs(bench.model, bench.task, test, device=bench.device, precision=bench.precision, config=config.evaluate,
+                         blocks=DEFAULT_BLOCKS)
     draw_cases(bench.model, bench.task, test, scores, device=bench.device, precision=bench.precision,
                count=config.evaluate.overlays, folder=out / "overlays")
     training_curve(read_log(out), out / "training.png")
