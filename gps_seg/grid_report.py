@@ -105,8 +105,8 @@ def markdown(document: Mapping[str, Any], columns: Mapping[str, Mapping[str, flo
         images = found["rows"][0]["images"] if found["rows"] else 0
         lines += [f"## {name}, {images} images, mean over images", "",
                   "| method | lr | mDice | 95 % interval | p | mIoU | selected | bias | other | decoder | step s | memory GB | "
-                  "delta MB |" + "".join(f" {column} |" for column in extra), "|---|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
-                  + "--:|" * len(extra)]
+                  "delta MB |" + "".join(f" {column} |" for column in extra),
+                  "|---|--:|--:|---|" + "--:|" * (9 + len(extra))]
         lines += [_line(row, found["reference"], columns.get(row["method"], {}), extra) for row in found["rows"]]
         lines += [f"\n{row['method']}: the released code's protocol and scorer, mDice {row['gps_legacy']['dice']:.4f} "
                   f"mIoU {row['gps_legacy']['iou']:.4f}; trained and selected on these images; {row['gps_legacy']['warning']}."

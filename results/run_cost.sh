@@ -15,12 +15,12 @@ measure() {  # model:size:batch, methods, name, further arguments
     --json "$out/$3_${model}_${size}.json" --plot "$out/$3_${model}_${size}.png" "${@:4}"
 }
 if [ "$kind" = cuda ]; then
-  for entry in ${MODELS:-sam_vit_b:1024:1 sam_vit_l:1024:1 sam_vit_h:1024:1}; do
+  for entry in ${MODELS-sam_vit_b:1024:1 sam_vit_l:1024:1 sam_vit_h:1024:1}; do
     measure "$entry" $all cuda_bf16 --precision bf16 --frozen-storage compute "$@"
     measure "$entry" $few cuda_bf16_compiled --precision bf16 --frozen-storage compute --compiled "$@"
   done
 else
-  for entry in ${MODELS:-vit_base_patch16_224:224:8 lite_medsam:256:4 sam_vit_b:512:1}; do
+  for entry in ${MODELS-vit_base_patch16_224:224:8 lite_medsam:256:1 sam_vit_b:512:1}; do
     measure "$entry" $all cpu_fp32 "$@"
   done
   for entry in ${FEW-sam_vit_b:1024:1}; do measure "$entry" $few cpu_fp32 "$@"; done
