@@ -79,8 +79,9 @@ def _describe_backends(model: nn.Module, chosen: Selection, config: RunConfig) -
         return []
     device = resolve_device(config.device)
     precision = resolve_precision(config.train.precision, device)
-    attached = attach(model.to(device), chosen, backend=config.train.backend)
-    used = Counter(attached.backends(compute_dtype(precision)).values())
+    backend, dtype = config.train.backend, compute_dtype(precision)
+    attached = attach(model.to(device), chosen, backend="auto" if backend == "measure" else backend)
+    used = Counter((attached.measure_backends(dtype) if backend == "measure" else attached.backends(dtype)).values())
     shown = ", ".join(f"{name} in {number} layers" for name, number in sorted(used.items()))
     return [f"selected gradients on {device.type} in {precision}, train.backend={config.train.backend}: {shown}"]
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gps_seg.errors import CheckpointError
-from gps_seg.products import check_backend
+from gps_seg.products import check_backend, fastest
 from gps_seg.selection import Selection, counts
 from gps_seg.sparse import (
     VALUES,
@@ -168,6 +168,25 @@ class Attached:
         for site in self._sites.values():
             if site.handle is None:
                 site.layer.selected_positions.backend = check_backend(name)  # type: ignore[union-attr]
+
+    def measure_backends(self, dtype: torch.dtype = torch.float32, tokens: int = 2048) -> dict[str, str]:
+        """Time the back-ends of every linear layer on this device and keep each layer's fastest; returns the choice by weight.
+
+        Layers of one shape are measured once. Another run may choose otherwise where two are alike, so runs that must repeat
+        to the bit keep ``auto``.
+        """
+        known: dict[tuple[int, ...], str] = {}
+        for site in self._sites.values():
+            if not isinstance(site.layer, SparseLinear):
+                continue
+            where, out = site.layer.selected_positions, site.layer.out_features
+            shape = (len(where.used), out, len(where.rows))
+            if shape not in known:
+                dy = torch.randn(tokens, out, dtype=dtype, device=where.rows.device)
+                x = torch.randn(tokens, shape[0], dtype=dtype, device=where.rows.device)
+                known[shape] = fastest(where.rows, where.columns, dy, x)
+            where.backend = known[shape]
+        return self.backends(dtype)
 
     def backends(self, dtype: torch.dtype = torch.float32) -> dict[str, str]:
         """Weight name -> the back-end that computes its selected gradient, for activations of this type."""

@@ -165,8 +165,9 @@ class TrainConfig(_Section):
         "fp32", description="compute: keep weights that GPS selects from in the precision of arithmetic; the same bits, half "
         "the memory on the device, the originals in main memory"
     )
-    backend: Literal["auto", "product", "gather", "triton", "dense"] = Field(
-        "auto", description="how selected gradients are computed; auto: a measured rule, see gps_seg/products.py and info RUN"
+    backend: Literal["auto", "measure", "product", "gather", "triton", "dense"] = Field(
+        "auto", description="how selected gradients are computed; auto: a fixed rule from measurements, see gps_seg/products.py "
+        "and info RUN; measure: time each layer's on this device first"
     )
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the running average of trained values; 0: off")
     box_probability: float = Field(0.0, ge=0, le=1, description="part of the steps that see boxes around the polyps as prompts")
@@ -209,6 +210,8 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: the file is missing or not YAML, or a key or value does not fit; unknown keys name the nearest.
     """
     values = _read_yaml(path) if path else {}
+    if "base" in values and "methods" in values:
+        raise ConfigError(f"{path} is a comparison of several runs: gps-seg compare {path} --out DIR")
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key:

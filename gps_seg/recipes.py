@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from gps_seg import checkpoint
-from gps_seg.attach import attach
+from gps_seg.attach import Attached, attach
 from gps_seg.blocks import DEFAULT_BLOCKS
 from gps_seg.config import RunConfig, dump_config, load_config
 from gps_seg.data.audit import check_pairs
@@ -152,9 +153,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, say: Say = prin
     accelerator.wait_for_everyone()
     sizes = counts(selection, bench.model)
     say(describe_counts(config.method, sizes))
-    attached = attach(bench.model, selection, backend=config.train.backend)
-    if config.train.frozen_storage == "compute":
-        attached.store_frozen(compute_dtype(bench.precision))
+    attached = _attach(bench, selection, say)
     describe = description(bench)
     log = RunLog(out, lambda values, step: checkpoint.save_delta(out, attached, {**describe, "best_step": step}, values),
                  say=say, enabled=main, shows_progress=sys.stderr.isatty())
@@ -166,6 +165,18 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, say: Say = prin
     checkpoint.save_delta(out, attached, {**describe, "best_step": fitted.best_step})
     timing = {"selection_s": selection_seconds, "total_s": time.perf_counter() - began}
     return _finish(bench, fitted, out, say=say, timing=timing, sizes=sizes)
+
+
+def _attach(bench: Bench, selection: Selection, say: Say) -> Attached:
+    """Bind the selection as the training settings ask."""
+    train, dtype = bench.config.train, compute_dtype(bench.precision)
+    attached = attach(bench.model, selection, backend="auto" if train.backend == "measure" else train.backend)
+    if train.backend == "measure":
+        chosen = Counter(attached.measure_backends(dtype).values())
+        say("back-ends, measured: " + ", ".join(f"{name} in {number} layers" for name, number in sorted(chosen.items())))
+    if train.frozen_storage == "compute":
+        attached.store_frozen(dtype)
+    return attached
 
 
 def _finish(

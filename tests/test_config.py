@@ -11,7 +11,7 @@ import pytest
 from gps_seg.config import GPSConfig, RunConfig, dump_config, known_keys, load_config
 from gps_seg.errors import ConfigError
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+CONFIGS = sorted(path for path in (Path(__file__).parent.parent / "configs").glob("*.yaml") if "base:" not in path.read_text())
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -72,3 +72,9 @@ def test_settings_and_help_load_without_torch_and_quickly() -> None:
     code = ("import sys, gps_seg.config, gps_seg.errors, gps_seg.metrics, gps_seg.cli, gps_seg; "
             "assert 'torch' not in sys.modules and 'PIL' not in sys.modules")
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_comparison_is_not_taken_for_a_run() -> None:
+    path = Path(__file__).parent.parent / "configs" / "compare_kvasir.yaml"
+    with pytest.raises(ConfigError, match="is a comparison of several runs: gps-seg compare"):
+        load_config(path)

@@ -99,7 +99,12 @@ def test_the_choice_is_shown_and_can_be_overruled() -> None:
 
 def test_the_fastest_back_end_can_be_measured_on_the_spot() -> None:
     dy, x = torch.randn(64, 8), torch.randn(64, 4096)
-    assert fastest(torch.arange(8), torch.arange(8), dy, x, ("product", "gather")) in ("product", "gather")
+    assert fastest(torch.arange(8), torch.arange(8), dy, x) == "gather"  # 8 columns of 4096 against a product with all
+    model = nn.Sequential(nn.Linear(64, 32), nn.Linear(32, 64), nn.Conv2d(1, 4, 3))
+    attached = attach(model, one_per_neuron(model))
+    chosen = attached.measure_backends(tokens=32)
+    assert set(chosen) == {"0.weight", "1.weight", "2.weight"} and set(chosen.values()) <= {"product", "gather", "triton"}
+    assert model[0].selected_positions.backend == chosen["0.weight"]  # type: ignore[union-attr]
 
 
 def test_asking_for_the_kernel_without_a_gpu_is_one_line() -> None:
