@@ -32,7 +32,7 @@ def test_overrides_replace_the_files_values(tmp_path: Path) -> None:
     ("selektion.k=1", "unknown key 'selektion', did you mean 'selection'?"),
     ("lr=1", "unknown key 'lr', did you mean 'train.lr'?"),
     ("selection.k=0", "selection.k: input should be greater than or equal to 1, got 0"),
-    ("method=lora", "method: input should be 'gps', 'full', 'head' or 'bitfit', got 'lora'"),
+    ("method=lorra", "method: input should be 'gps', 'full', 'head', 'bitfit', 'partial', 'lora', "),
     ("train.lr=fast", "train.lr: input should be a valid number"),
     ("seed", "expected key=value, got 'seed'"),
     ("seed.a=1", "seed: input should be a valid integer"),
