@@ -19,7 +19,8 @@ from gps_seg.config import DataConfig, EvaluateConfig, ModelConfig, parse_config
 from gps_seg.data.dataset import PolypDataset, UnlabelledImages, collate
 from gps_seg.data.images import list_images, read_image, read_mask, write_image, write_mask
 from gps_seg.data.maps import Prediction
-from gps_seg.data.polyps import Pair, load_splits, pair_folder
+from gps_seg.data.polyps import Pair, load_splits
+from gps_seg.data.sets import SPLIT, set_pairs
 from gps_seg.engine import predictions, resolve_device, resolve_precision
 from gps_seg.errors import CheckpointError, ConfigError, DataError
 from gps_seg.methods.inserts import insert_modules
@@ -79,13 +80,11 @@ def find_pairs(data: str | None, split: str, config: DataConfig) -> list[Pair]:
     """The images to evaluate on.
 
     Args:
-        data: a known name, a folder with images/ and masks/ (all of its pairs), or None for the run's own data set.
-        split: "test", "inner" or "train" of a known data set.
+        data: a known name or a folder (all of its pairs), or None for the run's own data set.
+        split: "test", "inner" or "train" of kvasir-seg, of phantoms and of the run's own data set.
     """
-    if data is not None and Path(data).is_dir():
-        return pair_folder(Path(data))
-    if data is not None and data not in ("kvasir-seg", "phantom"):
-        raise DataError(f"--data: expected kvasir-seg, phantom or a folder with images/ and masks/, got {data!r}")
+    if data is not None and (Path(data).is_dir() or data not in SPLIT):
+        return set_pairs(data)
     chosen = config if data in (None, config.name) else config.model_copy(update={"name": data, "root": None})
     splits = load_splits(chosen)
     if split not in ("train", "inner", "test"):

@@ -18,7 +18,7 @@ from gps_seg.data.images import SUFFIXES, images_by_stem
 from gps_seg.data.phantom import phantom_folder
 from gps_seg.errors import DataError
 
-LAYOUTS = (("images", "masks"), ("image", "mask"), ("imagesTr", "labelsTr"))
+LAYOUTS = (("images", "masks"), ("image", "mask"), ("image", "masks"), ("images", "mask"), ("imagesTr", "labelsTr"))
 KVASIR_FOLDERS = ("Kvasir-SEG", "kvasir-seg", "kvasir-seg-*")
 
 
@@ -54,11 +54,12 @@ def pair_folder(root: Path) -> list[Pair]:
         raise DataError(f"expected a data set folder at {root}, found none")
     for images, masks in LAYOUTS:
         if (root / images).is_dir() and (root / masks).is_dir():
-            return _match(images_by_stem(root / images), images_by_stem(root / masks), root)
+            return match_stems(images_by_stem(root / images), images_by_stem(root / masks), root)
     raise DataError(f"{root}: expected folders images/ and masks/, found {_names(path.name for path in sorted(root.iterdir()))}")
 
 
-def _match(images: dict[str, Path], masks: dict[str, Path], root: Path) -> list[Pair]:
+def match_stems(images: dict[str, Path], masks: dict[str, Path], root: Path) -> list[Pair]:
+    """Pairs of equal stems, sorted. Raises DataError, naming ``root``, for an image or a mask without partner."""
     without_mask, without_image = sorted(set(images) - set(masks)), sorted(set(masks) - set(images))
     if without_mask or without_image:
         problems = [f"{len(names)} {what}: {_names(names)}" for what, names in
@@ -82,12 +83,17 @@ def find_root(name: str, root: Path | None = None) -> Path | None:
         if not root.is_dir():
             raise DataError(f"data.root: expected the {name} folder at {root}, found none")
         return root
+    searched = search_folder()
+    candidates = [searched, *(path for pattern in KVASIR_FOLDERS for path in sorted(searched.glob(pattern)))]
+    return next((path for path in candidates if (path / "images").is_dir() and (path / "masks").is_dir()), None)
+
+
+def search_folder() -> Path:
+    """$GPS_SEG_DATA, else ./data, which need not be there. Raises DataError if $GPS_SEG_DATA does not exist."""
     setting = os.environ.get("GPS_SEG_DATA")
     if setting and not Path(setting).is_dir():
         raise DataError(f"GPS_SEG_DATA: expected a folder at {setting}, found none")
-    searched = Path(setting or "data")
-    candidates = [searched, *(path for pattern in KVASIR_FOLDERS for path in sorted(searched.glob(pattern)))]
-    return next((path for path in candidates if (path / "images").is_dir() and (path / "masks").is_dir()), None)
+    return Path(setting or "data")
 
 
 def read_list(path: Path) -> list[str]:
