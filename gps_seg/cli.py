@@ -25,7 +25,9 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(help="Settings that replace the file's, such as train.lr=1e-3.", metavar="KEY=VALUE")
 ]
 KnownOrFolder = Annotated[
-    str | None, typer.Option(help="kvasir-seg, phantom, or a folder with images/ and masks/; default: the run's own.")
+    list[str] | None,
+    typer.Option(help="A name of gps-seg data list, or a folder with images/ and masks/; as often as wanted; default: the run's.",
+                 metavar="NAME_OR_FOLDER")
 ]
 Threshold = Annotated[
     float | None, typer.Option(min=0.0, max=1.0, help="Probability above which a pixel is polyp; default: the run's.")
@@ -102,10 +104,10 @@ def evaluate(
 ) -> None:
     """Score a run's model on labelled images."""
     from gps_seg.blocks import parse_blocks
-    from gps_seg.evaluation import evaluate_run
+    from gps_seg.evaluation_sets import evaluate_sets
 
-    evaluate_run(run, data=data, split=split, json=json, csv=csv, threshold=threshold, prompt=prompt, device=device,
-                 blocks=parse_blocks(blocks), groups=groups, markdown=markdown, latex=latex, plots=plots)
+    evaluate_sets(run, data or (), split=split, json=json, csv=csv, threshold=threshold, prompt=prompt, device=device,
+                  blocks=parse_blocks(blocks), groups=groups, markdown=markdown, latex=latex, plots=plots)
 
 
 @app.command()

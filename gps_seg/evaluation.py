@@ -12,11 +12,12 @@ from tqdm import tqdm
 from gps_seg.blocks import DEFAULT_BLOCKS
 from gps_seg.config import EvaluateConfig, RunConfig, load_config
 from gps_seg.data.polyps import Pair, load_splits
+from gps_seg.data.sets import SPLIT, label
 from gps_seg.errors import ConfigError, DataError
 from gps_seg.inference import Run, draw_cases, find_pairs, load_run, score_pairs
 from gps_seg.models.weights import sha256
 from gps_seg.plots_scores import plot_scores
-from gps_seg.provenance import base_note, surroundings
+from gps_seg.provenance import base_note, data_warnings, surroundings
 from gps_seg.recipes import CONFIG_FILE
 from gps_seg.scoring import publish, read_groups, report, table
 from gps_seg.surface import TOLERANCE
@@ -27,6 +28,7 @@ def evaluate_run(
     folder: Path, *, data: str | None = None, split: str = "test", json: Path | None = None, csv: Path | None = None,
     threshold: float | None = None, prompt: str = "none", device: str = "auto", blocks: Sequence[str] = DEFAULT_BLOCKS,
     groups: Path | None = None, markdown: Path | None = None, latex: Path | None = None, plots: Path | None = None,
+    loaded: Run | None = None,
 ) -> dict[str, Any]:
     """Evaluate, print the table, write what was asked for, and return the document.
 
@@ -34,6 +36,7 @@ def evaluate_run(
         blocks: what to measure, on the model's probabilities at native size; see ``gps_seg.blocks``.
         groups: CSV file of stem,group; intervals then draw whole groups.
         plots: folder for pictures of the scores and of the best, median and worst cases.
+        loaded: the run in ``folder``, if it is loaded already.
 
     Raises:
         CheckpointError: the run cannot be loaded.
@@ -42,7 +45,7 @@ def evaluate_run(
     """
     if prompt not in ("none", "box"):
         raise ConfigError(f"--prompt: expected none or box, got {prompt!r}")
-    run = load_run(folder, device=device)
+    run = loaded or load_run(folder, device=device)
     config = load_config(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else load_config(None)
     pairs = find_pairs(data, split, config.data)
     limit = run.threshold if threshold is None else threshold
@@ -52,6 +55,11 @@ def evaluate_run(
                              config=EvaluateConfig(), progress=bar.update, blocks=blocks or DEFAULT_BLOCKS)
     settings = _settings(run, data or config.data.name, split, task, config.data.protocol)
     settings["images_trained_on"] = seen = count_trained_on(pairs, config)
+    own = str(config.data.root) if config.data.name == "folder" else config.data.name
+    warnings = data_warnings(run.model.spec.name, data or own, len(pairs), whole=data is not None and _is_whole(data))
+    settings |= warnings
+    for text in warnings.values():
+        print(f"warning: {text}")
     if seen:
         print(f"warning: {seen} of these {len(pairs)} images were in the run's training or inner validation part")
     names = read_groups(groups, [score.id for score in scores]) if groups else None
@@ -78,11 +86,15 @@ def count_trained_on(pairs: Sequence[Pair], config: RunConfig) -> int | None:
     return sum(sha256(pair.image) in known for pair in pairs)
 
 
+def _is_whole(data: str) -> bool:
+    """Whether a set is scored whole, not one part of its split."""
+    return Path(data).is_dir() or data not in (*SPLIT, "folder")
+
+
 def _settings(run: Run, data: str, split: str, task: Segmentation, protocol: str) -> dict[str, Any]:
     spec = run.model.spec
-    shown = "all" if Path(data).is_dir() else split
     return {
-        "data": Path(data).name if Path(data).is_dir() else data, "split": shown, "threshold": task.threshold,
+        "data": label(data), "split": "all" if _is_whole(data) else split, "threshold": task.threshold,
         "nsd_tolerance_px": TOLERANCE,
         "prompt": "ground-truth box" if task.prompt == "box" else "none", "input_size": spec.input_size,
         "resize": spec.resize, "model": spec.name, "base_note": base_note(spec.name),

@@ -9,6 +9,7 @@ from typing import Any
 
 from gps_seg.checkpoint import read_json, write_json
 from gps_seg.comparison import compare_methods, read_document
+from gps_seg.data.sets import SPLIT, expand, set_pairs
 from gps_seg.grid import FAILED, Cell, GridConfig, best_rate, cells, failures, load_grid, run_cells, score_cell
 from gps_seg.plots import cost_of_score_plot
 from gps_seg.tables import write_text
@@ -21,8 +22,13 @@ def run_comparison(path: Path, out: Path, devices: Sequence[str], say: Any = pri
 
     Raises:
         ConfigError: the YAML is wrong; nothing was run then.
+        DataError: a data set to score on is not there; nothing was run then.
     """
     grid = load_grid(path)
+    sets = expand(grid.data)
+    for known in sets:
+        if known not in SPLIT:
+            set_pairs(known)
     plans = {method: cells(grid, out, method) for method in grid.methods}
     run_cells(grid, [cell for tuning, _ in plans.values() for cell in tuning], devices, say)
     chosen = {method: best_rate(tuning) for method, (tuning, _) in plans.items()}
@@ -30,7 +36,7 @@ def run_comparison(path: Path, out: Path, devices: Sequence[str], say: Any = pri
     run_cells(grid, [cell for group in final.values() for cell in group], devices, say)
     document: dict[str, Any] = {"name": path.stem, "seeds": list(grid.seeds), "learning_rates": list(grid.learning_rates),
                                 "tuning": _tuning(plans), "data": {}, "failed": _failed(plans, final)}
-    for data in grid.data or (None,):
+    for data in sets or (None,):
         name = Path(data).name if data else "test list"
         scores = out / "scores" / (Path(data).name if data else "own")
         document["data"][name] = _one_set(grid, final, data, scores, devices[0], say)
