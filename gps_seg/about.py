@@ -11,11 +11,11 @@ from torch import nn
 
 from gps_seg.attach import attach
 from gps_seg.checkpoint import load_selection, read_delta_config, read_json
-from gps_seg.config import DataConfig, RunConfig, load_config
-from gps_seg.data.audit import audit
-from gps_seg.data.polyps import Splits, find_root, load_splits, pair_folder
+from gps_seg.config import RunConfig, load_config
+from gps_seg.data.known import GROUPS, KNOWN
+from gps_seg.data.sets import locate, set_pairs
 from gps_seg.engine import compute_dtype, resolve_device, resolve_precision
-from gps_seg.errors import DataError, GpsSegError
+from gps_seg.errors import DataError
 from gps_seg.inference import load_model
 from gps_seg.methods.inserts import insert_modules
 from gps_seg.models.sam import MODELS
@@ -40,18 +40,20 @@ def describe_machine() -> str:
 
 
 def describe_data() -> str:
-    """Known data sets and where they were found."""
-    try:
-        found = find_root("kvasir-seg")
-    except DataError as error:
-        found, problem = None, str(error)
-    else:
-        problem = "not found; gps-seg data download kvasir-seg, or set GPS_SEG_DATA"
-    searched = os.environ.get("GPS_SEG_DATA") or "data"
+    """Known data sets, their published numbers of images, and where they were found with how many."""
+    lines = []
+    for name, known in KNOWN.items():
+        try:
+            found = locate(name)
+            where = f"{found}, {len(set_pairs(name))} images" if found else f"not found; {known.source}"
+        except DataError as error:
+            where = str(error)
+        lines.append(f"  {name:<16}{known.images:>5} images: {where}")
+    groups = [f"  {name:<16}stands for {', '.join(sets)}" for name, sets in GROUPS.items()]
     return "\n".join([
-        f"  kvasir-seg   1000 polyp images, official lists 880/120: {found or problem} (searched {searched})",
-        "  phantom      procedural scenes with exact masks, always there",
-        "  FOLDER       any folder with images/ and masks/",
+        *lines, *groups, "  phantom         procedural scenes with exact masks, always there",
+        "  FOLDER          any folder with images/ and masks/, or laid out as one of these sets",
+        f"  searched {os.environ.get('GPS_SEG_DATA') or 'data'}; terms and layouts: data/README.md",
     ])
 
 
@@ -84,22 +86,3 @@ def _describe_backends(model: nn.Module, chosen: Selection, config: RunConfig) -
     used = Counter((attached.measure_backends(dtype) if backend == "measure" else attached.backends(dtype)).values())
     shown = ", ".join(f"{name} in {number} layers" for name, number in sorted(used.items()))
     return [f"selected gradients on {device.type} in {precision}, train.backend={config.train.backend}: {shown}"]
-
-
-def check_data(data: str) -> str:
-    """Audit a data set. Raises DataError, after listing every finding, if any is an error."""
-    if Path(data).is_dir() and data not in ("kvasir-seg", "phantom"):
-        splits = Splits(tuple(pair_folder(Path(data))), (), ())
-    elif data in ("kvasir-seg", "phantom"):
-        splits = load_splits(DataConfig(name=data))
-    else:
-        raise DataError(f"expected kvasir-seg, phantom or a folder with images/ and masks/, got {data!r}")
-    findings = audit(splits)
-    lines = [f"{finding.level}: {finding.file}: {finding.text}" for finding in findings]
-    errors = sum(finding.level == "error" for finding in findings)
-    images = len(splits.train) + len(splits.inner) + len(splits.test)
-    summary = f"{images} images: {errors} errors, {len(findings) - errors} warnings"
-    if errors:
-        print("\n".join(lines))
-        raise GpsSegError(summary)
-    return "\n".join([*lines, summary])

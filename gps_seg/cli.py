@@ -314,12 +314,13 @@ def data_download(
 
 @data_app.command("check")
 def data_check(
-    data: Annotated[str, typer.Argument(help="kvasir-seg, phantom, or a folder with images/ and masks/.")],
+    data: Annotated[list[str], typer.Argument(help="Names of gps-seg data list, or folders.", metavar="NAME_OR_FOLDER...")],
+    json: Json = None,
 ) -> None:
-    """Look for unreadable files, wrong sizes, masks that are not masks, and images on both sides of a split."""
-    from gps_seg.about import check_data
+    """Look for unreadable files, wrong sizes, masks that are not masks, and the same images in two places."""
+    from gps_seg.data_check import check_data
 
-    typer.echo(check_data(data))
+    typer.echo(check_data(data, json=json))
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gps_seg.data.images import is_ambiguous, read_image, read_mask_values
+from gps_seg.data.images import MASK_THRESHOLD, is_ambiguous, read_image, read_mask_values
 from gps_seg.data.polyps import Pair, Splits
 from gps_seg.errors import DataError
 
@@ -32,12 +32,22 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class _Look:
+class Look:
+    """What was seen of a pair.
+
+    Attributes:
+        split: the part of its set it is in.
+        digest: sha256 of the image's pixels; empty if it cannot be read.
+        hash: see :func:`difference_hash`; None if the image cannot be read.
+        mask_digest: sha256 of the mask at its threshold; empty if it cannot be read.
+    """
+
     pair: Pair
     split: str
     findings: tuple[Finding, ...]
     digest: str = ""
     hash: NDArray[np.bool_] | None = None
+    mask_digest: str = ""
 
 
 def difference_hash(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -56,14 +66,21 @@ def audit(splits: Splits) -> list[Finding]:
     Errors: unreadable image or mask, sizes that differ, masks without two clear levels, identical images in two splits.
     Warnings: near-identical images in two splits, empty masks.
     """
-    labelled = [(pair, name) for name in ("train", "inner", "test") for pair in getattr(splits, name)]
+    return judge(look_at((pair, name) for name in ("train", "inner", "test") for pair in getattr(splits, name)))
+
+
+def look_at(labelled: Iterable[tuple[Pair, str]]) -> list[Look]:
+    """Read every image and mask once; the second of each tuple is the part of the set."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        looks = list(pool.map(lambda item: _look(*item), labelled))
-    findings = [finding for look in looks for finding in look.findings]
-    return findings + _identical(looks) + _near(looks)
+        return list(pool.map(lambda item: _look(*item), labelled))
 
 
-def _look(pair: Pair, split: str) -> _Look:
+def judge(looks: Sequence[Look]) -> list[Finding]:
+    """The findings of one set, see :func:`audit`."""
+    return [finding for look in looks for finding in look.findings] + _identical(looks) + _near(looks)
+
+
+def _look(pair: Pair, split: str) -> Look:
     findings: list[Finding] = []
     image = mask = None
     try:
@@ -77,8 +94,10 @@ def _look(pair: Pair, split: str) -> _Look:
     if mask is not None:
         findings += _judge_mask(pair, mask, None if image is None else image.shape[:2])
     if image is None:
-        return _Look(pair, split, tuple(findings))
-    return _Look(pair, split, tuple(findings), hashlib.sha256(image.tobytes()).hexdigest(), difference_hash(image))
+        return Look(pair, split, tuple(findings))
+    limit = 0 if mask is None or mask.max() <= 1 else MASK_THRESHOLD
+    label = "" if mask is None else hashlib.sha256(np.packbits(mask > limit).tobytes()).hexdigest()
+    return Look(pair, split, tuple(findings), hashlib.sha256(image.tobytes()).hexdigest(), difference_hash(image), label)
 
 
 def _without_path(error: DataError, path: object) -> str:
@@ -96,8 +115,8 @@ def _judge_mask(pair: Pair, mask: NDArray[np.uint8], image_size: tuple[int, ...]
         yield Finding("warning", name, "the mask is empty: a frame without polyp")
 
 
-def _identical(looks: Sequence[_Look]) -> list[Finding]:
-    seen: dict[str, _Look] = {}
+def _identical(looks: Sequence[Look]) -> list[Finding]:
+    seen: dict[str, Look] = {}
     findings = []
     for look in looks:
         if not look.digest:
@@ -109,19 +128,23 @@ def _identical(looks: Sequence[_Look]) -> list[Finding]:
     return findings
 
 
-def _near(looks: Sequence[_Look]) -> list[Finding]:
+def _near(looks: Sequence[Look]) -> list[Finding]:
     hashed = [look for look in looks if look.hash is not None]
     if len(hashed) < 2:
         return []
-    signs = np.array([look.hash for look in hashed], np.float32) * 2 - 1
-    distance = (signs.shape[1] - signs @ signs.T) / 2
-    rows, columns = np.nonzero(np.triu(distance <= NEAR_BITS, 1))
+    rows, columns = np.nonzero(np.triu(bits_apart(hashed, hashed) <= NEAR_BITS, 1))
     return [
         Finding("warning", str(hashed[b].pair.image),
                 f"in {hashed[b].split}, nearly the same picture as {hashed[a].pair.id} in {hashed[a].split}")
         for a, b in zip(rows.tolist(), columns.tolist(), strict=True)
         if hashed[a].split != hashed[b].split and hashed[a].digest != hashed[b].digest
     ]
+
+
+def bits_apart(a: Sequence[Look], b: Sequence[Look]) -> NDArray[np.float32]:
+    """In how many of 256 bits the hashes differ, (len(a), len(b)); every look must have a hash."""
+    ours, theirs = (np.array([look.hash for look in looks], np.float32) * 2 - 1 for looks in (a, b))
+    return (ours.shape[1] - ours @ theirs.T) / 2
 
 
 def check_pairs(splits: Splits, *, near_duplicates: str = "warn") -> list[Finding]:
