@@ -6,6 +6,7 @@ mask as bool (H, W). Whatever is wrong with the file arrives as one DataError li
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 import warnings
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from gps_seg.data.tiff import as_rgb
 from gps_seg.errors import DataError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
@@ -211,7 +213,7 @@ def _decode(path: Path) -> Image.Image:
     """Open, check and fully decode a file; upright."""
     if path.stat().st_size == 0:
         raise DataError(f"{path}: expected an image, the file is empty")
-    with Image.open(path, formats=FORMATS) as opened:
+    with _open(path) as opened:
         width, height = opened.size
         if width * height > MAX_PIXELS:
             raise DataError(f"{path}: {width} x {height} pixels, over {MAX_PIXELS / 1e6:.0f} megapixels; shrink it")
@@ -219,6 +221,15 @@ def _decode(path: Path) -> Image.Image:
         # not ImageOps.exif_transpose: it also writes the metadata anew and fails where a value has not its tag's type
         turn = UPRIGHT.get(opened.getexif().get(EXIF_ORIENTATION, 1))
         return opened.copy() if turn is None else opened.transpose(turn)
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        return Image.open(path, formats=FORMATS)
+    except UnidentifiedImageError:
+        if path.suffix.lower() in (".tif", ".tiff") and (repaired := as_rgb(path.read_bytes())):
+            return Image.open(io.BytesIO(repaired), formats=("TIFF",))
+        raise
 
 
 def _to_eight_bit(picture: Image.Image) -> Image.Image:
