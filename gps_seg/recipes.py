@@ -42,7 +42,7 @@ from gps_seg.metrics import ImageScore, aggregate
 from gps_seg.models.sam import SamModel
 from gps_seg.models.weights import PUBLISHED
 from gps_seg.plots import training_curve
-from gps_seg.provenance import base_note, peak_memory, surroundings
+from gps_seg.provenance import base_note, data_warnings, peak_memory, surroundings
 from gps_seg.runlog import RunLog, read_log
 from gps_seg.scoring import report, table, write_csv
 from gps_seg.selection import Selection, counts, data_free_scores, gradient_scores
@@ -285,6 +285,7 @@ def evaluation_settings(bench: Bench, split: str) -> dict[str, Any]:
         "data": config.data.name, "split": split, "threshold": config.evaluate.threshold, "prompt": config.evaluate.prompt,
         "input_size": bench.model.spec.input_size, "resize": bench.model.spec.resize, "model": config.model.name,
         "base_note": base_note(config.model.name), "data_protocol": config.data.protocol,
+        **data_warnings(config.model.name, config.data.name, 0, whole=False),
     }
 
 
