@@ -43,7 +43,9 @@ class PooledEncoder(nn.Module):
         return self.forward_head(self.forward_features(image))
 
 
-def load_pooled(name: str, *, classes: int, checkpoint: Path | None = None, input_size: int | None = None, seed: int = 0) -> PooledEncoder:
+def load_pooled(
+    name: str, *, classes: int, checkpoint: Path | None = None, input_size: int | None = None, seed: int = 0
+) -> PooledEncoder:
     """A pretrained encoder by SAM name with a fresh head from the seed; see :func:`gps_seg.models.sam.load_sam`."""
     sam = load_sam(name, checkpoint=checkpoint, input_size=input_size)
     with torch.random.fork_rng(devices=[]), torch.no_grad():

@@ -65,7 +65,7 @@ class Classification:
         Args:
             views: (B, V, 3, S, S), V views of each image; labels: int64 (B,).
         """
-        batch, number = views.shape[:2]
+        number = views.shape[1]
         flat = views.flatten(0, 1)
         if self.selection == "cross_entropy":
             return F.cross_entropy(model(flat).float(), labels.repeat_interleave(number))
