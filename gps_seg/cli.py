@@ -101,13 +101,18 @@ def evaluate(
     markdown: Markdown = None,
     latex: Latex = None,
     plots: Plots = None,
+    corruptions: Annotated[
+        bool, typer.Option("--corruptions", help="Also under blur, noise, bubbles, ... at severities 1 to 5: 55 more passes.")
+    ] = False,
+    max_images: Annotated[int | None, typer.Option(min=1, help="Most images for --corruptions, spread evenly.")] = None,
 ) -> None:
     """Score a run's model on labelled images."""
     from gps_seg.blocks import parse_blocks
     from gps_seg.evaluation_sets import evaluate_sets
 
     evaluate_sets(run, data or (), split=split, json=json, csv=csv, threshold=threshold, prompt=prompt, device=device,
-                  blocks=parse_blocks(blocks), groups=groups, markdown=markdown, latex=latex, plots=plots)
+                  blocks=parse_blocks(blocks), groups=groups, markdown=markdown, latex=latex, plots=plots,
+                  corruptions=corruptions, max_images=max_images)
 
 
 @app.command()

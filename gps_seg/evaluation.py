@@ -9,13 +9,16 @@ from typing import Any
 
 from tqdm import tqdm
 
+from gps_seg import robustness
 from gps_seg.blocks import DEFAULT_BLOCKS
 from gps_seg.config import EvaluateConfig, RunConfig, load_config
+from gps_seg.data.images import read_image
 from gps_seg.data.polyps import Pair, load_splits
 from gps_seg.data.sets import SPLIT, label
 from gps_seg.errors import ConfigError, DataError
 from gps_seg.inference import Run, draw_cases, find_pairs, load_run, score_pairs
 from gps_seg.models.weights import sha256
+from gps_seg.plots_corruptions import corruption_sheet, plot_corruptions
 from gps_seg.plots_scores import plot_scores
 from gps_seg.provenance import base_note, data_warnings, surroundings
 from gps_seg.recipes import CONFIG_FILE
@@ -29,6 +32,7 @@ def evaluate_run(
     threshold: float | None = None, prompt: str = "none", device: str = "auto", blocks: Sequence[str] = DEFAULT_BLOCKS,
     groups: Path | None = None, markdown: Path | None = None, latex: Path | None = None, plots: Path | None = None,
     loaded: Run | None = None,
+    corruptions: bool = False, max_images: int | None = None,
 ) -> dict[str, Any]:
     """Evaluate, print the table, write what was asked for, and return the document.
 
@@ -37,14 +41,18 @@ def evaluate_run(
         groups: CSV file of stem,group; intervals then draw whole groups.
         plots: folder for pictures of the scores and of the best, median and worst cases.
         loaded: the run in ``folder``, if it is loaded already.
+        corruptions: also measure under artefacts, key ``corruptions`` of the document, see ``gps_seg.robustness``; on at most
+            ``max_images`` of the images, spread evenly.
 
     Raises:
         CheckpointError: the run cannot be loaded.
         DataError: images or masks are missing or unreadable.
-        ConfigError: an unknown prompt or split.
+        ConfigError: an unknown prompt or split, or ``max_images`` without ``corruptions``.
     """
     if prompt not in ("none", "box"):
         raise ConfigError(f"--prompt: expected none or box, got {prompt!r}")
+    if max_images is not None and not corruptions:
+        raise ConfigError("--max-images limits what --corruptions measures: add --corruptions, or leave it out")
     run = loaded or load_run(folder, device=device)
     config = load_config(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else load_config(None)
     pairs = find_pairs(data, split, config.data)
@@ -65,11 +73,18 @@ def evaluate_run(
     names = read_groups(groups, [score.id for score in scores]) if groups else None
     document = report(scores, settings=settings, groups=names)
     document["run"] = {"folder": folder.name, "method": run.description.get("method"), **surroundings(run.device, run.precision)}
+    if corruptions:
+        document["corruptions"] = robustness.measure_subset(run, task, pairs, scores, most=max_images, groups=names)
     publish(document, scores, json=json, csv=csv, markdown_file=markdown, latex_file=latex)
     if plots:
         plot_scores(document, plots)
         draw_cases(run.model, task, pairs, scores, device=run.device, precision=run.precision, count=4, folder=plots / "cases")
+        if corruptions:
+            plot_corruptions(document["corruptions"], plots / "corruptions.png")
+            corruption_sheet(read_image(pairs[0].image), pairs[0].id, plots / "corruptions_example.png")
     print(table(document))
+    if corruptions:
+        print(robustness.table(document["corruptions"]))
     return document
 
 

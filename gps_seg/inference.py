@@ -16,7 +16,7 @@ from gps_seg.attach import Attached
 from gps_seg.blocks import score_blocks
 from gps_seg.checkpoint import load_delta, read_delta_config
 from gps_seg.config import DataConfig, EvaluateConfig, ModelConfig, parse_config
-from gps_seg.data.dataset import PolypDataset, UnlabelledImages, collate
+from gps_seg.data.dataset import Change, PolypDataset, UnlabelledImages, collate
 from gps_seg.data.images import list_images, read_image, read_mask, write_image, write_mask
 from gps_seg.data.maps import Prediction
 from gps_seg.data.polyps import Pair, load_splits
@@ -92,10 +92,13 @@ def find_pairs(data: str | None, split: str, config: DataConfig) -> list[Pair]:
     return list(getattr(splits, split))
 
 
-def make_loader(model: SamModel, pairs: Sequence[Pair], *, batch_size: int, workers: int = 0) -> DataLoader[Any]:
-    """Unshuffled, unaugmented batches of labelled images for a model."""
+def make_loader(
+    model: SamModel, pairs: Sequence[Pair], *, batch_size: int, workers: int = 0, change: Change | None = None,
+) -> DataLoader[Any]:
+    """Unshuffled, unaugmented batches of labelled images for a model; ``change`` as for :class:`PolypDataset`."""
     spec = model.spec
-    dataset = PolypDataset(pairs, input_size=spec.input_size, resize=spec.resize, mean=spec.mean, std=spec.std, cache=False)
+    dataset = PolypDataset(pairs, input_size=spec.input_size, resize=spec.resize, mean=spec.mean, std=spec.std,
+                           cache=False, change=change)
     return DataLoader(dataset, batch_size=batch_size, collate_fn=collate, num_workers=workers)
 
 

@@ -8,6 +8,7 @@ The JSON document has stable keys, schema 2 (schema 1 plus what is marked +):
 - + ``pranet``, ``polyps``, ``negatives``, ``calibration``: the blocks asked for, see their modules;
 - + ``intervals``: ``intervals.per_image.dice`` is [low, high], likewise for other means; none for a single image or group;
 - + ``statistics``: how the intervals were made; + ``omitted``: blocks asked for that mean nothing here, and why;
+- + ``corruptions``: under ``evaluate --corruptions`` only, see ``robustness.summarise``;
 - + ``gps_legacy``: under data.protocol=released only, see :func:`gps_legacy`;
 - ``images``: one row an image, see ``blocks.row``.
 """

@@ -11,8 +11,8 @@ by eye on colonoscopy frames, and not those of ImageNet-C: numbers of the two ar
   mean difference from the clean image grows with it; what a corruption cannot change (blur of a flat image) stays equal.
 - Lengths are parts of the image's shorter side, so that an image of twice the size gets the same artefact; grain of the noise
   and lines of the interlace are never finer than a pixel, and JPEG's blocks are 8 pixels at any size.
-- The black surround of an endoscope's picture is drawn by its processor, after the optics: it stays black and sharp, except
-  under ``dark_border`` and ``jpeg``, which come later.
+- The black surround of an endoscope's picture is drawn by its processor, after the optics: it stays black and sharp under
+  all but ``jpeg``, which comes later.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ Effect = Callable[[Field, float, Generator, NDArray[np.bool_]], Field]
 
 SEVERITIES = (1, 2, 3, 4, 5)
 LEAST_SIDE = 8
+MIXED = frozenset({"motion_blur", "defocus", "interlace"})  # they carry colour from one place to another
+WHOLE = frozenset({"dark_border", "colour_shift", "over_exposure", "under_exposure", "jpeg"})  # surround and all
 BLACK, SURROUND = 28, 0.002  # a surround is darker than this, and each piece at the edge at least this part of the image
 
 
@@ -63,11 +65,10 @@ def corrupt(image: Pixels, name: str, severity: int, id: str, seed: int = 0) -> 
     digest = hashlib.sha256(f"{seed}/{name}/{id}".encode()).digest()
     random = np.random.default_rng(int.from_bytes(digest, "big"))
     view = field_of_view(image)
-    whole = name in ("dark_border", "jpeg")
-    start = image if whole else _filled(image, view)
+    start = _filled(image, view) if name in MIXED else image
     changed = effect(start.astype(np.float32), strengths[severity - 1], random, view)
     rounded = np.clip(np.rint(changed), 0, 255).astype(np.uint8)
-    return rounded if whole else np.where(view[..., None], rounded, image)
+    return rounded if name in WHOLE else np.where(view[..., None], rounded, image)
 
 
 def check_name(name: str) -> str:
@@ -81,19 +82,27 @@ def check_name(name: str) -> str:
 
 def field_of_view(image: Pixels) -> NDArray[np.bool_]:
     """True where the endoscope sees, bool (H, W): all but dark regions at the image's edge; all if that leaves too little."""
-    dark = cv2.medianBlur(np.ascontiguousarray(image.max(axis=2)), 5) < BLACK
+    light = np.ascontiguousarray(image.max(axis=2))
+    dark = cv2.medianBlur(light, 5) < BLACK  # without specks and thin letters, and with round corners
     _, labels, stats, _ = cv2.connectedComponentsWithStats(dark.astype(np.uint8), connectivity=4)
     edge = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
-    surround = [label for label in edge if label and stats[label, cv2.CC_STAT_AREA] >= SURROUND * dark.size]
-    reach = 2 * max(2, round(min(dark.shape) / 176)) + 1  # its edge is soft, in a JPEG above all, and belongs to it
-    view = cv2.dilate(np.isin(labels, surround).astype(np.uint8), np.ones((reach, reach), np.uint8)) == 0
+    large = [label for label in edge if label and stats[label, cv2.CC_STAT_AREA] >= SURROUND * dark.size]
+    surround = np.isin(labels, large)
+    corners = cv2.dilate(surround.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    view = ~(surround | (corners & (light < BLACK)))
     return view if view.mean() > 0.2 else np.ones_like(view)
 
 
 def _filled(image: Pixels, view: NDArray[np.bool_]) -> Pixels:
-    """The image with its surround painted in the colour of the nearest pixel in view, so that blur brings no black in."""
-    if view.all():
+    """The image with its surround painted in the colour of the nearest pixel in view, so that blur brings no black in.
+
+    The rim of the view is painted too: it is half dark, above all in a JPEG.
+    """
+    reach = 2 * max(2, round(min(view.shape) / 176)) + 1
+    inner = cv2.erode(view.astype(np.uint8), np.ones((reach, reach), np.uint8), borderValue=1) > 0
+    if view.all() or not inner.any():
         return image
+    view = inner
     _, labels = cv2.distanceTransformWithLabels((~view).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
     source = np.zeros((labels.max() + 1, 3), np.uint8)
     source[labels[view]] = image[view]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from gps_seg.data.transforms import Augment, Geometry, fit_image, fit_mask, norm
 from gps_seg.errors import DataError
 
 Triple = tuple[float, float, float]
+Change = Callable[[NDArray[np.uint8], str], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ class PolypDataset(Dataset[Item]):
         augment: from ``transforms.augmentation``; None for none.
         seed: with the epoch and the index it decides an image's augmentation.
         cache: keep resized images and masks in memory.
+        change: (image uint8 RGB (H, W, 3), id) -> image of the same size, before the resizing; masks stay as they are.
 
     Raises:
         DataError: from indexing, for an unreadable file or a mask that has not its image's size.
@@ -101,10 +103,10 @@ class PolypDataset(Dataset[Item]):
 
     def __init__(
         self, pairs: Sequence[Pair], *, input_size: int, resize: str, mean: Triple, std: Triple,
-        augment: Augment | None = None, seed: int = 0, cache: bool = True,
+        augment: Augment | None = None, seed: int = 0, cache: bool = True, change: Change | None = None,
     ) -> None:
         self.pairs, self.input_size, self.resize, self.mean, self.std = list(pairs), input_size, resize, mean, std
-        self.augment, self.seed, self.epoch = augment, seed, 0
+        self.augment, self.seed, self.epoch, self.change = augment, seed, 0, change
         self._cache: dict[int, Any] | None = {} if cache else None
 
     def set_epoch(self, epoch: int) -> None:
@@ -124,7 +126,9 @@ class PolypDataset(Dataset[Item]):
         if self._cache is not None and index in self._cache:
             return self._cache[index]
         pair = self.pairs[index]
-        image, geometry = fit_image(read_image(pair.image), self.input_size, self.resize)
+        native = read_image(pair.image)
+        native = self.change(native, pair.id) if self.change else native
+        image, geometry = fit_image(native, self.input_size, self.resize)
         mask = read_mask(pair.mask)
         if mask.shape != geometry.native_size:  # stretching it over the image would teach wrong outlines
             (height, width), (rows, columns) = geometry.native_size, mask.shape
