@@ -62,7 +62,7 @@ def corruption_sheet(image: NDArray[np.uint8], id_: str, path: Path, *, seed: in
     for name in CORRUPTIONS:
         row = [image, *(corrupt(image, name, severity, id_, seed) for severity in SEVERITIES)]
         rows.append(np.hstack([cv2.resize(one, (width, height), interpolation=cv2.INTER_AREA) for one in row]))
-    figure = Figure(figsize=(1.2 + 6 * width / 120, 0.4 + len(rows) * height / 120), layout="constrained")
+    figure = Figure(figsize=(1.2 + 6 * width / 120, 0.4 + len(rows) * height / 120))
     axis = figure.subplots()
     axis.imshow(np.vstack(rows))
     axis.set_yticks([(place + 0.5) * height for place in range(len(rows))], [name.replace("_", " ") for name in CORRUPTIONS])

@@ -103,11 +103,12 @@ def summarise(
     """The numbers of scores of the same images, clean and by (corruption, severity).
 
     Returns:
-        ``n``, ``n_negative``, ``ids``, ``severities``; ``clean`` with ``dice`` and ``false_positive_rate`` (the share of images
-        with an empty mask on which anything is predicted; None without such images); ``by_corruption``, each with ``error``,
-        ``drop``, its ``interval`` and ``severities``, a list of cells with ``severity``, ``dice``, ``drop``, ``interval`` and
-        ``false_positive_rate``; ``mce``, ``relative_mce`` and its interval; ``worst``, the cell of the largest drop;
-        ``definition``, ``statistics``. Intervals are [low, high], or None for a single image or group.
+        ``n``, ``n_negative``, ``ids``, ``severities``; ``clean`` with ``dice``, ``dice_positive`` (of the images with a target
+        alone) and ``false_positive_rate`` (the share of the others on which anything is predicted), each None without such
+        images; ``by_corruption``, each with ``error``, ``drop``, its ``interval`` and ``severities``, a list of cells with
+        ``severity``, ``drop``, ``interval`` and the three of ``clean``; ``mce``, ``relative_mce`` and its interval;
+        ``worst``, the cell of the largest drop; ``definition``, ``statistics``. Intervals are [low, high], or None for a
+        single image or group.
     """
     base = _dices(clean)
     drops = {key: base - _dices(scores) for key, scores in cells.items()}
@@ -119,12 +120,12 @@ def summarise(
     error = 1 - float(base.mean())
     rows: dict[tuple[str, int], dict[str, Any]] = {
         key: {"severity": key[1], "dice": float((base - drop).mean()), "drop": float(drop.mean()), "interval": of_cell[key],
-              "false_positive_rate": false_positive_rate(cells[key])} for key, drop in drops.items()}
+              **_apart(cells[key])} for key, drop in drops.items()}
     worst = max(rows, key=lambda key: rows[key]["drop"])
     return {
         "n": len(clean), "n_negative": sum(_is_negative(score) for score in clean), "ids": [score.id for score in clean],
         "severities": sorted({severity for _, severity in cells}),
-        "clean": {"dice": float(base.mean()), "false_positive_rate": false_positive_rate(clean)},
+        "clean": {"dice": float(base.mean()), **_apart(clean)},
         "by_corruption": {name: {
             "error": error + float(drop.mean()), "drop": float(drop.mean()), "interval": of_name[name],
             "severities": [row for (other, _), row in rows.items() if other == name],
@@ -143,10 +144,12 @@ def _is_negative(score: ImageScore) -> bool:
     return score.tp + score.fn == 0
 
 
-def false_positive_rate(scores: Sequence[ImageScore]) -> float | None:
-    """The share of images with an empty mask on which anything is predicted; None if every image has a target."""
-    negatives = [score.fp > 0 for score in scores if _is_negative(score)]
-    return float(np.mean(negatives)) if negatives else None
+def _apart(scores: Sequence[ImageScore]) -> dict[str, float | None]:
+    """Images with and without a target apart: a model that goes blind gains on the second what it loses on the first."""
+    positives = [score.dice for score in scores if not _is_negative(score)]
+    alarms = [score.fp > 0 for score in scores if _is_negative(score)]
+    return {"dice_positive": float(np.mean(positives)) if positives else None,
+            "false_positive_rate": float(np.mean(alarms)) if alarms else None}
 
 
 def _intervals(columns: Sequence[Float], groups: Sequence[str] | None, resamples: int) -> list[list[float] | None]:
@@ -168,7 +171,9 @@ def table(block: Mapping[str, Any]) -> str:
         values = "".join(f"{cell['dice']:8.4f}" for cell in found["severities"])
         text.append(f"  {name:<16}{clean:8.4f}{values}    {_drop(found['drop'], found['interval'])}")
     if alarms is not None:
-        text.append(f"false-positive rate on {block['n_negative']} images without a polyp")
+        text.append(f"  {block['n_negative']} images without a polyp count as 1 if nothing is predicted on them, else 0; "
+                    "dice_positive in the JSON leaves them out")
+        text.append("  false-positive rate on them:")
         for name, found in block["by_corruption"].items():
             rates = "".join(f"{cell['false_positive_rate']:8.4f}" for cell in found["severities"])
             text.append(f"  {name:<16}{alarms:8.4f}{rates}")
