@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,92 +19,8 @@ from torch import Tensor, nn
 from gps_seg.errors import CheckpointError
 from gps_seg.products import check_backend, fastest
 from gps_seg.selection import Selection, counts
-from gps_seg.sparse import (
-    VALUES,
-    SparseConv2d,
-    SparseLinear,
-    backend_in_use,
-    conv_positions,
-    has_sparse_form,
-    linear_positions,
-)
-
-
-class _Site:
-    """One weight with selected entries: where it is, what it was, and its small vector."""
-
-    def __init__(self, layer: nn.Module, attribute: str, indices: Tensor) -> None:
-        self.layer, self.attribute, self.indices = layer, attribute, indices
-        self.stock_class = type(layer)
-        self.handle: Any = None
-        self.original: Tensor | None = None
-        weight = self.weight
-        self.coordinates = torch.unravel_index(indices.to(weight.device), weight.shape)
-        self.base = weight.detach()[self.coordinates].clone()
-        self.values = nn.Parameter(self.base.float().clone())
-        weight.requires_grad_(False)
-        if attribute == "weight" and has_sparse_form(layer):
-            self._become_sparse()
-        else:
-            self._pick_from_dense()
-
-    @property
-    def weight(self) -> nn.Parameter:
-        return getattr(self.layer, self.attribute)
-
-    def _become_sparse(self) -> None:
-        linear = isinstance(self.layer, nn.Linear)
-        locate = linear_positions if linear else conv_positions
-        self.layer.selected_positions = locate(self.layer, self.weight.shape, self.indices).to(self.weight.device)
-        self.layer.register_parameter(VALUES, self.values)
-        self.layer.__class__ = SparseLinear if linear else SparseConv2d
-
-    def _pick_from_dense(self) -> None:
-        """For layers without a sparse form: let autograd make the dense gradient, keep the picked entries, free it."""
-        self.layer.register_parameter(f"{self.attribute}_{VALUES}", self.values)
-        self.weight.requires_grad_(True)
-
-        def pick(weight: Tensor) -> None:
-            if weight.grad is not None:
-                picked = weight.grad[self._where()].to(self.values.dtype)
-                weight.grad = None
-                self.values.grad = picked if self.values.grad is None else self.values.grad + picked
-
-        self.handle = self.weight.register_post_accumulate_grad_hook(pick)
-
-    def _where(self) -> tuple[Tensor, ...]:
-        if self.coordinates[0].device != self.weight.device:
-            self.coordinates = tuple(part.to(self.weight.device) for part in self.coordinates)
-        return self.coordinates
-
-    @torch.no_grad()
-    def write(self, values: Tensor) -> None:
-        self.weight.index_put_(self._where(), values.to(self.weight.device, self.weight.dtype))
-
-    def store(self, dtype: torch.dtype) -> None:
-        """Keep the frozen weight in a smaller type on its device, the original in main memory."""
-        weight = self.weight
-        if self.handle is None and weight.dtype != dtype and self.original is None:
-            self.original = weight.detach().to("cpu", copy=True)
-            weight.data = weight.data.to(dtype)
-
-    def unstore(self) -> None:
-        """Put the original weight back, base values at the selected places."""
-        if self.original is not None:
-            self.weight.data = self.original.to(self.weight.device)
-            self.original = None
-
-    def backend(self, dtype: torch.dtype) -> str:
-        return "dense + pick" if self.handle is not None else backend_in_use(self.layer, dtype, self.weight.device.type)  # type: ignore[arg-type]
-
-    def let_go(self) -> None:
-        if self.handle is not None:
-            self.handle.remove()
-            del self.layer._parameters[f"{self.attribute}_{VALUES}"]
-        else:
-            self.layer.__class__ = self.stock_class
-            del self.layer._parameters[VALUES]
-            del self.layer.selected_positions
+from gps_seg.site import Site
+from gps_seg.sparse import SparseLinear
 
 
 class Attached:
@@ -127,14 +42,14 @@ class Attached:
         # In the model's order, whatever the selection's: a resumed run must sum gradient norms in the same order.
         self._dense = {name: parameter for name, parameter in parameters.items() if name in selection.dense}
         self._dense_base = {name: parameter.detach().cpu().clone() for name, parameter in self._dense.items()}
-        self._sites: dict[str, _Site] = {}
+        self._sites: dict[str, Site] = {}
         for name in parameters:
             if name not in selection.sparse:
                 continue
             indices = selection.sparse[name]
             _check_indices(name, parameters[name], indices)
             layer, _, attribute = name.rpartition(".")
-            self._sites[name] = _Site(model.get_submodule(layer), attribute, indices)
+            self._sites[name] = Site(model.get_submodule(layer), attribute, indices)
         self._stock_parameters = parameters
         # A weight whose dense gradient is only picked from must not be reduced between processes; torch has no public
         # name for this.
