@@ -1,0 +1,44 @@
+"""What several selections share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from gps_seg.errors import CheckpointError
+from gps_seg.overlap import overlap, per_block, share, union
+from gps_seg.selection import Selection
+
+
+def chosen(base: str = "b", **sparse: list[int]) -> Selection:
+    names = {"first": "image_encoder.blocks.0.mlp.weight", "second": "image_encoder.blocks.1.mlp.weight"}
+    return Selection({names[key]: torch.tensor(value) for key, value in sparse.items()}, {"bias": "bias"}, base)
+
+
+TASKS = {"a": chosen(first=[0, 1, 2, 3], second=[5]), "b": chosen(first=[0, 1, 9]), "c": chosen(first=[0, 7], second=[5, 6])}
+
+
+def test_overlap_is_the_part_of_the_rows_connections_that_the_column_has_too() -> None:
+    np.testing.assert_allclose(overlap(TASKS), [[1, 2 / 5, 2 / 5], [2 / 3, 1, 1 / 3], [2 / 4, 1 / 4, 1]])
+
+
+def test_connections_are_counted_by_block() -> None:
+    assert list(per_block(TASKS["a"]).values()) == [4, 1]
+
+
+@pytest.mark.parametrize(("least", "common", "rest"), [(0.5, 3, 5), (1.0, 1, 9), (0.01, 8, 0)])
+def test_common_and_rest_together_hold_everything_a_task_chose(least: float, common: int, rest: int) -> None:
+    shared = share(TASKS, least)
+    assert shared.sizes() == {"common": common, "rest": rest}
+    for task, selection in TASKS.items():
+        whole = union([shared.common, shared.rests[task]])
+        for name, indices in selection.sparse.items():
+            assert set(indices.tolist()) <= set(whole.sparse[name].tolist())
+            if name in shared.common.sparse and name in shared.rests[task].sparse:
+                assert not set(shared.common.sparse[name].tolist()) & set(shared.rests[task].sparse[name].tolist())
+
+
+def test_selections_of_different_bases_are_refused() -> None:
+    with pytest.raises(CheckpointError, match="different base weights: a b, z other"):
+        overlap({"a": TASKS["a"], "z": chosen("other", first=[1])})
