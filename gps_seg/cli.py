@@ -87,6 +87,20 @@ def select(
 
 
 @app.command()
+def overlap(
+    selections: Annotated[
+        list[str], typer.Argument(help="Files of gps-seg select or of runs, all of one base.", metavar="NAME=FILE")
+    ],
+    least: Annotated[float, typer.Option(min=0.0, max=1.0, help="Part of them that must agree on a shared connection.")] = 0.5,
+    plots: Annotated[Path | None, typer.Option(help="Folder for pictures.")] = None,
+) -> None:
+    """Say what several selections share, block by block, and what one shared selection with small rests would hold."""
+    from gps_seg.selection_report import report_overlap
+
+    typer.echo(report_overlap(selections, least=least, plots=plots))
+
+
+@app.command()
 def evaluate(
     run: RunFolder,
     data: KnownOrFolder = None,

@@ -56,7 +56,7 @@ def case_sheet(cases: Sequence[Case], path: Path) -> None:
         row[0].set_title(f"{case.label}: {case.id[:24]}", fontsize=9)
         row[1].set_title("target", fontsize=9)
         row[2].set_title(f"predicted, Dice {case.dice:.3f}", fontsize=9)
-    _save(figure, path)
+    save(figure, path)
 
 
 
@@ -77,7 +77,7 @@ def training_curve(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     right.set(ylabel="Dice", ylim=(0, 1))
     handles = axis.get_lines() + right.get_lines()
     axis.legend(handles, [str(line.get_label()) for line in handles], loc="center right", frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def cost_plot(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
@@ -102,7 +102,7 @@ def cost_plot(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> None
              xlim=(0, 1.08 * max(row[key] for row in rows) / 1e9), ylim=(0, 1.08 * max(row["step_s"] for row in rows)))
     axis.grid(alpha=0.25)
     figure.legend(loc="outside right center", frameon=False, fontsize=9)
-    _save(figure, path)
+    save(figure, path)
 
 
 def cost_of_score_plot(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
@@ -133,13 +133,14 @@ def cost_of_score_plot(rows: Sequence[Mapping[str, Any]], path: Path, title: str
     panels[1].set(xlabel="step, seconds")
     panels[2].set(xlabel="peak memory, GB")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y for _, y in points]
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
+    """Write a figure, making its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=120, bbox_inches="tight")

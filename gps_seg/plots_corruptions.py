@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gps_seg.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from gps_seg.plots import save
 
 LEAST_SPAN, TILE = 0.1, 200
 
@@ -40,7 +41,7 @@ def plot_corruptions(block: Mapping[str, Any], path: Path) -> None:
     means = f"mCE {block['mce']:.3f}, relative to clean {_signed(block['relative_mce'])}"
     axis.set_title(f"mean Dice of {block['n']} images; {means}", fontsize=10)
     figure.colorbar(shown, ax=axis, label="drop from clean")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _label(name: str, found: Mapping[str, Any]) -> str:
@@ -69,9 +70,4 @@ def corruption_sheet(image: NDArray[np.uint8], id_: str, path: Path, *, seed: in
     axis.set_xticks([(place + 0.5) * width for place in range(6)], ["clean", *map(str, SEVERITIES)])
     axis.tick_params(length=0, labeltop=True, labelbottom=False, labelsize=9)
     axis.spines[:].set_visible(False)
-    _save(figure, path)
-
-
-def _save(figure: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
+    save(figure, path)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gps_seg.data.images import images_by_stem, list_images, read_image, read_mask
 from gps_seg.data.maps import MAP_SUFFIXES, empty_prediction, read_prediction
-from gps_seg.plots import Case, case_sheet
+from gps_seg.plots import Case, case_sheet, save
 from gps_seg.scoring import mask_folder
 
 BOXES = (("dice", "Dice"), ("iou", "IoU"), ("precision", "precision"), ("recall", "recall"), ("f2", "F2"), ("nsd", "NSD"))
@@ -84,7 +84,7 @@ def box_plots(groups: Mapping[str, Sequence[float]], path: Path, *, title: str =
     axis.set(xlim=(-0.02, 1.02) if largest <= 1 else (-0.02 * largest, 1.02 * largest), xlabel=label)
     axis.set_title(title, fontsize=10)
     axis.grid(axis="x", alpha=0.25)
-    _save(figure, path)
+    save(figure, path)
 
 
 def size_plot(points: Sequence[tuple[float, float]], path: Path) -> None:
@@ -111,7 +111,7 @@ def size_plot(points: Sequence[tuple[float, float]], path: Path) -> None:
     note = f"; {left_out} without a polyp left out" if left_out else ""
     axis.set_title(f"{len(held)} images{note}; orange: mean of a size group", fontsize=10)
     axis.grid(alpha=0.2)
-    _save(figure, path)
+    save(figure, path)
 
 
 def reliability_plot(calibration: Mapping[str, Any], path: Path) -> None:
@@ -132,7 +132,7 @@ def reliability_plot(calibration: Mapping[str, Any], path: Path) -> None:
     below.bar([row["from"] for row in curve], [100 * row["pixels"] / total for row in curve], align="edge", color=BLUE,
               width=[0.92 * (row["to"] - row["from"]) for row in curve])
     below.set(xlabel="predicted probability", ylabel="pixels (%)")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:
@@ -140,8 +140,3 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
-
-
-def _save(figure: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)

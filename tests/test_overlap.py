@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from gps_seg.errors import CheckpointError
+from gps_seg.checkpoint import save_selection
+from gps_seg.errors import CheckpointError, ConfigError
 from gps_seg.overlap import overlap, per_block, share, union
 from gps_seg.selection import Selection
+from gps_seg.selection_report import report_overlap
 
 
 def chosen(base: str = "b", **sparse: list[int]) -> Selection:
@@ -42,3 +47,17 @@ def test_common_and_rest_together_hold_everything_a_task_chose(least: float, com
 def test_selections_of_different_bases_are_refused() -> None:
     with pytest.raises(CheckpointError, match="different base weights: a b, z other"):
         overlap({"a": TASKS["a"], "z": chosen("other", first=[1])})
+
+
+def test_the_command_prints_the_matrix_and_draws_it(tmp_path: Path) -> None:
+    for name, selection in TASKS.items():
+        save_selection(tmp_path / f"{name}.safetensors", selection)
+    text = report_overlap([f"{name}={tmp_path / name}.safetensors" for name in TASKS], plots=tmp_path / "plots")
+    assert "0.667" in text and "12 connections; one shared by at least 50% of them holds 3, the rests 5: 33 % saved" in text
+    for name in ("blocks", "overlap"):
+        with Image.open(tmp_path / "plots" / f"{name}.png") as picture:
+            assert min(picture.size) > 300
+    with pytest.raises(ConfigError, match="expected NAME=FILE"):
+        report_overlap(["a.safetensors"])
+    with pytest.raises(ConfigError, match="at least two selections"):
+        report_overlap([f"a={tmp_path / 'a.safetensors'}"])
