@@ -78,6 +78,9 @@ def load_grid(path: Path) -> GridConfig:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         raise ConfigError(f"cannot read the comparison {path}; configs/compare_kvasir.yaml is an example") from None
+    if not isinstance(values, dict) or not {"base", "methods"} & set(values):
+        raise ConfigError(f"{path}: expected a comparison with base and methods, such as configs/compare_kvasir.yaml; "
+                          f"a single run's settings go to gps-seg train")
     try:
         grid = GridConfig.model_validate(values)
     except ValidationError as error:

@@ -77,6 +77,8 @@ def test_a_cells_settings_are_the_base_the_shared_ones_and_its_own(tmp_path: Pat
 def test_a_wrong_comparison_is_refused_before_anything_runs(tmp_path: Path, values: dict[str, object], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         load_grid(write(tmp_path, **values))
+    with pytest.raises(ConfigError, match="expected a comparison with base and methods"):
+        load_grid(tmp_path / "base.yaml")
     with pytest.raises(ConfigError, match="cannot read the comparison"):
         load_grid(tmp_path / "missing.yaml")
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from gps_seg.errors import ConfigError
 from gps_seg.models.packages import import_torchvision
+from gps_seg.models.sam import MODELS
 
 
 def build_backbone(name: str, *, classes: int = 100, input_size: int | None = None, seed: int = 0) -> nn.Module:
@@ -26,7 +27,7 @@ def build_backbone(name: str, *, classes: int = 100, input_size: int | None = No
     import timm
 
     if name not in timm.list_models():
-        nearest = difflib.get_close_matches(name, timm.list_models(), n=3)
+        nearest = difflib.get_close_matches(name, [*MODELS, *timm.list_models()], n=3)
         raise ConfigError(f"unknown backbone {name!r}" + (f"; did you mean {', '.join(nearest)}?" if nearest else ""))
     size = {} if input_size is None else {"img_size": input_size}
     with torch.random.fork_rng(devices=[]):
