@@ -1,0 +1,150 @@
+"""Labelled images and how they are divided: validation shares, few-shot subsets, checks. No torch."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gps_seg.errors import DataError
+
+Protocol = Literal["tune", "final"]
+VALIDATION, TEST = 0.1, 0.2  # shares of each class where no official list exists
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One labelled image.
+
+    Attributes:
+        source: a file, or uint8 pixels: grey (H, W) or RGB (H, W, 3).
+        label: index into the class names.
+        id: unique in the data set: the path below its root, or a number. Items are equal if id and label are.
+    """
+
+    source: Path | NDArray[np.uint8] = field(compare=False)
+    label: int
+    id: str
+
+
+@dataclass(frozen=True)
+class ClassSplits:
+    """What a run may see, disjoint by id. ``tune``: train and val, no test; ``final``: train and test, no val."""
+
+    train: tuple[Item, ...]
+    val: tuple[Item, ...]
+    test: tuple[Item, ...]
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a reader found on the disk.
+
+    Attributes:
+        val: None where the data set has no list for model selection.
+        train_val: where the data set has a list of its own for training after tuning; else train and val together.
+        sparse: the official training list may lack some classes (VTAB's Sun397 has 1000 images of 397 classes).
+    """
+
+    train: Sequence[Item]
+    val: Sequence[Item] | None
+    test: Sequence[Item]
+    class_names: tuple[str, ...]
+    train_val: Sequence[Item] | None = None
+    sparse: bool = False
+
+    def training(self) -> list[Item]:
+        """Everything that may be trained on in the end."""
+        return list(self.train_val) if self.train_val is not None else [*self.train, *(self.val or ())]
+
+
+def divide(parts: Parts, protocol: Protocol, *, few_shot: int | None = None, seed: int = 0) -> ClassSplits:
+    """The splits of a protocol; ``few_shot`` keeps that many training images of each class.
+
+    Raises:
+        DataError: a class has too few training images for ``few_shot``.
+    """
+    train: Sequence[Item]
+    val: Sequence[Item] | None
+    test: Sequence[Item]
+    if protocol == "tune":
+        train, val, test = parts.train, parts.val, ()
+        if val is None:
+            train, val = hold_out(train, VALIDATION, f"validation {seed}")
+    else:
+        train, val, test = parts.training(), (), parts.test
+    if few_shot is not None:
+        train = few(train, few_shot, parts.class_names, seed)
+    return ClassSplits(tuple(train), tuple(val), tuple(test), parts.class_names)
+
+
+def hold_out(items: Sequence[Item], fraction: float, salt: str) -> tuple[list[Item], list[Item]]:
+    """Kept and held-out items, the fraction drawn from each class alone, at least one unless the class has only one.
+
+    The draw depends on the ids and the salt, not on the order of the items, which is kept.
+    """
+    held: set[str] = set()
+    for label, members in _by_class(items).items():
+        number = min(max(1, round(fraction * len(members))), len(members) - 1)
+        held.update(item.id for item in _shuffled(members, f"{salt} {label}")[:number])
+    return [item for item in items if item.id not in held], [item for item in items if item.id in held]
+
+
+def few(items: Sequence[Item], k: int, class_names: Sequence[str], seed: int) -> list[Item]:
+    """k items of each class; those of k are among those of k + 1.
+
+    Raises:
+        DataError: k is below 1, or a class has fewer than k items.
+    """
+    if k < 1:
+        raise DataError(f"few_shot: expected at least 1 image per class, got {k}")
+    members = _by_class(items)
+    short = [f"{name} ({len(members[label])})" for label, name in enumerate(class_names) if len(members[label]) < k]
+    if short:
+        raise DataError(f"few_shot: expected {k} training images per class, too few in {listed(short)}")
+    return [item for label in range(len(class_names)) for item in _shuffled(members[label], f"few-shot {seed} {label}")[:k]]
+
+
+def check_classes(name: str, parts: Parts, expected: int | None) -> None:
+    """Raise DataError for a wrong number of classes, a class without images, or an image on two sides."""
+    found = len(parts.class_names)
+    if expected is not None and found != expected:
+        raise DataError(f"{name}: expected {expected} classes, found {found}")
+    if found < 2:
+        raise DataError(f"{name}: expected at least 2 classes, found {found}")
+    training = parts.training()
+    present = {item.label for item in training} | ({item.label for item in parts.test} if parts.sparse else set())
+    empty = [class_name for label, class_name in enumerate(parts.class_names) if label not in present]
+    if empty:
+        raise DataError(f"{name}: {len(empty)} of {found} classes have no {'' if parts.sparse else 'training '}image: "
+                        f"{listed(empty)}")
+    sides = (("training", "test", training, parts.test), ("training", "validation", parts.train, parts.val or ()))
+    for one, other, first, second in sides:
+        if both := sorted({item.id for item in first} & {item.id for item in second}):
+            raise DataError(f"{name}: {len(both)} images are in the {one} and the {other} part: {listed(both)}")
+
+
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """The first few names, for an error's line."""
+    names = list(names)
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def _by_class(items: Iterable[Item]) -> defaultdict[int, list[Item]]:
+    members: defaultdict[int, list[Item]] = defaultdict(list)
+    for item in items:
+        members[item.label].append(item)
+    return members
+
+
+def _shuffled(items: Sequence[Item], salt: str) -> list[Item]:
+    ordered = sorted(items, key=lambda item: item.id)
+    random.Random(salt).shuffle(ordered)
+    return ordered
