@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -24,6 +24,7 @@ Method = Literal[
 ]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Prompt = Literal["none", "box"]
+Page = TypeVar("Page", bound=BaseModel)
 
 
 class _Section(BaseModel):
@@ -209,34 +210,45 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: the file is missing or not YAML, or a key or value does not fit; unknown keys name the nearest.
     """
-    values = _read_yaml(path) if path else {}
+    values = read_settings(path, overrides)
     if "base" in values and "methods" in values:
         raise ConfigError(f"{path} is a comparison of several runs: gps-seg compare {path} --out DIR")
+    return parse_config(values, source=str(path) if path else "defaults")
+
+
+def read_settings(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The nested dictionary of a YAML file and its overrides, not yet checked. Raises ConfigError."""
+    values = _read_yaml(path) if path else {}
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key:
             raise ConfigError(f"expected key=value, got {override!r}; write for example train.lr=1e-3")
         _set_dotted(values, key.strip(), _parse_value(text))
-    return parse_config(values, source=str(path) if path else "defaults")
+    return values
 
 
 def parse_config(values: dict[str, Any], source: str) -> RunConfig:
     """Validate a nested dictionary. Raises ConfigError that names every wrong key and the nearest right one."""
+    return check_settings(RunConfig, values, source)
+
+
+def check_settings(page: type[Page], values: dict[str, Any], source: str) -> Page:
+    """Validate a nested dictionary as a page of settings. Raises ConfigError as :func:`parse_config`."""
     try:
-        return RunConfig.model_validate(values)
+        return page.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(_explain(item) for item in error.errors())
+        problems = "; ".join(_explain(item, page) for item in error.errors())
         raise ConfigError(f"{source}: {problems}") from None
 
 
-def dump_config(config: RunConfig) -> str:
-    """The resolved settings as YAML that :func:`load_config` reads back unchanged."""
+def dump_config(config: BaseModel) -> str:
+    """The resolved settings as YAML that :func:`load_config` (or the page's own loader) reads back unchanged."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def known_keys() -> list[str]:
+def known_keys(page: type[BaseModel] = RunConfig) -> list[str]:
     """All dotted keys, in the order of the page."""
-    return list(_walk(RunConfig, ""))
+    return list(_walk(page, ""))
 
 
 def _walk(section: type[BaseModel], prefix: str) -> Iterator[str]:
@@ -278,16 +290,16 @@ def _set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
     values[last] = value
 
 
-def _explain(item: Any) -> str:
+def _explain(item: Any, page: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        nearest = _nearest_key(key)
-        return f"unknown key {key!r}" + (f", did you mean {nearest!r}?" if nearest else "; see gps_seg/config.py for all keys")
+        nearest = _nearest_key(key, known_keys(page))
+        where = f"{page.__module__.replace('.', '/')}.py"
+        return f"unknown key {key!r}" + (f", did you mean {nearest!r}?" if nearest else f"; see {where} for all keys")
     return f"{key}: {item['msg'][0].lower()}{item['msg'][1:]}, got {item['input']!r}"
 
 
-def _nearest_key(key: str) -> str | None:
-    keys = known_keys()
+def _nearest_key(key: str, keys: list[str]) -> str | None:
     by_last = {known.rsplit(".", 1)[-1]: known for known in keys}
     same_section = [known for known in keys if known.rpartition(".")[0] == key.rpartition(".")[0]]
     for candidates in (same_section, keys):
