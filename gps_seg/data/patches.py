@@ -70,17 +70,19 @@ def cut_patches(
 
 def _window_means(values: NDArray[np.generic], side: int, step: int) -> NDArray[np.float64]:
     """Means over all squares on a grid: (H, W, C) -> (rows, columns, C), exact for integers and booleans."""
-    sums = np.pad(values.astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0), (0, 0)))
-    windows = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
-    return windows[::step, ::step] / (side * side)
+    sums = np.zeros((values.shape[0] + 1, values.shape[1] + 1, values.shape[2]), np.int64)
+    np.cumsum(np.cumsum(values, axis=0, dtype=np.int64), axis=1, out=sums[1:, 1:])
+    low, high = sums[:-side:step], sums[side::step]
+    return (high[:, side::step] - low[:, side::step] - high[:, :-side:step] + low[:, :-side:step]) / (side * side)
 
 
 def _tissue(image: NDArray[np.uint8], side: int, step: int) -> NDArray[np.bool_]:
     """Where a patch shows tissue, by its mean brightness, its mean saturation, its mean color and its share of black."""
-    most, least = image.max(axis=2).astype(np.int64), image.min(axis=2).astype(np.int64)
+    red, green, blue = image[..., 0], image[..., 1], image[..., 2]
+    most, least = np.maximum(np.maximum(red, green), blue).astype(np.int32), np.minimum(np.minimum(red, green), blue)
     saturation = 255 * (most - least) // np.maximum(most, 1)
     black = most < DARK * 255
-    means = _window_means(np.dstack([most, saturation, image[..., 0], image[..., 1], black]), side, step)
+    means = _window_means(np.dstack([most, saturation, red, green, black]), side, step)
     bright, colored = means[..., 0] >= MIN_BRIGHTNESS * 255, means[..., 1] >= MIN_SATURATION * 255
     return bright & colored & (means[..., 2] >= MIN_RED_TO_GREEN * means[..., 3]) & (means[..., 4] <= MAX_DARK_FRACTION)
 
