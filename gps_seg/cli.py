@@ -87,6 +87,19 @@ def select(
 
 
 @app.command()
+def classify(
+    config: Config,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="Run folder to make.")] = ...,  # type: ignore[assignment]
+) -> None:
+    """Fine-tune a classifier by the same selection core; configs/classification/ holds the paper's data sets."""
+    from gps_seg.class_config import load_class_config
+    from gps_seg.classify import train_classifier
+
+    train_classifier(load_class_config(config, overrides or ()), out)
+
+
+@app.command()
 def overlap(
     selections: Annotated[
         list[str], typer.Argument(help="Files of gps-seg select or of runs, all of one base.", metavar="NAME=FILE")

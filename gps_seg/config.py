@@ -159,7 +159,9 @@ class TrainConfig(_Section):
     weight_decay: float = Field(0.0, ge=0, description="acts on trained values only; frozen weights never move")
     momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
     warmup: float = Field(0.05, ge=0, lt=1, description="part of the steps with linearly rising rate")
+    warmup_lr: float = Field(0.0, ge=0, description="rate before the first step of the warm-up")
     min_lr: float = Field(1e-7, ge=0, description="end of the cosine")
+    cooldown: float = Field(0.0, ge=0, lt=1, description="part of the steps, at the end, that stay at min_lr")
     clip: float | None = Field(1.0, gt=0, description="largest norm of the trained values' gradient; null: no clipping")
     precision: Precision = Field("auto", description="auto: bf16 where the hardware multiplies it, else fp32")
     frozen_storage: Literal["fp32", "compute"] = Field(

@@ -32,15 +32,20 @@ PredictionT = TypeVar("PredictionT")
 
 
 class Task(Protocol):
-    """What a model is trained for."""
+    """What a model is trained for. ``score_name`` is what its validation measures."""
 
-    def loss(self, model: nn.Module, batch: Batch, step: int = 0) -> Tensor:
+    @property
+    def score_name(self) -> str:
+        """One word, such as dice."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Any, step: int = 0) -> Tensor:
         """Scalar loss of a batch at a step."""
         ...
 
 
-# Scores the model on the inner validation part; higher is better.
-Validation = Callable[[nn.Module], float]
+# Scores the model on the inner validation part; higher is better. None where nothing is kept for it: the last step counts.
+Validation = Callable[[nn.Module], float] | None
 
 
 @dataclass(frozen=True)
@@ -129,11 +134,11 @@ def predictions(
 
 
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
-    """Linear warm-up, then cosine from ``lr`` to ``min_lr``; ``step`` counts from 0."""
-    warmup = int(config.warmup * steps)
+    """Linear warm-up, cosine from ``lr`` to ``min_lr``, and a cooldown there; ``step`` counts from 0."""
+    warmup, steps = int(config.warmup * steps), steps - int(config.cooldown * steps)
     if step < warmup:
-        return config.lr * (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
+        return config.warmup_lr + (config.lr - config.warmup_lr) * (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
     return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
@@ -250,8 +255,10 @@ def fit(
             state.update_ema(attached, config.ema)
             rate = learning_rate(state.step - 1, run.steps, config)
             log.row({"step": state.step, "loss": loss, "lr": rate, "gradient_norm": norm})
-            if state.step % every == 0 or state.step == run.steps:
+            if validate is not None and (state.step % every == 0 or state.step == run.steps):
                 _validate(run, state, validate, log)
+            elif state.step == run.steps:
+                state.record(0.0, {name: value.clone() for name, value in (state.ema or attached.state()).items()})
             due = state.step % config.checkpoint_every == 0 or state.step == run.steps or interruption.asked
             if due and log.enabled:
                 save_state(log.state_path, state, attached, run.optimizer.optimizer, accelerator.scaler)
@@ -268,7 +275,7 @@ def _has_converged(state: TrainingState, config: TrainConfig) -> bool:
     return config.patience is not None and state.validations_without_gain >= config.patience
 
 
-def _validate(run: Fit, state: TrainingState, validate: Validation, log: RunLog) -> None:
+def _validate(run: Fit, state: TrainingState, validate: Callable[[nn.Module], float], log: RunLog) -> None:
     """Score the current values (their average, if there is one) and remember the best."""
     current = run.attached.state()
     if state.ema:
@@ -276,7 +283,8 @@ def _validate(run: Fit, state: TrainingState, validate: Validation, log: RunLog)
     score = validate(run.plain)  # each process scores the same images, so they agree without talking
     improved = state.record(score, run.attached.state())
     run.attached.load(current)
-    log.row({"step": state.step, "validation_dice": score})
-    log.say(f"step {state.step}/{run.steps}: inner validation Dice {score:.4f}{', the best so far' if improved else ''}")
+    name = run.task.score_name
+    log.row({"step": state.step, f"validation_{name}": score})
+    log.say(f"step {state.step}/{run.steps}: inner validation {name} {score:.4f}{', the best so far' if improved else ''}")
     if improved:
         log.best(state.best, state.step)

@@ -7,14 +7,17 @@ arXiv 2004.11362; Zhang et al., GPS, CVPR 2024, arXiv 2312.10136). Cross-entropy
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gps_seg.errors import DataError
+from gps_seg.errors import ConfigError, DataError
 
 
 def features_of(model: Any, image: Tensor) -> Tensor:
@@ -46,32 +49,78 @@ def supervised_contrastive(features: Tensor, labels: Tensor, temperature: float 
 
 
 @dataclass(frozen=True)
+class Labelled:
+    """Images float32 (B, 3, S, S), or two views of each (B, 2, 3, S, S), and labels int64 (B,)."""
+
+    image: Tensor
+    label: Tensor
+
+    def to(self, device: torch.device) -> Labelled:
+        """The batch on a device."""
+        return Labelled(self.image.to(device), self.label.to(device))
+
+
+def collate(items: Sequence[tuple[Tensor, int]]) -> Labelled:
+    """A batch of what ``data.class_dataset.ClassDataset`` yields."""
+    return Labelled(torch.stack([image for image, _ in items]), torch.tensor([label for _, label in items]))
+
+
+@dataclass(frozen=True)
 class Classification:
     """One label an image.
 
     Attributes:
-        selection: "contrastive" or "cross_entropy".
+        classes: number of classes.
+        selection: "supcon" or "cross_entropy".
         temperature: of the contrastive loss.
         smoothing: label smoothing in training, 0..1.
+        mixup, cutmix: parameters of their Beta distributions; 0 switches one off, a batch draws one of the two.
+        seed: with the step it decides what is mixed.
     """
 
-    selection: Literal["contrastive", "cross_entropy"] = "contrastive"
+    classes: int
+    selection: Literal["supcon", "cross_entropy"] = "supcon"
     temperature: float = 0.07
     smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    seed: int = 0
 
-    def selection_loss(self, model: nn.Module, views: Tensor, labels: Tensor) -> Tensor:
-        """What the selection pass differentiates.
+    @property
+    def score_name(self) -> str:
+        """What the validation measures."""
+        return "accuracy"
 
-        Args:
-            views: (B, V, 3, S, S), V views of each image; labels: int64 (B,).
-        """
-        number = views.shape[1]
-        flat = views.flatten(0, 1)
+    def selection_loss(self, model: nn.Module, batch: Labelled) -> Tensor:
+        """What the selection pass differentiates; views (B, V, 3, S, S)."""
+        number = batch.image.shape[1]
+        flat, labels = batch.image.flatten(0, 1), batch.label.repeat_interleave(number)
         if self.selection == "cross_entropy":
-            return F.cross_entropy(model(flat).float(), labels.repeat_interleave(number))
-        return supervised_contrastive(features_of(model, flat), labels.repeat_interleave(number), self.temperature)
+            return F.cross_entropy(model(flat).float(), labels)
+        return supervised_contrastive(features_of(model, flat), labels, self.temperature)
 
-    def training_loss(self, model: nn.Module, image: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy; ``target`` is int64 (B,) or, after mixup, probabilities (B, classes)."""
-        smoothing = 0.0 if target.ndim == 2 else self.smoothing  # mixup has smoothed already
-        return F.cross_entropy(model(image).float(), target, label_smoothing=smoothing)
+    def loss(self, model: nn.Module, batch: Labelled, step: int = 0) -> Tensor:
+        """Cross-entropy of a step, after mixing if that is on."""
+        if not (self.mixup or self.cutmix):
+            return F.cross_entropy(model(batch.image).float(), batch.label, label_smoothing=self.smoothing)
+        image, target = self._mixed(batch, step)
+        return F.cross_entropy(model(image).float(), target)
+
+    def _mixed(self, batch: Labelled, step: int) -> tuple[Tensor, Tensor]:
+        """timm's mixup and cutmix, drawn from (seed, step): images and probabilities (B, classes)."""
+        from timm.data.mixup import Mixup
+
+        if len(batch.image) % 2:
+            raise ConfigError(f"train.batch_size: mixup and cutmix need an even number of images, got {len(batch.image)}")
+        mix = Mixup(self.mixup, self.cutmix, label_smoothing=self.smoothing, num_classes=self.classes)
+        before = np.random.get_state()
+        np.random.seed(random.Random(f"mix {self.seed}/{step}").randrange(2**32))  # timm draws from numpy's global generator
+        try:
+            image, target = mix(batch.image.clone(), batch.label)
+        finally:
+            np.random.set_state(before)
+        return image, target
+
+    def predict(self, model: nn.Module, image: Tensor) -> Tensor:
+        """Class logits (B, classes), fp32."""
+        return model(image).float()

@@ -38,6 +38,11 @@ class Segmentation:
     prompt: str = "none"
     threshold: float = 0.5
 
+    @property
+    def score_name(self) -> str:
+        """What the inner validation measures."""
+        return "dice"
+
     @cached_property
     def _loss(self) -> Loss:
         return make_loss(self.loss_name)

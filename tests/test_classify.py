@@ -1,0 +1,166 @@
+"""Classification through the same core: the contrastive loss, runs on digits, both protocols, every backbone family."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gps_seg.attach import attach
+from gps_seg.class_config import ClassConfig, load_class_config
+from gps_seg.classify import engine_settings, report, train_classifier
+from gps_seg.config import GPSConfig
+from gps_seg.data.class_items import Item
+from gps_seg.engine import learning_rate
+from gps_seg.errors import CheckpointError, ConfigError, DataError
+from gps_seg.methods import METHODS
+from gps_seg.models.backbones import build_backbone, load_backbone, normalisation
+from gps_seg.selection import counts, fingerprint, gradient_scores, matches
+from gps_seg.tasks.classification import Classification, Labelled, features_of, supervised_contrastive
+
+SMALL = ["data.name=digits", "data.few_shot=2", "model.name=vit_tiny_patch16_224", "model.input_size=32", "train.max_steps=2",
+         "train.batch_size=10", "train.precision=fp32", "selection.batch_size=10", "data.augment.min_scale=0.5"]
+
+
+def silent(_: str) -> None: ...
+
+
+def slow_contrastive(features: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Khosla et al., equation 2, one term at a time."""
+    z = F.normalize(features, dim=1)
+    total = torch.zeros(())
+    for i in range(len(z)):
+        others = [a for a in range(len(z)) if a != i]
+        denominator = sum(torch.exp(z[i] @ z[a] / temperature) for a in others)
+        positives = [p for p in others if labels[p] == labels[i]]
+        total = total - sum(torch.log(torch.exp(z[i] @ z[p] / temperature) / denominator) for p in positives) / len(positives)
+    return total / len(z)
+
+
+def test_the_contrastive_loss_equals_the_published_formula() -> None:
+    torch.manual_seed(0)
+    features, labels = torch.randn(10, 6), torch.tensor([0, 0, 1, 1, 1, 2, 2, 0, 2, 1])
+    torch.testing.assert_close(supervised_contrastive(features, labels, 0.5), slow_contrastive(features, labels, 0.5))
+
+
+def test_a_batch_without_positives_is_explained() -> None:
+    with pytest.raises(DataError, match="1 of 3 views have no other view of their class.*use two views"):
+        supervised_contrastive(torch.randn(3, 4), torch.tensor([0, 0, 1]))
+
+
+def test_the_contrastive_selection_gives_the_head_no_gradient() -> None:
+    model = build_backbone("vit_tiny_patch16_224", classes=3, input_size=32)
+    batch = Labelled(torch.randn(2, 2, 3, 32, 32), torch.tensor([0, 1]))
+    Classification(3).selection_loss(model, batch).backward()
+    parameters = dict(model.named_parameters())
+    assert parameters["head.weight"].grad is None and parameters["blocks.0.attn.qkv.weight"].grad is not None
+
+
+FAMILIES = {
+    "vit": ("vit_tiny_patch16_224", {"img_size": 32, "depth": 2}), "swin": ("swin_tiny_patch4_window7_224", {
+        "img_size": 32, "window_size": 2, "depths": (1, 1), "embed_dim": 16, "num_heads": (1, 2)}),
+    "convnext": ("convnext_tiny", {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16)}),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_selection_and_sparse_engine_serve_every_backbone_family(family: str) -> None:
+    import timm
+
+    name, options = FAMILIES[family]
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=3, **options).train()  # type: ignore[arg-type]
+    model.head_patterns = (f"{model.pretrained_cfg['classifier']}.*",)
+    batch = Labelled(torch.randn(4, 2, 3, 32, 32), torch.tensor([0, 1, 2, 0]))
+    selection = METHODS["gps"](model, GPSConfig(), lambda names: gradient_scores(
+        model, list(names), [batch], lambda model, batch: Classification(3).selection_loss(model, batch)))
+    sizes = counts(selection, model)
+    neurons = sum(module.weight.shape[0] for name, module in model.named_modules()
+                  if isinstance(module, nn.Linear | nn.Conv2d) and not matches(f"{name}.weight", model.head_patterns))
+    assert sizes["selected"] == neurons > 0 and sizes["head"] > 0
+    before = fingerprint(model)
+    attached = attach(model, selection)
+    assert "dense + pick" not in attached.backends().values()
+    model(torch.randn(2, 3, 32, 32)).square().mean().backward()
+    assert all(value.grad is not None for value in attached.trainable().values())
+    attached.unmerge()
+    assert fingerprint(model) == before == selection.base
+
+
+def test_vit_b_16_has_the_papers_83712_neurons_and_biases() -> None:
+    model = build_backbone("vit_base_patch16_224")
+    selection = METHODS["gps"](model, GPSConfig(score="magnitude"), lambda names: {
+        name: dict(model.named_parameters())[name].detach().abs() for name in names})
+    sizes = counts(selection, model)
+    assert sizes["selected"] == sizes["bias"] == 83_712
+
+
+@pytest.mark.parametrize("method", ["gps", "head", "lora", "vpt_deep"])
+def test_a_run_on_digits_leaves_selection_delta_and_scores(method: str, tmp_path: Path) -> None:
+    said: list[str] = []
+    document = train_classifier(load_class_config(None, [*SMALL, f"method={method}"]), tmp_path / "run", say=said.append)
+    assert document["part"] == "validation" and 0 <= document["accuracy"] <= 1 and len(document["images"]) == document["n"]
+    saved = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert saved["run"]["method"] == method and said[-1].startswith("accuracy ")
+    assert {"adapter_model.safetensors", "selection.safetensors", "config.yaml", "log.jsonl"} <= {
+        path.name for path in (tmp_path / "run").iterdir()}
+    with pytest.raises(ConfigError, match="is not empty"):
+        train_classifier(load_class_config(None, SMALL), tmp_path / "run", say=silent)
+
+
+def test_the_final_protocol_takes_the_last_step_and_reads_the_test_part_once(tmp_path: Path) -> None:
+    config = load_class_config(None, [*SMALL, "data.protocol=final", "train.mixup=0.8", "train.cutmix=1.0", "train.ema=0.9",
+                                      "train.label_smoothing=0.1", "selection_loss.name=cross_entropy"])
+    document = train_classifier(config, tmp_path / "run", say=silent)
+    assert document["part"] == "test" and document["run"]["best_step"] == 2
+    assert not [line for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines() if "validation" in line]
+
+
+def test_the_same_seed_repeats_a_run(tmp_path: Path) -> None:
+    deltas = []
+    for name in ("a", "b"):
+        train_classifier(load_class_config(None, [*SMALL, "train.mixup=0.8", "model.name=tiny_lite", "model.input_size=64"]),
+                         tmp_path / name, say=silent)
+        deltas.append((tmp_path / name / "adapter_model.safetensors").read_bytes())
+    assert deltas[0] == deltas[1]
+
+
+def test_warmup_and_cooldown_epochs_become_parts_of_the_steps() -> None:
+    config = ClassConfig.model_validate({"train": {"epochs": 100, "cooldown_epochs": 10, "warmup_epochs": 10, "lr": 1.0,
+                                                   "warmup_lr": 0.1, "min_lr": 0.01}})
+    settings = engine_settings(config)
+    rates = [learning_rate(step, 110, settings) for step in range(110)]
+    assert rates[0] == pytest.approx(0.19) and rates[9] == pytest.approx(1.0) and max(rates) == pytest.approx(1.0)
+    assert rates[99] > 0.01 and rates[100:] == pytest.approx([0.01] * 10)
+
+
+def test_weights_of_another_architecture_are_refused_and_a_classifier_of_another_size_is_dropped(tmp_path: Path) -> None:
+    source = build_backbone("vit_tiny_patch16_224", classes=7, input_size=32, seed=3)
+    torch.save(source.state_dict(), tmp_path / "vit.pth")
+    loaded = load_backbone("vit_tiny_patch16_224", classes=4, checkpoint=tmp_path / "vit.pth", input_size=32)
+    assert torch.equal(loaded.state_dict()["blocks.3.mlp.fc1.weight"], source.state_dict()["blocks.3.mlp.fc1.weight"])
+    assert loaded.state_dict()["head.weight"].shape[0] == 4
+    with pytest.raises(CheckpointError, match="does not fit the model"):
+        load_backbone("convnext_tiny", classes=4, checkpoint=tmp_path / "vit.pth")
+
+
+def test_a_sams_encoder_pools_into_features_like_any_backbone() -> None:
+    model = load_backbone("tiny", classes=5)
+    image = torch.randn(2, 3, 64, 64)
+    features = features_of(model, image)
+    assert features.shape == (2, 32) and model(image).shape == (2, 5)
+    assert normalisation(model)[0] == pytest.approx((123.675, 116.28, 103.53))
+    assert normalisation(build_backbone("vit_tiny_patch16_224"))[0] == pytest.approx((127.5, 127.5, 127.5))
+
+
+def test_a_report_names_accuracy_and_the_mean_over_classes() -> None:
+    items = [Item(Path("x"), label, str(number)) for number, label in enumerate([0, 0, 0, 1])]
+    document = report(items, [0, 0, 0, 0], ("cat", "dog", "none"))
+    assert (document["accuracy"], document["class_mean_accuracy"]) == (0.75, 0.5)
+    assert document["by_class"] == {"cat": 1, "dog": 0}
+    with pytest.raises(DataError, match="expected images to score"):
+        report([], [], ())
