@@ -8,6 +8,7 @@ Finished cells are skipped, a killed comparison goes on where it was, and a cell
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,16 +16,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gps_seg.checkpoint import read_json, write_bytes
+from gps_seg.class_config import load_class_config
 from gps_seg.config import dump_config, load_config
 from gps_seg.errors import ConfigError
 
-FAILED = "failed.txt"
+FAILED = ".failed.txt"
 Say = Callable[[str], None]
 
 
@@ -33,11 +35,15 @@ class GridConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    base: Path = Field(description="settings that all cells share, a file for gps-seg train; relative to the YAML")
+    task: Literal["segmentation", "classification"] = Field("segmentation", description="what the base's settings are for")
+    base: Path = Field(description="settings that all cells share, for gps-seg train or classify; relative to the YAML")
     methods: dict[str, dict[str, Any]] = Field(min_length=1, description="name -> settings that make the method, dotted keys")
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     learning_rates: tuple[float, ...] = Field((), description="the grid; empty: the base's rate for all")
-    data: tuple[str, ...] = Field((), description="what to score on: known names or folders; empty: the base's own test list")
+    data: tuple[str, ...] = Field(
+        (), description="segmentation: what to score on, known names or folders, empty for the base's own test list; "
+        "classification: the data sets, one table each"
+    )
     settings: dict[str, Any] = Field({}, description="settings for all cells, over the base's")
     reference: str | None = Field(None, description="method that p-values compare with; default: the first")
     columns: dict[str, dict[str, float]] = Field({}, description="published numbers shown beside ours, name -> column -> value")
@@ -52,6 +58,12 @@ class Cell:
     seed: int
     rate: float | None
     folder: Path
+    more: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> Path:
+        """Where its output goes if it fails."""
+        return self.folder.with_suffix(self.folder.suffix + FAILED)
 
     @property
     def finished(self) -> bool:
@@ -63,9 +75,12 @@ class Cell:
         """For messages."""
         return f"{self.method}, seed {self.seed}" + ("" if self.rate is None else f", lr {self.rate:g}")
 
-    def inner_dice(self) -> float | None:
-        """Best Dice on the inner validation part; None if the cell has failed."""
-        return float(read_json(self.folder / "result.json", "a result")["run"]["best_inner_dice"]) if self.finished else None
+    def inner_score(self) -> float | None:
+        """Best Dice on the inner validation part, or accuracy on the validation part; None if the cell has failed."""
+        if not self.finished:
+            return None
+        result = read_json(self.folder / "result.json", "a result")
+        return float(result["accuracy"] if "accuracy" in result else result["run"]["best_inner_dice"])
 
 
 def load_grid(path: Path) -> GridConfig:
@@ -88,16 +103,19 @@ def load_grid(path: Path) -> GridConfig:
         raise ConfigError(f"{path}: {problems}") from None
     if grid.reference is not None and grid.reference not in grid.methods:
         raise ConfigError(f"{path}: reference: expected one of {', '.join(grid.methods)}, got {grid.reference!r}")
+    if grid.task == "classification" and not grid.data:
+        raise ConfigError(f"{path}: data: expected the names of classification data sets, got none")
     grid = grid.model_copy(update={"base": path.parent / grid.base})
     for method in grid.methods:
-        load_config(grid.base, overrides(grid, method, grid.seeds[0], None))
+        settings_of(grid, Cell(method, grid.seeds[0], None, path), ())
     return grid
 
 
 def overrides(grid: GridConfig, method: str, seed: int, rate: float | None) -> list[str]:
     """The ``key=value`` settings of one cell, over the base file."""
     chosen = {"method": method} if not any(key == "method" for key in grid.methods[method]) else {}
-    values = {**grid.settings, **chosen, **grid.methods[method], "seed": seed, "evaluate.test": False}
+    values = {**grid.settings, **chosen, **grid.methods[method]}
+    values |= {"seed": seed, "evaluate.test": False} if grid.task == "segmentation" else {"train.seed": seed}
     if rate is not None:
         values["train.lr"] = rate
     return [f"{key}={yaml.safe_dump(value, default_flow_style=True).strip().removesuffix('...').strip()}"
@@ -116,8 +134,14 @@ def cells(grid: GridConfig, out: Path, method: str) -> tuple[list[Cell], Callabl
 
 def best_rate(tuning: Sequence[Cell]) -> Cell | None:
     """The cell with the best inner validation score; None if all have failed."""
-    scored = [(dice, -index) for index, cell in enumerate(tuning) if (dice := cell.inner_dice()) is not None]
+    scored = [(score, -index) for index, cell in enumerate(tuning) if (score := cell.inner_score()) is not None]
     return tuning[-max(scored)[1]] if scored else None
+
+
+def settings_of(grid: GridConfig, cell: Cell, more: Sequence[str]) -> bytes:
+    """A cell's resolved settings as YAML. Raises ConfigError for a setting that no run accepts."""
+    load = load_config if grid.task == "segmentation" else load_class_config
+    return dump_config(load(grid.base, [*overrides(grid, cell.method, cell.seed, cell.rate), *cell.more, *more])).encode()
 
 
 def run_cells(grid: GridConfig, todo: Sequence[Cell], devices: Sequence[str], say: Say = print) -> None:
@@ -140,13 +164,13 @@ def run_cells(grid: GridConfig, todo: Sequence[Cell], devices: Sequence[str], sa
 
 
 def _run(grid: GridConfig, cell: Cell, device: str, say: Say) -> None:
-    cell.folder.mkdir(parents=True, exist_ok=True)
     settings = cell.folder.with_suffix(cell.folder.suffix + ".yaml")
-    kind = device.partition(":")[0]
-    config = load_config(grid.base, [*overrides(grid, cell.method, cell.seed, cell.rate), f"device={kind}"])
-    write_bytes(settings, dump_config(config).encode())
-    command = [sys.executable, "-m", "gps_seg.cli", "train", str(settings), "--out", str(cell.folder), "--resume"]
-    _call(command, cell.folder / FAILED, device, f"training {cell.title}", say)
+    write_bytes(settings, settings_of(grid, cell, [f"device={device.partition(':')[0]}"]))
+    if grid.task == "classification":  # these runs are short and start anew
+        shutil.rmtree(cell.folder, ignore_errors=True)
+    command = ["train", str(settings), "--resume"] if grid.task == "segmentation" else ["classify", str(settings)]
+    _call([sys.executable, "-m", "gps_seg.cli", *command, "--out", str(cell.folder)],
+          cell.failed, device, f"training {cell.title}", say)
 
 
 def score_cell(cell: Cell, data: str | None, target: Path, blocks: Sequence[str], device: str, say: Say = print) -> bool:

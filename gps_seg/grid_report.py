@@ -8,9 +8,10 @@ from statistics import mean
 from typing import Any
 
 from gps_seg.checkpoint import read_json, write_json
+from gps_seg.class_grid import run_class_comparison
 from gps_seg.comparison import compare_methods, read_document
 from gps_seg.data.sets import SPLIT, expand, set_pairs
-from gps_seg.grid import FAILED, Cell, GridConfig, best_rate, cells, failures, load_grid, run_cells, score_cell
+from gps_seg.grid import Cell, GridConfig, best_rate, cells, failures, load_grid, run_cells, score_cell
 from gps_seg.plots import cost_of_score_plot
 from gps_seg.tables import write_text
 
@@ -25,6 +26,8 @@ def run_comparison(path: Path, out: Path, devices: Sequence[str], say: Any = pri
         DataError: a data set to score on is not there; nothing was run then.
     """
     grid = load_grid(path)
+    if grid.task == "classification":
+        return run_class_comparison(grid, path.stem, out, devices, say)
     sets = expand(grid.data)
     for known in sets:
         if known not in SPLIT:
@@ -49,13 +52,13 @@ def run_comparison(path: Path, out: Path, devices: Sequence[str], say: Any = pri
 
 
 def _tuning(plans: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
-    return {method: {f"{cell.rate:g}": cell.inner_dice() for cell in tuning if cell.rate is not None}
+    return {method: {f"{cell.rate:g}": cell.inner_score() for cell in tuning if cell.rate is not None}
             for method, (tuning, _) in plans.items()}
 
 
 def _failed(plans: Mapping[str, Any], final: Mapping[str, Sequence[Cell]]) -> dict[str, str]:
     every = [cell for tuning, _ in plans.values() for cell in tuning] + [cell for group in final.values() for cell in group]
-    return failures({cell.title: cell.folder / FAILED for cell in every if not cell.finished})
+    return failures({cell.title: cell.failed for cell in every if not cell.finished})
 
 
 def _one_set(

@@ -44,7 +44,8 @@ GREY = (127.5, 127.5, 127.5)
 
 def test_there_is_one_file_for_each_of_the_papers_data_sets() -> None:
     expected = {*FGVC, *(f"vtab_{name}" for name in VTAB), "cifar100", "imagenet"}
-    assert {path.stem for path in FOLDER.glob("*")} == expected <= set(ADAPTERS) and len(FGVC) + len(VTAB) == 24
+    ours = {"small_lite_medsam"}  # the base of a comparison on a CPU, not the paper's
+    assert {path.stem for path in FOLDER.glob("*")} - ours == expected <= set(ADAPTERS) and len(FGVC) + len(VTAB) == 24
     for name in expected:
         config = load_class_config(FOLDER / f"{name}.yaml")
         assert (config.data.name, config.data.protocol, config.method) == (name, "final", "gps")

@@ -86,3 +86,23 @@ def test_a_wrong_comparison_is_refused_before_anything_runs(tmp_path: Path, valu
 def test_an_empty_comparison_still_gives_a_table() -> None:
     text = markdown({"name": "x", "data": {"own": {"reference": "gps", "rows": [], "pairs": []}}, "failed": {"gps": "no memory"}})
     assert "failed: gps: no memory" in text
+
+
+def test_a_comparison_of_classifiers_tunes_on_validation_and_reads_the_test_part_once(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump({
+        "model": {"name": "tiny", "input_size": 64}, "data": {"few_shot": 1}, "selection": {"batch_size": 5},
+        "train": {"max_steps": 1, "batch_size": 5, "precision": "fp32"},
+    }))
+    path = tmp_path / "compare.yaml"
+    path.write_text(yaml.safe_dump({"task": "classification", "base": "base.yaml", "data": ["digits"], "seeds": [0],
+                                    "learning_rates": [1e-3], "methods": {"a linear": {"method": "head"}, "gps": {}}}))
+    found = run_comparison(path, tmp_path / "out", ["cpu", "cpu"], lambda text: None)
+    rows = {row["method"]: row for row in found["data"]["digits"]["rows"]}
+    assert rows["a linear"]["trainable"] == 0 < rows["gps"]["trainable"] and "p" in rows["gps"] and not found["failed"]
+    parts = {folder.name.split("-")[2]: json.loads((folder / "result.json").read_text())["part"]
+             for folder in (tmp_path / "out" / "runs").iterdir() if folder.is_dir() and "linear" in folder.name}
+    assert parts == {"tune": "validation", "final": "test"}
+    assert "| a linear |" in (tmp_path / "out" / "compare.md").read_text()
+    path.write_text(yaml.safe_dump({"task": "classification", "base": "base.yaml", "methods": {"gps": {}}}))
+    with pytest.raises(ConfigError, match="expected the names of classification data sets"):
+        load_grid(path)
