@@ -9,47 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
+from gps_seg import cli_benchmark, cli_data, cli_scores
+from gps_seg.cli_options import Config, Device, OptionalRun, Overrides, RunFolder, Threshold
 from gps_seg.errors import GpsSegError
 
 app = typer.Typer(
     name="gps-seg", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Fine-tune SAM for polyp segmentation by gradient-based parameter selection (GPS, CVPR 2024).",
 )
-data_app = typer.Typer(no_args_is_help=True, help="List, download and check data sets.", rich_markup_mode=None)
-app.add_typer(data_app, name="data")
-benchmark_app = typer.Typer(no_args_is_help=True, help="Measure what training and scoring cost.", rich_markup_mode=None)
-app.add_typer(benchmark_app, name="benchmark")
-
-Config = Annotated[Path, typer.Argument(help="YAML file of settings; configs/ holds examples.", metavar="CONFIG")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="Settings that replace the file's, such as train.lr=1e-3.", metavar="KEY=VALUE")
-]
-KnownOrFolder = Annotated[
-    list[str] | None,
-    typer.Option(help="A name of gps-seg data list, or a folder with images/ and masks/; as often as wanted; default: the run's.",
-                 metavar="NAME_OR_FOLDER")
-]
-Threshold = Annotated[
-    float | None, typer.Option(min=0.0, max=1.0, help="Probability above which a pixel is polyp; default: the run's.")
-]
-OptionalRun = Annotated[
-    Path | None, typer.Argument(help="A run folder; without one: this machine and the known models.", metavar="RUN")
-]
-RunFolder = Annotated[Path, typer.Argument(help="Folder that gps-seg train made.", metavar="RUN")]
-Blocks = Annotated[
-    str, typer.Option(help="Comma-separated: per_image, dataset, pranet, polyps, negatives, calibration; or all.")
-]
-Json = Annotated[Path | None, typer.Option(help="File to write all numbers to.")]
-Csv = Annotated[Path | None, typer.Option(help="File to write one row an image to.")]
-Markdown = Annotated[Path | None, typer.Option(help="File to write a Markdown table to.")]
-Latex = Annotated[Path | None, typer.Option(help="File to write a LaTeX table to.")]
-Plots = Annotated[Path | None, typer.Option(help="Folder to write plots to.")]
-Groups = Annotated[
-    Path | None, typer.Option(help="CSV of stem,group: sequences or patients, drawn as a whole for the intervals.")
-]
-DEFAULT_BLOCKS = "per_image,dataset,polyps,negatives"
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-
+app.add_typer(cli_data.app, name="data")
+app.add_typer(cli_benchmark.app, name="benchmark")
 
 @app.command()
 def train(
@@ -113,104 +82,7 @@ def overlap(
     typer.echo(report_overlap(selections, least=least, plots=plots))
 
 
-@app.command()
-def evaluate(
-    run: RunFolder,
-    data: KnownOrFolder = None,
-    split: Annotated[str, typer.Option(help="test, inner or train, of a known data set.")] = "test",
-    json: Json = None,
-    csv: Csv = None,
-    threshold: Threshold = None,
-    prompt: Annotated[str, typer.Option(help="none, or box: the box around each true mask.")] = "none",
-    device: Device = "auto",
-    blocks: Blocks = DEFAULT_BLOCKS,
-    groups: Groups = None,
-    markdown: Markdown = None,
-    latex: Latex = None,
-    plots: Plots = None,
-    corruptions: Annotated[
-        bool, typer.Option("--corruptions", help="Also under blur, noise, bubbles, ... at severities 1 to 5: 55 more passes.")
-    ] = False,
-    max_images: Annotated[int | None, typer.Option(min=1, help="Most images for --corruptions, spread evenly.")] = None,
-) -> None:
-    """Score a run's model on labelled images."""
-    from gps_seg.blocks import parse_blocks
-    from gps_seg.evaluation_sets import evaluate_sets
-
-    evaluate_sets(run, data or (), split=split, json=json, csv=csv, threshold=threshold, prompt=prompt, device=device,
-                  blocks=parse_blocks(blocks), groups=groups, markdown=markdown, latex=latex, plots=plots,
-                  corruptions=corruptions, max_images=max_images)
-
-
-@app.command()
-def score(
-    pred: Annotated[Path, typer.Option(help="Folder of predicted masks or probability maps (images or .npy).")],
-    gt: Annotated[Path, typer.Option(help="Folder of true masks, matched by file stem.")],
-    json: Json = None,
-    csv: Csv = None,
-    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Count a missing prediction as empty.")] = False,
-    resize_pred: Annotated[
-        bool, typer.Option("--resize-pred", help="Resize predictions of another size (masks nearest, maps bilinear).")
-    ] = False,
-    blocks: Blocks = DEFAULT_BLOCKS,
-    threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Probability above which a pixel is polyp.")] = 0.5,
-    tolerance: Annotated[float, typer.Option(min=0.0, help="Of the surface Dice (NSD), in pixels.")] = 2.0,
-    groups: Groups = None,
-    markdown: Markdown = None,
-    latex: Latex = None,
-    plots: Plots = None,
-) -> None:
-    """Score folders of masks, whoever made them. Needs no torch."""
-    from gps_seg import scoring
-    from gps_seg.blocks import parse_blocks
-
-    rows = scoring.score_folders(pred, gt, allow_missing=allow_missing, resize_predicted=resize_pred,
-                                 blocks=parse_blocks(blocks), threshold=threshold, tolerance=tolerance)
-    names = scoring.read_groups(groups, [row.id for row in rows]) if groups else None
-    settings = {"predicted": str(pred), "target": str(gt), "threshold": threshold, "nsd_tolerance_px": tolerance}
-    document = scoring.report(rows, settings=settings, groups=names)
-    scoring.publish(document, rows, json=json, csv=csv, markdown_file=markdown, latex_file=latex)
-    if plots:
-        from gps_seg.plots_scores import plot_folders
-
-        plot_folders(document, pred, gt, plots, full_scale=scoring.hold_maps(rows))
-    typer.echo(scoring.table(document))
-
-
-@app.command()
-def compare(
-    config: Annotated[Path, typer.Argument(help="YAML of a comparison; configs/compare_*.yaml are examples.", metavar="CONFIG")],
-    out: Annotated[Path, typer.Option(help="Folder for runs, scores, tables and plots; finished cells in it are skipped.")],
-    devices: Annotated[str, typer.Option(help="Comma-separated, one run at a time on each: cpu, cuda:0,cuda:1, ...")] = "auto",
-) -> None:
-    """Train and score methods x seeds x data sets from one YAML, each method with its own learning rate."""
-    from gps_seg.engine import resolve_device
-    from gps_seg.grid_report import run_comparison
-
-    places = [str(resolve_device("auto"))] if devices == "auto" else devices.split(",")
-    run_comparison(config, out, places, typer.echo)
-    typer.echo((out / "compare.md").read_text(encoding="utf-8"))
-
-
-@app.command("compare-scores")
-def compare_scores(
-    methods: Annotated[list[str], typer.Argument(help="Reports of score or evaluate; a name given again is another seed.",
-                                                 metavar="NAME=FILE")],
-    metric: Annotated[str, typer.Option(help="Column of the images' rows, such as dice, iou, nsd or hd95.")] = "dice",
-    json: Json = None,
-    groups: Groups = None,
-    markdown: Markdown = None,
-    latex: Latex = None,
-    plots: Plots = None,
-) -> None:
-    """Compare methods on the same images: differences, intervals, paired tests with Holm's correction. Needs no torch."""
-    from gps_seg import comparison
-
-    files = comparison.parse_methods(methods)
-    documents = {name: [comparison.read_document(path) for path in paths] for name, paths in files.items()}
-    found = comparison.compare_methods(documents, metric=metric, groups=groups)
-    comparison.publish(found, json=json, markdown_file=markdown, latex_file=latex, plots=plots)
-    typer.echo(comparison.table(found))
+cli_scores.register(app)
 
 
 @app.command()
@@ -273,86 +145,6 @@ def demo(
     from gps_seg.demo import run_demo
 
     run_demo(config, out)
-
-
-@benchmark_app.callback()
-def benchmark() -> None:
-    """Measure costs."""
-
-
-@benchmark_app.command("cost")
-def benchmark_cost(
-    model: Annotated[str, typer.Option(help="A known SAM or any timm name; random weights.")] = "lite_medsam",
-    size: Annotated[int | None, typer.Option(help="Input size in pixels; default: the model's own.")] = None,
-    batch: Annotated[int, typer.Option(min=1)] = 1,
-    methods: Annotated[str, typer.Option(help="Comma-separated; the first is the reference.")] = "floor,gps,full,bitfit,lora",
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "fp32",
-    repetitions: Annotated[int, typer.Option(min=1)] = 7,
-    compiled: Annotated[bool, typer.Option("--compiled", help="Under torch.compile.")] = False,
-    frozen_storage: Annotated[str, typer.Option(help="fp32, or compute: gps keeps frozen weights in --precision.")] = "fp32",
-    checkpoint_blocks: Annotated[bool, typer.Option("--checkpoint-blocks", help="Recompute SAM's blocks backwards.")] = False,
-    json: Annotated[Path | None, typer.Option(help="File to write all numbers to.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="PNG of time against memory, the floor drawn in.")] = None,
-    device: Device = "auto",
-) -> None:
-    """Measure what a training step costs, method by method, side by side: time, operations, memory, state, delta."""
-    from gps_seg.cost import benchmark
-    from gps_seg.cost_bench import Setting
-    from gps_seg.engine import resolve_device, resolve_precision
-    from gps_seg.errors import ConfigError
-
-    if frozen_storage not in ("fp32", "compute"):
-        raise ConfigError(f"--frozen-storage: expected fp32 or compute, got {frozen_storage!r}")
-    place = resolve_device(device)
-    setting = Setting(model, size, batch, resolve_precision(precision, place), str(place), compiled=compiled,
-                      frozen_storage=frozen_storage, checkpoint_blocks=checkpoint_blocks)
-    typer.echo(benchmark(setting, methods.split(","), repetitions=repetitions, json_path=json, plot_path=plot))
-
-
-@benchmark_app.command("score")
-def benchmark_score(
-    images: Annotated[int, typer.Option(min=2, help="Pairs to draw and score.")] = 1000,
-    size: Annotated[int, typer.Option(min=16, help="Side in pixels.")] = 352,
-    json: Json = None,
-) -> None:
-    """Measure how long scoring takes, from files to a report with intervals. Needs no torch."""
-    from gps_seg import score_benchmark
-
-    typer.echo(score_benchmark.benchmark(images, size, json_path=json))
-
-
-@data_app.command("list")
-def data_list() -> None:
-    """Say which data sets are known and where they were found."""
-    from gps_seg.about import describe_data
-
-    typer.echo(describe_data())
-
-
-@data_app.command("download")
-def data_download(
-    name: Annotated[str, typer.Argument(help="kvasir-seg")],
-    root: Annotated[Path, typer.Option(help="Folder to put it in.")] = Path("data"),
-) -> None:
-    """Download a data set, checked by sha256; goes on where it stopped."""
-    from gps_seg.data.download import download_kvasir
-    from gps_seg.errors import DataError
-
-    if name != "kvasir-seg":
-        raise DataError(f"can download kvasir-seg, got {name!r}; see data/README.md for the other sets")
-    typer.echo("Kvasir-SEG (46 MB): research and education only; commercial use needs its owners' written permission.")
-    typer.echo(f"ready: {download_kvasir(root)}")
-
-
-@data_app.command("check")
-def data_check(
-    data: Annotated[list[str], typer.Argument(help="Names of gps-seg data list, or folders.", metavar="NAME_OR_FOLDER...")],
-    json: Json = None,
-) -> None:
-    """Look for unreadable files, wrong sizes, masks that are not masks, and the same images in two places."""
-    from gps_seg.data_check import check_data
-
-    typer.echo(check_data(data, json=json))
 
 
 def main() -> None:

@@ -1,0 +1,58 @@
+"""``gps-seg benchmark``; heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gps_seg.cli_options import Device, Json
+
+app = typer.Typer(no_args_is_help=True, help="Measure what training and scoring cost.", rich_markup_mode=None)
+
+
+@app.callback()
+def benchmark() -> None:
+    """Measure costs."""
+
+
+@app.command("cost")
+def benchmark_cost(
+    model: Annotated[str, typer.Option(help="A known SAM or any timm name; random weights.")] = "lite_medsam",
+    size: Annotated[int | None, typer.Option(help="Input size in pixels; default: the model's own.")] = None,
+    batch: Annotated[int, typer.Option(min=1)] = 1,
+    methods: Annotated[str, typer.Option(help="Comma-separated; the first is the reference.")] = "floor,gps,full,bitfit,lora",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "fp32",
+    repetitions: Annotated[int, typer.Option(min=1)] = 7,
+    compiled: Annotated[bool, typer.Option("--compiled", help="Under torch.compile.")] = False,
+    frozen_storage: Annotated[str, typer.Option(help="fp32, or compute: gps keeps frozen weights in --precision.")] = "fp32",
+    checkpoint_blocks: Annotated[bool, typer.Option("--checkpoint-blocks", help="Recompute SAM's blocks backwards.")] = False,
+    json: Annotated[Path | None, typer.Option(help="File to write all numbers to.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG of time against memory, the floor drawn in.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Measure what a training step costs, method by method, side by side: time, operations, memory, state, delta."""
+    from gps_seg.cost import benchmark
+    from gps_seg.cost_bench import Setting
+    from gps_seg.engine import resolve_device, resolve_precision
+    from gps_seg.errors import ConfigError
+
+    if frozen_storage not in ("fp32", "compute"):
+        raise ConfigError(f"--frozen-storage: expected fp32 or compute, got {frozen_storage!r}")
+    place = resolve_device(device)
+    setting = Setting(model, size, batch, resolve_precision(precision, place), str(place), compiled=compiled,
+                      frozen_storage=frozen_storage, checkpoint_blocks=checkpoint_blocks)
+    typer.echo(benchmark(setting, methods.split(","), repetitions=repetitions, json_path=json, plot_path=plot))
+
+
+@app.command("score")
+def benchmark_score(
+    images: Annotated[int, typer.Option(min=2, help="Pairs to draw and score.")] = 1000,
+    size: Annotated[int, typer.Option(min=16, help="Side in pixels.")] = 352,
+    json: Json = None,
+) -> None:
+    """Measure how long scoring takes, from files to a report with intervals. Needs no torch."""
+    from gps_seg import score_benchmark
+
+    typer.echo(score_benchmark.benchmark(images, size, json_path=json))

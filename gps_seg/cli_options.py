@@ -1,0 +1,38 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Config = Annotated[Path, typer.Argument(help="YAML file of settings; configs/ holds examples.", metavar="CONFIG")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Settings that replace the file's, such as train.lr=1e-3.", metavar="KEY=VALUE")
+]
+KnownOrFolder = Annotated[
+    list[str] | None,
+    typer.Option(help="A name of gps-seg data list, or a folder with images/ and masks/; as often as wanted; default: the run's.",
+                 metavar="NAME_OR_FOLDER")
+]
+Threshold = Annotated[
+    float | None, typer.Option(min=0.0, max=1.0, help="Probability above which a pixel is polyp; default: the run's.")
+]
+OptionalRun = Annotated[
+    Path | None, typer.Argument(help="A run folder; without one: this machine and the known models.", metavar="RUN")
+]
+RunFolder = Annotated[Path, typer.Argument(help="Folder that gps-seg train made.", metavar="RUN")]
+Blocks = Annotated[
+    str, typer.Option(help="Comma-separated: per_image, dataset, pranet, polyps, negatives, calibration; or all.")
+]
+Json = Annotated[Path | None, typer.Option(help="File to write all numbers to.")]
+Csv = Annotated[Path | None, typer.Option(help="File to write one row an image to.")]
+Markdown = Annotated[Path | None, typer.Option(help="File to write a Markdown table to.")]
+Latex = Annotated[Path | None, typer.Option(help="File to write a LaTeX table to.")]
+Plots = Annotated[Path | None, typer.Option(help="Folder to write plots to.")]
+Groups = Annotated[
+    Path | None, typer.Option(help="CSV of stem,group: sequences or patients, drawn as a whole for the intervals.")
+]
+DEFAULT_BLOCKS = "per_image,dataset,polyps,negatives"
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
