@@ -71,7 +71,7 @@ def describe_run(folder: Path) -> str:
         lines += _describe_backends(model, chosen, load_config(folder / CONFIG_FILE))
     if (folder / RESULT_FILE).exists():
         result = read_json(folder / RESULT_FILE, "a result")
-        lines.append(headline(result) if "per_image" in result else "the test list was not read (evaluate.test=false)")
+        lines.append(headline(result) if "per_image" in result else "the test list was not scored (evaluate.test=false)")
     return "\n".join(lines)
 
 

@@ -10,13 +10,15 @@ differences, so that merge, unmerge and swap are exact.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gps_seg.errors import CheckpointError
+from gps_seg.errors import CheckpointError, TrainingError
 from gps_seg.products import check_backend, fastest
 from gps_seg.selection import Selection, counts
 from gps_seg.site import Site
@@ -43,13 +45,16 @@ class Attached:
         self._dense = {name: parameter for name, parameter in parameters.items() if name in selection.dense}
         self._dense_base = {name: parameter.detach().cpu().clone() for name, parameter in self._dense.items()}
         self._sites: dict[str, Site] = {}
+        self._checked = False
+        owners = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
         for name in parameters:
             if name not in selection.sparse:
                 continue
             indices = selection.sparse[name]
             _check_indices(name, parameters[name], indices)
             layer, _, attribute = name.rpartition(".")
-            self._sites[name] = Site(model.get_submodule(layer), attribute, indices)
+            shared = owners[id(parameters[name])] > 1
+            self._sites[name] = Site(model.get_submodule(layer), attribute, indices, shared=shared)
         self._stock_parameters = parameters
         # A weight whose dense gradient is only picked from must not be reduced between processes; torch has no public
         # name for this.
@@ -114,8 +119,24 @@ class Attached:
 
     def follow(self, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
         """Write back by itself after each of the optimizer's steps; returns a function that stops this."""
-        handle = optimizer.register_step_post_hook(lambda *_: self.write_back())
-        return handle.remove
+        def after_step(*_: Any) -> None:
+            if not self._checked:
+                self._check_gradients()
+            self.write_back()
+
+        return optimizer.register_step_post_hook(after_step).remove
+
+    def _check_gradients(self) -> None:
+        """After the first step every selected weight must have had a gradient; one that has not would never train.
+
+        Raises:
+            TrainingError: the model reads some weights without calling their layer.
+        """
+        silent = [name for name, site in self._sites.items() if site.values.grad is None]
+        if silent:
+            raise TrainingError(f"{len(silent)} selected weights got no gradient, as the model uses them without calling their "
+                                f"layer: {', '.join(silent[:3])}; leave them out with selection.exclude")
+        self._checked = True
 
     def state(self) -> dict[str, Tensor]:
         """Current values, detached copies on the CPU, keyed like :meth:`trainable`."""

@@ -185,7 +185,7 @@ class EvaluateConfig(_Section):
     threshold: float = Field(0.5, gt=0, lt=1, description="probability above which a pixel is polyp")
     batch_size: int = Field(8, ge=1, description="images per forward pass")
     prompt: Prompt = Field("none", description="box: prompt with the box around each true mask; never compare with none")
-    test: bool = Field(True, description="score the test list once, at the end; false: never read it, as tuning runs must")
+    test: bool = Field(True, description="score the test list once, at the end; false: never score it, as tuning runs must")
     overlays: int = Field(3, ge=0, description="pictures of the best, the median and the worst cases, this many each")
 
 

@@ -66,6 +66,8 @@ def measure(
     """
     known = ["floor", *METHODS]
     unknown = sorted(set(methods) - set(known))
+    if len(set(methods)) < len(methods):
+        raise ConfigError(f"--methods: expected each once, got {', '.join(methods)}")
     if unknown:
         raise ConfigError(f"--methods: expected some of {', '.join(known)}, got {unknown[0]!r}")
     peaks = {method: peak_resident(setting, method) for method in methods} if resident and setting.device == "cpu" else {}

@@ -78,6 +78,8 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     On CPUs without bf16 instructions bf16 is emulated and slower than fp32. Raises TrainingError for fp16 on a CPU, which
     has no loss scaling there.
     """
+    if precision not in ("auto", "fp32", "bf16", "fp16"):
+        raise ConfigError(f"precision: expected auto, fp32, bf16 or fp16, got {precision!r}")
     if precision == "fp16" and device.type == "cpu":
         raise TrainingError("train.precision=fp16 needs a CUDA device; on a CPU use bf16, fp32 or auto")
     if precision != "auto":

@@ -1,6 +1,6 @@
 """``gps-seg compare CONFIG``: methods x seeds x data sets from one YAML, each method with its own learning rate.
 
-A cell is one ``gps-seg train`` in a process of its own, which never reads the test list. Each method's rate is the one of the
+A cell is one ``gps-seg train`` in a process of its own, which never scores the test list. Each method's rate is the one of the
 grid with the best inner validation Dice at the first seed; only then are the chosen runs scored, once for each data set.
 Finished cells are skipped, a killed comparison goes on where it was, and a cell that fails is recorded and stops nobody else.
 """
@@ -21,6 +21,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from gps_seg.blocks import parse_blocks
 from gps_seg.checkpoint import read_json, write_bytes
 from gps_seg.class_config import load_class_config
 from gps_seg.config import dump_config, load_config
@@ -103,11 +104,15 @@ def load_grid(path: Path) -> GridConfig:
         raise ConfigError(f"{path}: {problems}") from None
     if grid.reference is not None and grid.reference not in grid.methods:
         raise ConfigError(f"{path}: reference: expected one of {', '.join(grid.methods)}, got {grid.reference!r}")
+    if len(set(grid.seeds)) < len(grid.seeds):
+        raise ConfigError(f"{path}: seeds: expected different numbers, got {list(grid.seeds)}")
+    parse_blocks(",".join(grid.blocks))
     if grid.task == "classification" and not grid.data:
         raise ConfigError(f"{path}: data: expected the names of classification data sets, got none")
     grid = grid.model_copy(update={"base": path.parent / grid.base})
     for method in grid.methods:
-        settings_of(grid, Cell(method, grid.seeds[0], None, path), ())
+        for rate in grid.learning_rates or (None,):
+            settings_of(grid, Cell(method, grid.seeds[0], rate, path), ())
     return grid
 
 
@@ -146,7 +151,13 @@ def settings_of(grid: GridConfig, cell: Cell, more: Sequence[str]) -> bytes:
 
 def run_cells(grid: GridConfig, todo: Sequence[Cell], devices: Sequence[str], say: Say = print) -> None:
     """Train what is not finished, one process a device at a time."""
+    for device in devices:
+        if device.partition(":")[0] not in ("cpu", "cuda"):
+            raise ConfigError(f"--devices: expected cpu, cuda or cuda:NUMBER, got {device!r}")
     waiting = [cell for cell in todo if not cell.finished]
+    for cell in todo:
+        if cell.finished:
+            _check_unchanged(grid, cell)
     free: SimpleQueue[str] = SimpleQueue()
     for device in devices:
         free.put(device)
@@ -163,6 +174,16 @@ def run_cells(grid: GridConfig, todo: Sequence[Cell], devices: Sequence[str], sa
         list(pool.map(work, waiting))
 
 
+def _check_unchanged(grid: GridConfig, cell: Cell) -> None:
+    """A finished cell counts only for the settings it was run with. Raises ConfigError that says what to do."""
+    saved = cell.folder / "config.yaml"
+    load = load_config if grid.task == "segmentation" else load_class_config
+    wanted = settings_of(grid, cell, [f"device={load(saved).device}"])
+    if load(saved) != load(None).model_validate(yaml.safe_load(wanted)):
+        raise ConfigError(f"{cell.folder} was run with other settings than {cell.title} has now: choose another --out, or remove "
+                          "that folder to run it again")
+
+
 def _run(grid: GridConfig, cell: Cell, device: str, say: Say) -> None:
     settings = cell.folder.with_suffix(cell.folder.suffix + ".yaml")
     write_bytes(settings, settings_of(grid, cell, [f"device={device.partition(':')[0]}"]))
@@ -175,10 +196,10 @@ def _run(grid: GridConfig, cell: Cell, device: str, say: Say) -> None:
 
 def score_cell(cell: Cell, data: str | None, target: Path, blocks: Sequence[str], device: str, say: Say = print) -> bool:
     """Score a finished cell on a data set, once; whether the scores are there afterwards."""
-    if target.is_file():
-        return True
     if not cell.finished:
         return False
+    if target.is_file() and target.stat().st_mtime >= (cell.folder / "result.json").stat().st_mtime:
+        return True
     command = [sys.executable, "-m", "gps_seg.cli", "evaluate", str(cell.folder), "--json", str(target), "--blocks",
                ",".join(blocks), "--device", device.partition(":")[0], *(["--data", data] if data else [])]
     where = data or "its test list"
@@ -193,6 +214,8 @@ def _call(command: Sequence[str], failed: Path, device: str, what: str, say: Say
         environment["CUDA_VISIBLE_DEVICES"] = device.partition(":")[2]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     failed.unlink(missing_ok=True)
+    if done.returncode and "interrupted at step" in done.stderr:
+        raise KeyboardInterrupt
     if done.returncode:
         last = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()[-1]
         write_bytes(failed, (done.stdout + done.stderr).encode())

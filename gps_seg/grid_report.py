@@ -7,12 +7,15 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
+
 from gps_seg.checkpoint import read_json, write_json
 from gps_seg.class_grid import run_class_comparison
 from gps_seg.comparison import compare_methods, read_document
-from gps_seg.data.sets import SPLIT, expand, set_pairs
+from gps_seg.data.sets import SPLIT, expand, labels, set_pairs
 from gps_seg.grid import Cell, GridConfig, best_rate, cells, failures, load_grid, run_cells, score_cell
 from gps_seg.plots import cost_of_score_plot
+from gps_seg.statistics import hierarchical, interval
 from gps_seg.tables import write_text
 
 Row = dict[str, Any]
@@ -39,10 +42,12 @@ def run_comparison(path: Path, out: Path, devices: Sequence[str], say: Any = pri
     run_cells(grid, [cell for group in final.values() for cell in group], devices, say)
     document: dict[str, Any] = {"name": path.stem, "seeds": list(grid.seeds), "learning_rates": list(grid.learning_rates),
                                 "tuning": _tuning(plans), "data": {}, "failed": _failed(plans, final)}
-    for data in sets or (None,):
-        name = Path(data).name if data else "test list"
-        scores = out / "scores" / (Path(data).name if data else "own")
-        document["data"][name] = _one_set(grid, final, data, scores, devices[0], say)
+    names = [name.replace("/", "_") for name in labels(sets)] or ["test list"]
+    for name, data in zip(names, sets or (None,), strict=True):
+        folder = out / "scores" / "-".join([name.replace(" ", "_"), *sorted(grid.blocks)])
+        document["data"][name] = _one_set(grid, final, data, folder, devices[0], say)
+        document["failed"] |= failures({f"scoring {cell.title} on {name}": _score_file(folder, cell).with_suffix(".failed.txt")
+                                        for group in final.values() for cell in group})
     write_json(out / "compare.json", document)
     write_text(out / "compare.md", markdown(document, grid.columns))
     for name, found in document["data"].items():
@@ -66,7 +71,7 @@ def _one_set(
 ) -> dict[str, Any]:
     documents: dict[str, list[dict[str, Any]]] = {}
     for method, group in final.items():
-        files = [(cell, folder / f"{cell.folder.name}.json") for cell in group]
+        files = [(cell, _score_file(folder, cell)) for cell in group]
         there = [file for cell, file in files if score_cell(cell, data, file, grid.blocks, device, say)]
         if there:
             documents[method] = [read_document(file) for file in there]
@@ -74,6 +79,10 @@ def _one_set(
             for method, found in documents.items()}
     reference = grid.reference or next(iter(grid.methods))
     pairs: list[Any] = []
+    if len(documents) == 1:
+        (method, only), = documents.items()
+        dices = np.array([[image["dice"] for image in document["images"]] for document in only])
+        rows[method] |= dict(zip(("low", "high"), interval(hierarchical(dices)), strict=True))
     if len(documents) > 1:
         compared = compare_methods({name: documents[name] for name in sorted(documents, key=lambda name: name != reference)})
         for method, shown in compared["methods"].items():
@@ -83,6 +92,10 @@ def _one_set(
             if pair["a"] == reference:
                 rows[pair["b"]] |= {"p": pair["p_holm"], "difference": -pair["difference"]}
     return {"reference": reference, "rows": list(rows.values()), "pairs": pairs}
+
+
+def _score_file(folder: Path, cell: Cell) -> Path:
+    return folder / f"{cell.folder.name}.json"
 
 
 def _scores(documents: Sequence[Mapping[str, Any]]) -> Row:

@@ -6,7 +6,8 @@
 ``dense``    the whole weight gradient, then a pick; what every other sparse method does, kept as the reference.
 ``auto``     the measured rule below, decided by shapes, type and device alone, so it never changes during a run.
 
-All agree to fp32 rounding (tests/test_products.py). Torch only.
+All agree to fp32 rounding for fp32 activations. For bf16 and fp16 ones gather and triton sum in fp32, while product and dense
+round each sum once to that type, as autocast's own weight gradient does (tests/test_sparse.py). Torch only.
 """
 
 from __future__ import annotations

@@ -188,7 +188,7 @@ def _finish(
         training_curve(read_log(out), out / "training.png")
         document = {"run": _run_facts(bench, fitted, timing, sizes)}
         checkpoint.write_json(out / RESULT_FILE, document)
-        say(f"best inner validation Dice {fitted.best_score:.4f} at step {fitted.best_step}; the test list was not read")
+        say(f"best inner validation Dice {fitted.best_score:.4f} at step {fitted.best_step}; the test list was not scored")
         return document
     test = list(bench.splits.test)
     say(f"evaluating on {len(test)} test images")

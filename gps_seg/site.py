@@ -28,7 +28,7 @@ class Site:
         original: the whole weight in main memory, while it is stored in a smaller type.
     """
 
-    def __init__(self, layer: nn.Module, attribute: str, indices: Tensor) -> None:
+    def __init__(self, layer: nn.Module, attribute: str, indices: Tensor, *, shared: bool = False) -> None:
         self.layer, self.attribute, self.indices = layer, attribute, indices
         self.stock_class = type(layer)
         self.handle: Any = None
@@ -38,7 +38,7 @@ class Site:
         self.base = weight.detach()[self.coordinates].clone()
         self.values = nn.Parameter(self.base.float().clone())
         weight.requires_grad_(False)
-        if attribute == "weight" and has_sparse_form(layer):
+        if attribute == "weight" and not shared and has_sparse_form(layer):  # each layer would see its own part alone
             self._become_sparse()
         else:
             self._pick_from_dense()

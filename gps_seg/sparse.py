@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_weight
 
 from gps_seg.products import KEEP_COLUMNS_BELOW, choose, choose_taps, selected_products
@@ -58,6 +59,7 @@ class _LinearFunction(torch.autograd.Function):
         return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         kept, weight, rows, columns = ctx.saved_tensors
         flat = dy.reshape(-1, dy.shape[-1])
@@ -90,6 +92,7 @@ class _Conv2dFunction(torch.autograd.Function):
         return F.conv2d(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), *geometry)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         kept, weight, rows, columns, taps = ctx.saved_tensors
         pointwise = weight.shape[2:] == (1, 1) and ctx.geometry == ((1, 1), (0, 0), (1, 1), 1)
@@ -224,6 +227,8 @@ class SparseConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """The stock forward."""
+        if input.ndim == 3:  # one image without a batch, as the stock layer takes it
+            return self.forward(input[None])[0]
         where, geometry = self.selected_positions, (self.stride, self.padding, self.dilation, self.groups)
         x = input.to(_compute_dtype(input))
         with torch.autocast(x.device.type, enabled=False):

@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from gps_seg.errors import ConfigError
-from gps_seg.grid import Cell, GridConfig, best_rate, load_grid, overrides
+from gps_seg.grid import Cell, GridConfig, best_rate, load_grid, overrides, run_cells, settings_of
 from gps_seg.grid_report import markdown, run_comparison
 
 BASE = {
@@ -43,7 +43,8 @@ def test_a_comparison_runs_scores_and_goes_on_where_it_was(tmp_path: Path, monke
     assert "| decoder only |" in text and "| paper |" in text and "0.881" in text and "failed: vpt_deep" in text
     with Image.open(tmp_path / "out" / "test_list.png") as picture:
         assert picture.width > 800
-    (tmp_path / "out" / "scores" / "own" / "gps-seed0-lr0.001.json").unlink()  # as if killed before this score
+    (score,) = (tmp_path / "out" / "scores").glob("*/gps-seed0-lr0.001.json")
+    score.unlink()  # as if killed before it was written
     said.clear()
     again = run_comparison(path, tmp_path / "out", ["cpu"], said.append)
     dices = {row["method"]: row["dice"] for row in again["data"]["test list"]["rows"]}
@@ -106,3 +107,26 @@ def test_a_comparison_of_classifiers_tunes_on_validation_and_reads_the_test_part
     path.write_text(yaml.safe_dump({"task": "classification", "base": "base.yaml", "methods": {"gps": {}}}))
     with pytest.raises(ConfigError, match="expected the names of classification data sets"):
         load_grid(path)
+
+
+def test_a_finished_cell_of_other_settings_is_not_reused(tmp_path: Path) -> None:
+    grid = load_grid(write(tmp_path, methods={"gps": {}}, seeds=[0]))
+    cell = Cell("gps", 0, None, tmp_path / "cell")
+    cell.folder.mkdir()
+    (cell.folder / "result.json").write_text("{}")
+    (cell.folder / "config.yaml").write_bytes(settings_of(grid, cell, ["device=cpu"]))
+    run_cells(grid, [cell], ["cpu"], lambda text: None)  # the same settings: nothing to do
+    (cell.folder / "config.yaml").write_bytes(settings_of(grid, cell, ["device=cpu", "train.max_steps=99"]))
+    with pytest.raises(ConfigError, match="was run with other settings than gps, seed 0 has now: choose another --out"):
+        run_cells(grid, [cell], ["cpu"], lambda text: None)
+    with pytest.raises(ConfigError, match="--devices: expected cpu, cuda or cuda:NUMBER, got 'gpu'"):
+        run_cells(grid, [cell], ["gpu"], lambda text: None)
+
+
+@pytest.mark.parametrize(("values", "text"), [
+    ({"learning_rates": [-1.0]}, "train.lr: input should be greater than 0"), ({"blocks": ["bogus"]}, "--blocks: expected"),
+    ({"seeds": [0, 0]}, "seeds: expected different numbers"),
+])
+def test_rates_blocks_and_seeds_are_checked_before_anything_runs(tmp_path: Path, values: dict[str, object], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        load_grid(write(tmp_path, methods={"gps": {}}, **values))

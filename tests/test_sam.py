@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.autograd import profiler_legacy
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gps_seg.attach import attach
 from gps_seg.errors import CheckpointError, ConfigError
@@ -224,3 +225,33 @@ def test_the_real_lite_medsam_equals_its_package_with_a_box_and_survives_the_way
         expected = torch.cat([packaged(image[i : i + 1], box[i : i + 1]) for i in range(2)])
         torch.testing.assert_close(model(image, boxes=box).logits, expected, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(to_stock(model)(image[:1], box[:1]), expected[:1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("dim", "heads", "side"), [(48, 2, 6), (16, 2, 4)])
+def test_attention_is_right_where_the_map_has_the_shape_of_the_widened_inputs(dim: int, heads: int, side: int) -> None:
+    """side * side = dim / heads + 2 * side, and the math back-end keeps the map of weights."""
+    stock_attention = import_segment_anything().modeling.image_encoder.Attention
+    torch.manual_seed(0)
+    stock = stock_attention(dim, heads, use_rel_pos=True, input_size=(side, side)).double()
+    for table in (stock.rel_pos_h, stock.rel_pos_w):
+        torch.nn.init.normal_(table)
+    assert side * side == dim // heads + 2 * side
+    ours = copy.deepcopy(stock)
+    use_efficient_attention(torch.nn.ModuleList([ours]))
+    x = torch.randn(2, side, side, dim, dtype=torch.double)
+    with sdpa_kernel(SDPBackend.MATH):
+        ours(x).square().sum().backward()
+    stock(x).square().sum().backward()
+    torch.testing.assert_close(ours.qkv.weight.grad, stock.qkv.weight.grad)
+
+
+def test_recomputing_blocks_keeps_their_inputs_alone() -> None:
+    kept = {}
+    for recompute in (False, True):
+        model = build_sam("tiny", input_size=512).train()
+        model.checkpoint_blocks = recompute
+        with profiler_legacy.profile(profile_memory=True) as events:
+            embedding = model.encode(torch.randn(1, 3, 512, 512))
+        kept[recompute] = sum(event.self_cpu_memory_usage for event in events.function_events or ())
+        del embedding
+    assert kept[True] < 0.55 * kept[False], kept

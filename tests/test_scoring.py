@@ -262,3 +262,15 @@ def test_every_option_of_score_and_compare_at_once(folders: tuple[Path, Path], t
     assert document["settings"]["threshold"] == 0.4 and document["settings"]["nsd_tolerance_px"] == 3
     assert document["statistics"] == {"level": 0.95, "resamples": 10_000, "seed": 0, "clusters": 2, "grouped": True}
     assert json.loads((out / "c.json").read_text())["pairs"][0]["p_holm"] == 1
+
+
+@pytest.mark.parametrize("levels", [(0, 2), (0, 50)])
+def test_masks_of_other_class_numbers_are_refused_instead_of_read_as_empty(tmp_path: Path, levels: tuple[int, int]) -> None:
+    for name, pair in {"gt": levels, "pred": (0, 255)}.items():
+        (tmp_path / name).mkdir()
+        pixels = np.full((20, 20), pair[0], np.uint8)
+        pixels[5:15, 5:15] = pair[1]
+        Image.fromarray(pixels).save(tmp_path / name / "a.png")
+    for pred, gt in (("pred", "gt"), ("gt", "pred")):
+        with pytest.raises(DataError, match=f"a.png: expected a mask of 0 and 255, .* its largest value is {levels[1]}"):
+            score_folders(tmp_path / pred, tmp_path / gt)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gps_seg.attach import attach
-from gps_seg.errors import CheckpointError
+from gps_seg.errors import CheckpointError, TrainingError
 from gps_seg.products import selected_products
 from gps_seg.selection import Selection, fingerprint
 from gps_seg.sparse import SparseConv2d, SparseLinear
@@ -246,3 +246,54 @@ def test_compiling_breaks_no_graph_recompiles_nothing_and_trains_alike() -> None
         else:
             losses.append([compiled_step(model, run, optimizer, x) for _ in range(5)][1:])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_second_derivative_is_refused_not_wrong() -> None:
+    layer = nn.Linear(6, 4)
+    attach(layer, select_all(layer, 5))
+    x = torch.randn(3, 6, requires_grad=True)
+    (gradient,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable|differentiate twice"):
+        gradient.square().sum().backward()
+
+
+def test_one_image_without_a_batch_goes_through_a_convolution() -> None:
+    layer = nn.Conv2d(4, 5, 3, padding=1)
+    reference = copy.deepcopy(layer)
+    attached = attach(layer, select_all(layer, 9))
+    x = torch.randn(4, 6, 6)
+    layer(x).square().sum().backward()
+    reference(x).square().sum().backward()
+    expected = reference.weight.grad.flatten()[attached.selection.sparse["weight"]]  # type: ignore[union-attr]
+    torch.testing.assert_close(attached.trainable()["weight"].grad, expected)
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 5), nn.Linear(5, 5)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x).relu())
+
+
+def test_a_weight_that_two_layers_share_gets_both_parts_of_its_gradient() -> None:
+    torch.manual_seed(0)
+    model = Tied()
+    reference = copy.deepcopy(model)
+    attached = attach(model, Selection({"first.weight": torch.arange(12)}, {}, fingerprint(model)))
+    x = torch.randn(7, 5)
+    model(x).square().sum().backward()
+    reference(x).square().sum().backward()
+    torch.testing.assert_close(attached.trainable()["first.weight"].grad, reference.first.weight.grad.flatten()[:12])  # type: ignore[union-attr]
+
+
+def test_a_selected_weight_that_never_gets_a_gradient_is_an_error_after_the_first_step() -> None:
+    model = nn.MultiheadAttention(8, 2)
+    attached = attach(model, Selection({"out_proj.weight": torch.arange(4)}, {"in_proj_bias": "bias"}, ""))
+    optimizer = torch.optim.SGD(attached.trainable().values(), lr=0.1)
+    attached.follow(optimizer)
+    model(*[torch.randn(3, 1, 8)] * 3)[0].square().sum().backward()
+    with pytest.raises(TrainingError, match="1 selected weights got no gradient.*out_proj.weight; leave them out"):
+        optimizer.step()

@@ -23,6 +23,7 @@ from gps_seg.data.tiff import as_rgb
 from gps_seg.errors import DataError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
+LOSSY = frozenset({".jpg", ".jpeg", ".webp"})
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 MAX_PIXELS = 40_000_000
 MASK_THRESHOLD = 127
@@ -106,10 +107,18 @@ def read_mask(path: Path, *, threshold: int = MASK_THRESHOLD) -> NDArray[np.bool
     A mask that holds only 0 and 1 is taken as such.
 
     Raises:
-        DataError: as :func:`read_image`.
+        DataError: as :func:`read_image`, or values that reach neither: a map of other class numbers, say.
     """
     values = read_mask_values(path)
+    check_levels(path, values, threshold)
     return values > (0 if values.max() <= 1 else threshold)
+
+
+def check_levels(path: Path, values: NDArray[np.uint8], threshold: int = MASK_THRESHOLD) -> None:
+    """Raise DataError for a mask whose values are neither 0 and 1 nor reach the threshold: it would be read as empty."""
+    top, noise = int(values.max()), DARK if path.suffix.lower() in LOSSY else 1
+    if noise < top <= threshold:
+        raise DataError(f"{path}: expected a mask of 0 and 255, or of 0 and 1, its largest value is {top}; convert it first")
 
 
 def read_mask_values(path: Path) -> NDArray[np.uint8]:

@@ -19,11 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gps_seg.data.images import SUFFIXES, brightest_channel, decode, is_ambiguous
+from gps_seg.data.images import LOSSY, SUFFIXES, brightest_channel, check_levels, decode, is_ambiguous
 from gps_seg.errors import DataError
 
 MAP_SUFFIXES = SUFFIXES | {".npy"}
-LOSSY = frozenset({".jpg", ".jpeg", ".webp"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +69,10 @@ def read_prediction(path: Path, *, full_scale: bool = False) -> Prediction:
     if picture.mode in ("F", "I", "I;16", "I;16B", "I;16L"):
         values = np.asarray(picture)
         return _from_array(path, values if picture.mode == "F" else values.astype(np.uint16), full_scale=full_scale)
-    return _from_eight_bit(brightest_channel(picture), lossy=path.suffix.lower() in LOSSY, full_scale=full_scale)
+    found = _from_eight_bit(brightest_channel(picture), lossy=path.suffix.lower() in LOSSY, full_scale=full_scale)
+    if not found.is_map and not full_scale and found.grey is not None:
+        check_levels(path, found.grey)
+    return found
 
 
 def _load_array(path: Path) -> NDArray[np.generic]:

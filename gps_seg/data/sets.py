@@ -26,7 +26,8 @@ def expand(data: Sequence[str]) -> list[str]:
         DataError: no folder and no known name.
     """
     found = [single for item in data for single in _singles(item)]
-    if twice := [name for name, number in Counter(found).items() if number > 1]:
+    places = [str(Path(single).resolve()) if Path(single).is_dir() else single for single in found]
+    if twice := [name for name, number in Counter(places).items() if number > 1]:
         raise ConfigError(f"--data: {', '.join(twice)} given twice")
     return found
 

@@ -11,11 +11,24 @@ Source of the attention: Li et al., ViTDet, ECCV 2022, arXiv 2203.16527; Kirillo
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+# Within a block whose activations are recomputed the checkpoint decides what is kept, and its hooks must be the innermost.
+_PLAIN: ContextVar[bool] = ContextVar("plain attention", default=False)
+
+
+def recomputed(block: nn.Module, x: Tensor) -> Tensor:
+    """Run a block under ``torch.utils.checkpoint``, which then keeps its input alone."""
+    token = _PLAIN.set(True)
+    try:
+        return block(x)
+    finally:
+        _PLAIN.reset(token)
 
 
 def _forward(self: Any, x: Tensor) -> Tensor:
@@ -39,7 +52,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, tables: tuple[Tensor, Ten
     """
     wide = _widen(query, key, value, tables, scale)
     width, extra = value.shape[-1], wide[0].shape[-1] - value.shape[-1]
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or _PLAIN.get():
         return F.scaled_dot_product_attention(*wide, scale=1.0)[..., :width]
     query, key, value, tables = query.detach(), key.detach(), value.detach(), (tables[0].detach(), tables[1].detach())
     places = {part.data_ptr(): index for index, part in enumerate(wide)}
@@ -49,7 +62,10 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, tables: tuple[Tensor, Ten
         if tensor.shape != shape or tensor.dtype != dtype:
             return tensor
         place = places.get(tensor.data_ptr())
-        return (-1, tensor[..., :width].clone()) if place is None else (place, None)  # else it is the output
+        if place is not None:
+            return place, None
+        # What is left is the output, unless the map of weights (N, N) happens to have its shape: the math back-end keeps it.
+        return tensor if shape[-2] == shape[-1] else (-1, tensor[..., :width].clone())
 
     def unpack(packed: Tensor | tuple[int, Tensor | None]) -> Tensor:
         if isinstance(packed, Tensor):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gps_seg.errors import ConfigError
-from gps_seg.models.attention import use_efficient_attention, use_stock_attention
+from gps_seg.models.attention import recomputed, use_efficient_attention, use_stock_attention
 from gps_seg.models.packages import import_lite_medsam, import_segment_anything
 from gps_seg.models.weights import PUBLISHED, find_weights, load_strictly, read_state
 
@@ -136,7 +136,7 @@ def _run(block: nn.Module, x: Tensor) -> Tensor:
 
 
 def _recompute(block: nn.Module, x: Tensor) -> Tensor:
-    return checkpoint(block, x, use_reentrant=False)
+    return checkpoint(recomputed, block, x, use_reentrant=False)
 
 
 def _encode_vit(encoder: Any, image: Tensor, through: Through) -> Tensor:
