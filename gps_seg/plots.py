@@ -113,6 +113,7 @@ def cost_of_score_plot(rows: Sequence[Mapping[str, Any]], path: Path, title: str
             ``peak_memory_bytes``.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(13, 4.6), layout="constrained")
     figure.suptitle(title)
@@ -130,6 +131,8 @@ def cost_of_score_plot(rows: Sequence[Mapping[str, Any]], path: Path, title: str
     panels[0].set(xlabel="trained encoder weights (decoder not counted)", ylabel="mean Dice, 95 % interval")
     panels[0].set_xscale("symlog", linthresh=10_000)
     panels[0].set_xlim(-3000, 3 * max(weights) + 10_000)
+    for axis in panels[1:]:
+        axis.xaxis.set_major_locator(MaxNLocator(4))
     panels[1].set(xlabel="step, seconds")
     panels[2].set(xlabel="peak memory, GB")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)

@@ -48,5 +48,5 @@ def overlap_plot(names: Sequence[str], shared: NDArray[np.float64], path: Path) 
     for row, column in np.ndindex(shared.shape):
         value = shared[row, column]
         axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if value < 0.6 else "black")
-    figure.colorbar(image, label="part of the row's connections that the column has too", shrink=0.8)
+    figure.colorbar(image, label="shared part of the row", shrink=0.8)
     save(figure, path)

@@ -36,6 +36,7 @@ from gps_seg.engine import (
 )
 from gps_seg.errors import ConfigError
 from gps_seg.inference import draw_cases, load_model, make_loader, score_pairs
+from gps_seg.kernels import why_not
 from gps_seg.methods import METHODS
 from gps_seg.methods.inserts import insert_modules
 from gps_seg.metrics import ImageScore, aggregate
@@ -68,6 +69,8 @@ def prepare(config: RunConfig, say: Say = print) -> Bench:
     """Load and check model and data; the data's warnings are said, its errors raised."""
     device = resolve_device(config.device)
     precision = resolve_precision(config.train.precision, device)
+    if config.train.backend == "triton" and (reason := why_not(device)):
+        raise ConfigError(f"train.backend=triton: {reason}")
     splits = load_splits(config.data)
     if config.data.protocol == "released":
         say("warning: data.protocol=released selects and trains on the test images; its scores say nothing about new images")
@@ -143,12 +146,15 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, say: Say = prin
     main = accelerator.is_main_process
     say = say if main else _silent
     if main:
-        _claim(config, out, resume=resume)
+        _check_free(config, out, resume=resume)
     accelerator.wait_for_everyone()
     if resume and (out / RESULT_FILE).exists():
         say(f"{out} is finished; nothing to do")
         return checkpoint.read_json(out / RESULT_FILE, "a result")
     bench = prepare(config, say)
+    if main:  # only now, so that a mistake in the settings leaves no folder behind
+        checkpoint.write_bytes(out / CONFIG_FILE, dump_config(config).encode())
+    accelerator.wait_for_everyone()
     selection, selection_seconds = _select_or_load(bench, out, say=say, main=main)
     accelerator.wait_for_everyone()
     sizes = counts(selection, bench.model)
@@ -227,8 +233,8 @@ def _validation(bench: Bench) -> Callable[[Any], float]:
     return validate
 
 
-def _claim(config: RunConfig, out: Path, *, resume: bool) -> None:
-    """Make the run folder ours, or refuse: a run never writes over another."""
+def _check_free(config: RunConfig, out: Path, *, resume: bool) -> None:
+    """Refuse a run folder that is not this run's: a run never writes over another."""
     saved = out / CONFIG_FILE
     if not resume:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -237,7 +243,6 @@ def _claim(config: RunConfig, out: Path, *, resume: bool) -> None:
         former = load_config(saved)
         if changed := _differences(former.model_dump(), config.model_dump()):
             raise ConfigError(f"{saved} differs in {', '.join(changed)}: resume with the same settings, or choose another --out")
-    checkpoint.write_bytes(saved, dump_config(config).encode())
 
 
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from gps_seg.adapter import GPSModel, get_gps_model
 from gps_seg.checkpoint import read_tensors
 from gps_seg.config import GPSConfig, RunConfig, TrainConfig, load_config
 from gps_seg.engine import learning_rate, resolve_precision
-from gps_seg.errors import ConfigError, TrainingError
+from gps_seg.errors import ConfigError, DataError, TrainingError
 from gps_seg.models.sam import build_sam
 from gps_seg.runlog import read_log
 from gps_seg.selection import fingerprint
@@ -187,3 +188,13 @@ def test_a_gradient_score_without_data_is_refused() -> None:
     with pytest.raises(ConfigError, match="the score 'gradient' needs dataloader and loss_fn"):
         get_gps_model(build_sam("tiny"))
     get_gps_model(build_sam("tiny"), GPSConfig(score="magnitude"))  # type: ignore[call-arg]
+
+
+def test_a_mistake_found_before_training_leaves_no_folder_to_trip_over(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="data.name: expected kvasir-seg, phantom or folder"):
+        recipes.train(config("data.name=phantoms"), tmp_path / "run", say=silent)
+    assert not (tmp_path / "run").exists()
+    if importlib.util.find_spec("triton") is None:
+        with pytest.raises(ConfigError, match="train.backend=triton: the package triton is not installed"):
+            recipes.train(config("train.backend=triton"), tmp_path / "run", say=silent)
+        assert not (tmp_path / "run").exists()
