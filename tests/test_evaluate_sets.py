@@ -148,7 +148,9 @@ def test_a_comparison_takes_the_same_names_and_refuses_what_is_missing_before_tr
 
 def test_a_comparison_scores_a_known_set(run: Path, home: Path) -> None:
     (home / "base.yaml").write_text(yaml.safe_dump({key: value for key, value in SETTINGS.items() if key != "method"}))
-    shutil.copytree(run, home / "out" / "runs" / "head-seed0")  # as if trained before
+    cell = home / "out" / "runs" / "head-seed0"
+    shutil.copytree(run, cell)  # as if the comparison had trained it
+    (cell / "config.yaml").write_text((cell / "config.yaml").read_text().replace("\n  test: true", "\n  test: false"))
     (home / "compare.yaml").write_text(yaml.safe_dump({"base": "base.yaml", "methods": {"head": {}}, "seeds": [0],
                                                        "data": ["polypgen"]}))
     found = run_comparison(home / "compare.yaml", home / "out", ["cpu"])

@@ -60,7 +60,7 @@ def build_backbone(
         input_size: pixels of a side, where the architecture lets it differ from its own.
 
     Raises:
-        ConfigError: timm knows no such name (the nearest are named), or the model cannot take the size.
+        ConfigError: timm knows no such name; the nearest are named.
     """
     import_torchvision()
     import timm
@@ -78,8 +78,6 @@ def build_backbone(
         except TypeError:  # an architecture that takes any size, such as ConvNeXt
             size.pop("img_size", None)
             model = timm.create_model(name, pretrained=False, num_classes=classes, **size)
-        except (ValueError, AssertionError) as error:
-            raise ConfigError(f"backbone {name}: cannot be built at {input_size} px ({error})") from None
     head = str(model.pretrained_cfg["classifier"])  # type: ignore[index]
     model.head_patterns = (f"{head}.*",)  # type: ignore[assignment]
     model.encoder_patterns = ("*",)  # type: ignore[assignment]
