@@ -21,7 +21,7 @@ env: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "making the environment in $(VENV) (about a minute, once)"
 	$(PYTHON) -m venv $(VENV)
-	$(RUN)/pip install -qq --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(RUN)/pip install -qq --disable-pip-version-check -c constraints.txt -e ".[app,dev]"
 	@touch $@
 
 clean:
