@@ -25,7 +25,7 @@ class ClassModelConfig(_Section):
     checkpoint: Path | None = Field(
         None, description="local weight file; default: lite_medsam's own, and random weights for a timm name"
     )
-    input_size: int = Field(224, ge=32, description="pixels of a side of the square the model sees")
+    input_size: int = Field(224, ge=16, description="pixels of a side of the square the model sees")
     drop_path: float = Field(0.0, ge=0, lt=1, description="largest rate at which residual branches are skipped in training")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gps_seg.checkpoint import read_json, write_json
-from gps_seg.grid import Cell, GridConfig, Say, best_rate, failures, run_cells
+from gps_seg.grid import Cell, GridConfig, Say, best_rate, failures, provenance, run_cells
 from gps_seg.statistics import compare, hierarchical, holm, interval
 from gps_seg.tables import write_text
 
@@ -21,6 +21,7 @@ def run_class_comparison(grid: GridConfig, name: str, out: Path, devices: Sequen
     """Run, score and write ``compare.json`` and ``compare.md`` under ``out``; returns the document."""
     document: dict[str, Any] = {"name": name, "seeds": list(grid.seeds), "learning_rates": list(grid.learning_rates),
                                 "tuning": {}, "data": {}, "failed": {}}
+    folders: list[Path] = []
     for data in grid.data:
         tuning = {method: _tuning_cells(grid, method, data, out) for method in grid.methods}
         run_cells(grid, [cell for cells in tuning.values() for cell in cells], devices, say)
@@ -32,7 +33,9 @@ def run_class_comparison(grid: GridConfig, name: str, out: Path, devices: Sequen
                                     for method, cells in tuning.items()}
         document["data"][data] = one_set(final, grid.reference or next(iter(grid.methods)))
         every = [cell for cells in (*tuning.values(), *final.values()) for cell in cells]
+        folders += [cell.folder for cells in final.values() for cell in cells]
         document["failed"] |= failures({f"{data}, {cell.title}": cell.failed for cell in every if not cell.finished})
+    document["provenance"] = provenance(folders)
     write_json(out / "compare.json", document)
     write_text(out / "compare.md", markdown(document, grid.columns))
     return document

@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +19,13 @@ from queue import SimpleQueue
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from gps_seg.blocks import parse_blocks
 from gps_seg.checkpoint import read_json, write_bytes
 from gps_seg.class_config import load_class_config
-from gps_seg.config import dump_config, load_config
-from gps_seg.errors import ConfigError
+from gps_seg.config import check_settings, dump_config, load_config
+from gps_seg.errors import ConfigError, TrainingError
 
 FAILED = ".failed.txt"
 Say = Callable[[str], None]
@@ -97,11 +97,7 @@ def load_grid(path: Path) -> GridConfig:
     if not isinstance(values, dict) or not {"base", "methods"} & set(values):
         raise ConfigError(f"{path}: expected a comparison with base and methods, such as configs/compare_kvasir.yaml; "
                           f"a single run's settings go to gps-seg train")
-    try:
-        grid = GridConfig.model_validate(values)
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg'].lower()}" for item in error.errors())
-        raise ConfigError(f"{path}: {problems}") from None
+    grid = check_settings(GridConfig, values, str(path))
     if grid.reference is not None and grid.reference not in grid.methods:
         raise ConfigError(f"{path}: reference: expected one of {', '.join(grid.methods)}, got {grid.reference!r}")
     if len(set(grid.seeds)) < len(grid.seeds):
@@ -150,7 +146,12 @@ def settings_of(grid: GridConfig, cell: Cell, more: Sequence[str]) -> bytes:
 
 
 def run_cells(grid: GridConfig, todo: Sequence[Cell], devices: Sequence[str], say: Say = print) -> None:
-    """Train what is not finished, one process a device at a time."""
+    """Train what is not finished, one process a device at a time.
+
+    Raises:
+        ConfigError: a device is none, or a finished cell was run with other settings.
+        TrainingError: interrupted; cells that wait are not begun, and what is finished stays.
+    """
     for device in devices:
         if device.partition(":")[0] not in ("cpu", "cuda"):
             raise ConfigError(f"--devices: expected cpu, cuda or cuda:NUMBER, got {device!r}")
@@ -170,8 +171,13 @@ def run_cells(grid: GridConfig, todo: Sequence[Cell], devices: Sequence[str], sa
         finally:
             free.put(device)
 
-    with ThreadPoolExecutor(len(devices)) as pool:
+    pool = ThreadPoolExecutor(len(devices))
+    try:
         list(pool.map(work, waiting))
+    except KeyboardInterrupt:
+        raise TrainingError("interrupted; the same command goes on with the cells that are not finished") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _check_unchanged(grid: GridConfig, cell: Cell) -> None:
@@ -221,6 +227,17 @@ def _call(command: Sequence[str], failed: Path, device: str, what: str, say: Say
         write_bytes(failed, (done.stdout + done.stderr).encode())
         say(f"failed: {what}: {last} (all of it in {failed})")
     return done.returncode == 0
+
+
+def provenance(folders: Iterable[Path]) -> dict[str, Any]:
+    """Revisions, hardware, precisions and package versions that finished runs name in their results, each once."""
+    runs = [read_json(folder / "result.json", "a result")["run"] for folder in folders if (folder / "result.json").is_file()]
+    found: dict[str, list[Any]] = {name: [] for name in ("revision", "hardware", "precision", "versions")}
+    for run in runs:
+        for name, values in found.items():
+            if run.get(name) and run[name] not in values:
+                values.append(run[name])
+    return found
 
 
 def failures(folders: Mapping[str, Path]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from gps_seg.checkpoint import read_json, write_json
 from gps_seg.class_grid import run_class_comparison
 from gps_seg.comparison import compare_methods, read_document
 from gps_seg.data.sets import SPLIT, expand, labels, set_pairs
-from gps_seg.grid import Cell, GridConfig, best_rate, cells, failures, load_grid, run_cells, score_cell
+from gps_seg.grid import Cell, GridConfig, best_rate, cells, failures, load_grid, provenance, run_cells, score_cell
 from gps_seg.plots import cost_of_score_plot
 from gps_seg.statistics import hierarchical, interval
 from gps_seg.tables import write_text
@@ -48,6 +48,7 @@ def run_comparison(path: Path, out: Path, devices: Sequence[str], say: Any = pri
         document["data"][name] = _one_set(grid, final, data, folder, devices[0], say)
         document["failed"] |= failures({f"scoring {cell.title} on {name}": _score_file(folder, cell).with_suffix(".failed.txt")
                                         for group in final.values() for cell in group})
+    document["provenance"] = provenance(cell.folder for group in final.values() for cell in group)
     write_json(out / "compare.json", document)
     write_text(out / "compare.md", markdown(document, grid.columns))
     for name, found in document["data"].items():

@@ -45,7 +45,7 @@ class Positions(nn.Module):
 
 
 class _LinearFunction(torch.autograd.Function):
-    """y = x W^T + b with a backward that skips dW. x (..., in), dy (..., out)."""
+    """y = x W^T + b with a backward that skips dW. x (n, in), dy (n, out). A flat y is no view: callers may change it."""
 
     @staticmethod
     def forward(
@@ -53,7 +53,7 @@ class _LinearFunction(torch.autograd.Function):
         rows: Tensor, columns: Tensor, used: Tensor, backend: str,
     ) -> Tensor:
         keeps_columns = backend != "dense" and len(used) < KEEP_COLUMNS_BELOW * x.shape[-1]
-        kept = x.index_select(-1, used) if keeps_columns else x  # a copy: a view would keep the whole input alive
+        kept = x.index_select(1, used) if keeps_columns else x  # a copy: a view would keep the whole input alive
         ctx.save_for_backward(kept, weight, rows, columns if keeps_columns else used[columns])
         ctx.bias_dtype, ctx.backend = None if bias is None else bias.dtype, backend
         return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
@@ -62,12 +62,9 @@ class _LinearFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         kept, weight, rows, columns = ctx.saved_tensors
-        flat = dy.reshape(-1, dy.shape[-1])
         dx = dy @ weight.to(dy.dtype) if ctx.needs_input_grad[0] else None
-        db = flat.sum(0, dtype=ctx.bias_dtype) if ctx.needs_input_grad[2] else None
-        dv = None
-        if ctx.needs_input_grad[3]:
-            dv = selected_products(rows, columns, flat, kept.reshape(-1, kept.shape[-1]), ctx.backend)
+        db = dy.sum(0, dtype=ctx.bias_dtype) if ctx.needs_input_grad[2] else None
+        dv = selected_products(rows, columns, dy, kept, ctx.backend) if ctx.needs_input_grad[3] else None
         return dx, None, db, dv, None, None, None, None
 
 
@@ -85,7 +82,7 @@ class _Conv2dFunction(torch.autograd.Function):
         rows: Tensor, columns: Tensor, used: Tensor, taps: Tensor, geometry: tuple[Any, ...], backend: str,
     ) -> Tensor:
         keeps_channels = geometry[3] == 1 and backend != "dense" and len(used) < KEEP_COLUMNS_BELOW * x.shape[1]
-        kept = x.index_select(1, used) if keeps_channels else x
+        kept = _channels(x, used) if keeps_channels else x
         ctx.save_for_backward(kept, weight, rows, columns if keeps_channels else used[columns], taps)
         ctx.bias_dtype, ctx.backend = None if bias is None else bias.dtype, backend
         ctx.geometry, ctx.input_shape = geometry, x.shape
@@ -108,6 +105,13 @@ class _Conv2dFunction(torch.autograd.Function):
             else:
                 dv = _conv_products(kept, dy, (rows, columns, taps), weight.shape, ctx.geometry, ctx.backend)
         return dx, None, db, dv, None, None, None, None, None, None
+
+
+def _channels(x: Tensor, used: Tensor) -> Tensor:
+    """x[:, used], a copy, in the memory format of x (index_select would always answer in NCHW)."""
+    if x.is_contiguous(memory_format=torch.channels_last):
+        return x.permute(0, 2, 3, 1).index_select(3, used).permute(0, 3, 1, 2)
+    return x.index_select(1, used)
 
 
 def _pointwise_input(dy: Tensor, weight: Tensor) -> Tensor:
@@ -214,9 +218,11 @@ class SparseLinear(nn.Linear):
         where = self.selected_positions
         x = input.to(_compute_dtype(input))
         with torch.autocast(x.device.type, enabled=False):
-            return _LinearFunction.apply(
-                x, self.weight, self.bias, self.selected_values, where.rows, where.columns, where.used, where.backend
+            y = _LinearFunction.apply(
+                x.reshape(-1, x.shape[-1]), self.weight, self.bias, self.selected_values, where.rows, where.columns, where.used,
+                where.backend,
             )
+        return y.view(*input.shape[:-1], y.shape[-1])
 
 
 class SparseConv2d(nn.Conv2d):

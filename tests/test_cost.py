@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from gps_seg.cost import measure
 from gps_seg.cost_bench import Bench, Setting
@@ -39,6 +40,16 @@ def test_a_vit_of_timm_gets_within_eight_percent_of_the_floors_operations() -> N
                                                resident=False)}
     assert rows["gps"].flops <= 1.08 * rows["floor"].flops
     assert rows["full"].flops >= 1.4 * rows["gps"].flops
+
+
+@pytest.mark.parametrize("groups", [1, 4, 8])
+def test_a_convolutions_gradients_count_a_forward_pass_each_whatever_its_groups(groups: int) -> None:
+    class OneLayer(Bench):
+        def __init__(self) -> None:
+            self.model = self.run = nn.Conv2d(8, 8, 3, padding=1, groups=groups, bias=False)
+            self.image, self.setting, self.method, self.optimizer = torch.zeros(2, 8, 5, 5), TINY, "floor", None
+
+    assert OneLayer().flops() == 3 * 2 * 2 * 5 * 5 * 8 * (8 // groups) * 9
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak resident memory is read from Linux's /proc")

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -39,6 +44,9 @@ def test_a_comparison_runs_scores_and_goes_on_where_it_was(tmp_path: Path, monke
     assert "keeps its tokens on a grid" in found["failed"]["vpt_deep, seed 0, lr 0.001"]
     result = json.loads((tmp_path / "out" / "runs" / "gps-seed0-lr0.001" / "result.json").read_text())
     assert "per_image" not in result and result["run"]["best_inner_dice"] >= 0  # the test list was not read in training
+    (revision,) = found["provenance"]["revision"] or [""]
+    assert len(revision) in (0, 40, 41) and found["provenance"]["precision"] == ["fp32"]
+    assert found["provenance"]["hardware"] and found["provenance"]["versions"][0]["torch"]
     text = (tmp_path / "out" / "compare.md").read_text()
     assert "| decoder only |" in text and "| paper |" in text and "0.881" in text and "failed: vpt_deep" in text
     with Image.open(tmp_path / "out" / "test_list.png") as picture:
@@ -72,7 +80,8 @@ def test_a_cells_settings_are_the_base_the_shared_ones_and_its_own(tmp_path: Pat
 
 @pytest.mark.parametrize(("values", "text"), [
     ({"methods": {"gps": {"train.lrr": 1}}}, "unknown key 'train.lrr', did you mean 'train.lr'"),
-    ({"methods": {"gpss": {}}}, "method: "), ({"methods": {}}, "methods: "), ({"methods": {"gps": {}}, "seed": 1}, "seed: "),
+    ({"methods": {"gpss": {}}}, "method: "), ({"methods": {}}, "methods: "),
+    ({"seed": 1}, "unknown key 'seed', did you mean 'seeds'"),
     ({"methods": {"gps": {}}, "reference": "full"}, "reference: expected one of gps, got 'full'"),
 ])
 def test_a_wrong_comparison_is_refused_before_anything_runs(tmp_path: Path, values: dict[str, object], text: str) -> None:
@@ -130,3 +139,18 @@ def test_a_finished_cell_of_other_settings_is_not_reused(tmp_path: Path) -> None
 def test_rates_blocks_and_seeds_are_checked_before_anything_runs(tmp_path: Path, values: dict[str, object], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         load_grid(write(tmp_path, methods={"gps": {}}, **values))
+
+
+def test_an_interrupted_comparison_says_how_to_go_on_and_begins_nothing_more(tmp_path: Path) -> None:
+    path = write(tmp_path, methods={"gps": {}, "full": {}, "bitfit": {}}, seeds=[0], settings={"train.max_steps": 100_000})
+    command = [sys.executable, "-m", "gps_seg.cli", "compare", str(path), "--out", str(tmp_path / "out"), "--devices", "cpu"]
+    environment = {**os.environ, "GPS_SEG_CACHE": str(tmp_path / "cache")}
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment)
+    runs = tmp_path / "out" / "runs"
+    while not list(runs.glob("*/selection.safetensors")) and running.poll() is None:
+        time.sleep(0.1)
+    time.sleep(2)  # some steps into the training
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal's Ctrl-C, which reaches the cell's process too
+    _, said = running.communicate(timeout=120)
+    assert running.returncode == 2 and "interrupted; the same command goes on" in said and "Traceback" not in said
+    assert len([folder for folder in runs.iterdir() if folder.is_dir()]) == 1

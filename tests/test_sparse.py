@@ -297,3 +297,23 @@ def test_a_selected_weight_that_never_gets_a_gradient_is_an_error_after_the_firs
     model(*[torch.randn(3, 1, 8)] * 3)[0].square().sum().backward()
     with pytest.raises(TrainingError, match="1 selected weights got no gradient.*out_proj.weight; leave them out"):
         optimizer.step()
+
+
+def test_the_output_of_a_linear_layer_may_be_changed_in_place() -> None:
+    torch.manual_seed(0)
+    stock = nn.Sequential(nn.Linear(6, 5), nn.ReLU(inplace=True), nn.Linear(5, 2))  # Swin V2's position network does this
+    check_against_dense(stock, torch.randn(2, 3, 6), 2)
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_kept_channels_stay_in_the_memory_format_of_the_input(layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(16, 4, 3, padding=1)
+    selection = Selection({"weight": torch.tensor([0, 300, 301])}, {}, fingerprint(layer))  # channels 0 and 1 of 16
+    attach(layer, selection)
+    kept: list[Tensor] = []
+    x = torch.randn(2, 16, 5, 5).to(memory_format=layout).requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        layer(x)
+    (channels,) = [t for t in kept if t.ndim == 4 and t.shape[2:] == (5, 5)]
+    assert channels.shape[1] < 16 and channels.is_contiguous(memory_format=layout)
