@@ -44,7 +44,7 @@ GREY = (127.5, 127.5, 127.5)
 
 def test_there_is_one_file_for_each_of_the_papers_data_sets() -> None:
     expected = {*FGVC, *(f"vtab_{name}" for name in VTAB), "cifar100", "imagenet"}
-    ours = {"small_lite_medsam"}  # the base of a comparison on a CPU, not the paper's
+    ours = {"small_efficientnet"}  # the base of a comparison on a CPU, not the paper's
     assert {path.stem for path in FOLDER.glob("*")} - ours == expected <= set(ADAPTERS) and len(FGVC) + len(VTAB) == 24
     for name in expected:
         config = load_class_config(FOLDER / f"{name}.yaml")

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gps_seg.attach import attach
+from gps_seg.checkpoint import load_delta, save_delta
 from gps_seg.class_config import ClassConfig, load_class_config
 from gps_seg.classify import engine_settings, report, train_classifier
 from gps_seg.config import GPSConfig
@@ -18,7 +19,9 @@ from gps_seg.data.class_items import Item
 from gps_seg.engine import learning_rate
 from gps_seg.errors import CheckpointError, ConfigError, DataError
 from gps_seg.methods import METHODS
+from gps_seg.methods.inserts import fold_modules, insert_modules
 from gps_seg.models.backbones import build_backbone, load_backbone, normalisation
+from gps_seg.models.weights import find_weights, read_state
 from gps_seg.selection import counts, fingerprint, gradient_scores, matches
 from gps_seg.tasks.classification import Classification, Labelled, features_of, supervised_contrastive
 
@@ -164,3 +167,42 @@ def test_a_report_names_accuracy_and_the_mean_over_classes() -> None:
     assert document["by_class"] == {"cat": 1, "dog": 0}
     with pytest.raises(DataError, match="expected images to score"):
         report([], [], ())
+
+
+@pytest.mark.slow
+def test_the_packaged_efficientnet_knows_a_palace_and_a_flower() -> None:
+    from sklearn.datasets import load_sample_images
+
+    model = load_backbone("tf_efficientnet_lite0", classes=2)
+    stored = read_state(find_weights("tf_efficientnet_lite0"))
+    assert torch.equal(model.state_dict()["conv_head.weight"], stored["_conv_head.weight"])
+    assert normalisation(model)[0] == pytest.approx((127.5, 127.5, 127.5))
+    pooled = []
+    for image in load_sample_images().images:  # china.jpg: a Chinese palace; flower.jpg: a dahlia
+        side = min(image.shape[:2])
+        pixels = torch.tensor(image[:side, -side:] / 127.5 - 1, dtype=torch.float32).permute(2, 0, 1)[None]
+        small = nn.functional.interpolate(pixels, (224, 224), mode="area")
+        logits = features_of(model.eval(), small) @ stored["_fc.weight"].T + stored["_fc.bias"]
+        pooled.append(int(logits.argmax()))
+    assert pooled[0] in (442, 698) and pooled[1] in (985, 947)  # bell cote or palace; daisy or mushroom
+
+
+def test_lora_goes_onto_1x1_convolutions_where_an_encoder_has_no_linear_layer(tmp_path: Path) -> None:
+    model, image = build_backbone("tf_efficientnet_lite0", classes=3).eval(), torch.randn(2, 3, 32, 32)
+    stock = model(image)
+    selection = METHODS["lora"](model, GPSConfig(), None)  # type: ignore[arg-type]
+    assert counts(selection, model)["inserted"] > 0 and torch.equal(model(image), stock)
+    attached = attach(model, selection)
+    optimizer = torch.optim.SGD(attached.trainable().values(), lr=0.1)
+    model(image).square().sum().backward()
+    optimizer.step()
+    tuned = model(image)
+    assert not torch.equal(tuned, stock)
+    save_delta(tmp_path, attached, {})
+    fresh = build_backbone("tf_efficientnet_lite0", classes=3).eval()
+    load_delta(tmp_path, fresh, insert_modules)
+    assert torch.equal(fresh(image), tuned)
+    attached.merge()
+    fold_modules(model, selection.meta)
+    torch.testing.assert_close(model(image), tuned, rtol=1e-4, atol=1e-5)
+    assert set(model.state_dict()) == set(build_backbone("tf_efficientnet_lite0", classes=3).state_dict())

@@ -1,5 +1,7 @@
 """LoRA and SHiRA as HF peft implements them, on every linear layer of the encoder.
 
+An encoder without linear layers, such as EfficientNet, gets LoRA on its 1x1 convolutions: linear layers over pixels.
+
 Sources: Hu et al., LoRA, ICLR 2022, arXiv 2106.09685; Bhardwaj et al., Sparse High Rank Adapters, NeurIPS 2024,
 arXiv 2406.13175; Hugging Face peft.
 """
@@ -31,7 +33,8 @@ def _add_lora(model: nn.Module, options: Options) -> None:
     import_torchvision()  # peft imports transformers, which imports it
     import peft
 
-    _inject(model, peft.LoraConfig(r=int(options["rank"]), lora_alpha=int(options["alpha"]), target_modules=_targets(model)))
+    _inject(model, peft.LoraConfig(r=int(options["rank"]), lora_alpha=int(options["alpha"]),
+                                   target_modules=_targets(model) or _pointwise(model)))
 
 
 def _add_shira(model: nn.Module, options: Options) -> None:
@@ -44,6 +47,11 @@ def _add_shira(model: nn.Module, options: Options) -> None:
 
 def _targets(model: nn.Module) -> list[str]:
     return [name for name, module in encoder_modules(model) if type(module).forward is nn.Linear.forward]
+
+
+def _pointwise(model: nn.Module) -> list[str]:
+    return [name for name, module in encoder_modules(model)
+            if type(module).forward is nn.Conv2d.forward and module.kernel_size == (1, 1) and module.groups == 1]
 
 
 def _inject(model: nn.Module, config: Any) -> None:

