@@ -59,7 +59,7 @@ class _Silence:
                 self._filters.close()
 
 
-_SILENCE = _Silence()
+SILENCE = _Silence()
 
 
 def list_images(folder: Path, suffixes: Collection[str] = SUFFIXES) -> list[Path]:
@@ -98,7 +98,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         DataError: missing, empty, not an image, cut short, or over 40 megapixels.
     """
     with _reading(path):
-        return np.asarray(_to_eight_bit(_decode(path)).convert("RGB"))
+        return np.asarray(to_eight_bit(_decode(path)).convert("RGB"))
 
 
 def read_mask(path: Path, *, threshold: int = MASK_THRESHOLD) -> NDArray[np.bool_]:
@@ -128,7 +128,7 @@ def read_mask_values(path: Path) -> NDArray[np.uint8]:
         DataError: as :func:`read_image`.
     """
     with _reading(path):
-        return brightest_channel(_to_eight_bit(_decode(path)))
+        return brightest_channel(to_eight_bit(_decode(path)))
 
 
 def brightest_channel(picture: Image.Image) -> NDArray[np.uint8]:
@@ -203,7 +203,7 @@ def decode(path: Path) -> Image.Image:
 def _reading(path: Path) -> Iterator[None]:
     """No warnings about odd metadata; whatever stops the reading of a file is one DataError with its name."""
     try:
-        with _SILENCE:
+        with SILENCE:
             yield
     except DataError:
         raise
@@ -241,7 +241,7 @@ def _open(path: Path) -> Image.Image:
         raise
 
 
-def _to_eight_bit(picture: Image.Image) -> Image.Image:
+def to_eight_bit(picture: Image.Image) -> Image.Image:
     """16- and 32-bit grey scaled to 8 bit: by 257 if values pass 255, else taken as they are; not-a-number is black."""
     if picture.mode not in ("I", "I;16", "I;16B", "I;16L", "F"):
         return picture
