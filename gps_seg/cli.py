@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gps_seg import cli_benchmark, cli_data, cli_scores
+from gps_seg import cli_app, cli_benchmark, cli_data, cli_scores
 from gps_seg.cli_options import Config, Device, OptionalRun, Overrides, RunFolder, Threshold
 from gps_seg.errors import GpsSegError
 
@@ -83,6 +83,7 @@ def overlap(
 
 
 cli_scores.register(app)
+cli_app.register(app)
 
 
 @app.command()

@@ -1,0 +1,90 @@
+"""Run folders loaded as one base model and named deltas that take turns on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gps_seg.checkpoint import load_delta, read_delta_config
+from gps_seg.config import ModelConfig, parse_config
+from gps_seg.engine import resolve_device, resolve_precision
+from gps_seg.inference import load_model, load_run
+from gps_seg.models.sam import SamModel
+from gps_seg.swap import Switchboard
+from gps_seg_app.limits import AppError
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A model that holds one delta at a time.
+
+    Attributes:
+        board: None where modules were inserted, and the only delta is always on.
+        thresholds: of each run, as it was made.
+    """
+
+    model: SamModel
+    board: Switchboard | None
+    thresholds: dict[str, float]
+    device: torch.device
+    precision: str
+
+    @property
+    def plain(self) -> bool:
+        """Whether the model's modules are the stock ones."""
+        return self.board is not None
+
+    def switch(self, name: str) -> None:
+        """Make a delta the active one; costs nothing if it is already."""
+        if self.board is not None and self.board.active != name:
+            self.board.switch(name)
+
+
+def load_runs(runs: Mapping[str, Path], *, device: str = "auto", precision: str = "auto") -> Loaded:
+    """Load every run on one base.
+
+    Raises:
+        AppError: no run, or runs that do not go together.
+        CheckpointError: a run is missing or damaged.
+    """
+    if not runs:
+        raise AppError("Expected at least one run folder, got none: gps-seg train CONFIG --out DIR makes one.")
+    described = {name: read_delta_config(Path(folder)) for name, folder in runs.items()}
+    if any("insert" in description["meta"] for description in described.values()):
+        return _load_alone(runs, device=device, precision=precision)
+    config = _common_base(described)
+    place = resolve_device(device)
+    model = load_model(config, torch.device("cpu"))
+    deltas = {}
+    for name, folder in runs.items():
+        attached = load_delta(Path(folder), model)
+        deltas[name] = attached.selection, attached.state()
+        attached.unmerge()
+    board = Switchboard(model.to(place).eval())
+    for name, (selection, state) in deltas.items():
+        board.add(name, selection, state)
+    thresholds = {name: float(description["threshold"]) for name, description in described.items()}
+    return Loaded(model, board, thresholds, place, resolve_precision(precision, place))
+
+
+def _load_alone(runs: Mapping[str, Path], *, device: str, precision: str) -> Loaded:
+    if len(runs) > 1:
+        raise AppError(f"Expected runs that only change weights, got {len(runs)} of which at least one adds modules (adapter, "
+                       "lora, ssf or prompts): open such a run alone.")
+    name, folder = next(iter(runs.items()))
+    run = load_run(Path(folder), device=device, precision=precision)
+    return Loaded(run.model, None, {name: run.threshold}, run.device, run.precision)
+
+
+def _common_base(described: Mapping[str, dict[str, Any]]) -> ModelConfig:
+    configs = {name: parse_config({"model": found.get("model", {})}, source=name).model for name, found in described.items()}
+    first = next(iter(configs))
+    for name, config in configs.items():
+        if config != configs[first]:
+            raise AppError(f"Expected runs of one base and input size, but {first} has {configs[first].name} and {name} has "
+                           f"{config.name}, or their sizes differ: open them one after the other.")
+    return configs[first]
