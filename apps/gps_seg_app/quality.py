@@ -140,4 +140,4 @@ def _red_part(small: Pixels, where: Mask) -> float:
     hue, saturation, value = (channel[where] for channel in cv2.split(cv2.cvtColor(small, cv2.COLOR_RGB2HSV)))
     lit = value > 2 * BLACK
     red = lit & ((hue <= 25) | (hue >= 165)) & (saturation > 30)
-    return float(np.count_nonzero(red) / max(1, np.count_nonzero(lit)))
+    return int(np.count_nonzero(red)) / max(1, int(np.count_nonzero(lit)))
