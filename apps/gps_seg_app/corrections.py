@@ -1,0 +1,211 @@
+"""Corrected masks: a history of edits that can be undone, and training pairs that ``gps-seg train`` accepts."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shlex
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from gps_seg.data.images import write_image, write_mask
+from gps_seg.errors import DataError
+from gps_seg_app.limits import AppError
+
+Mask = NDArray[np.bool_]
+STEPS = 100  # that can be undone
+MOST_POINTS = 20_000
+LEAST_PAIRS = 3  # one to test, one to choose the training step, one to train
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A mask in a few kilobytes."""
+
+    shape: tuple[int, int]
+    data: bytes
+
+    @classmethod
+    def of(cls, mask: Mask) -> _Packed:
+        return cls((mask.shape[0], mask.shape[1]), zlib.compress(np.packbits(mask).tobytes(), 1))
+
+    def unpack(self) -> Mask:
+        bits = np.frombuffer(zlib.decompress(self.data), np.uint8)
+        return np.unpackbits(bits, count=self.shape[0] * self.shape[1]).reshape(self.shape).astype(np.bool_)
+
+
+@dataclass(frozen=True, eq=False)
+class Edits:
+    """A mask and how it came about. Nothing changes in place: every edit returns new ``Edits``.
+
+    ``edits = Edits.start(mask)``, then ``edits = edits.stroke(...)``, ``edits = edits.undo()``. The last 100 steps can be
+    undone; each keeps a packed copy of a few kilobytes.
+
+    Attributes:
+        mask: as it stands, bool (H, W); not to be written to.
+        model_mask: what the model said at first.
+    """
+
+    mask: Mask
+    model_mask: Mask
+    _past: tuple[_Packed, ...] = ()
+    _future: tuple[_Packed, ...] = ()
+
+    @classmethod
+    def start(cls, mask: Mask) -> Edits:
+        """Begin with the model's mask (H, W)."""
+        kept = mask.astype(np.bool_, copy=True)
+        kept.setflags(write=False)
+        return cls(kept, kept)
+
+    def stroke(self, points: Sequence[tuple[float, float]], radius: float, *, add: bool) -> Edits:
+        """Paint or erase along a line with a round brush.
+
+        Args:
+            points: (x, y) in native pixels, where pixel (0, 0) has its centre at (0, 0); one point is a dot. They may lie
+                outside the picture.
+            radius: in native pixels; a pixel is touched if its centre is at most this far from the line.
+            add: True paints, False erases.
+
+        Raises:
+            AppError: no point, too many, or a number that is not finite or not positive.
+        """
+        touched = _touched(points, radius, self.mask.shape)
+        return self._to(self.mask | touched if add else self.mask & ~touched)
+
+    def replace(self, mask: Mask) -> Edits:
+        """Put another mask in its place, as a new prompt gives it. Raises AppError if its size differs."""
+        if mask.shape != self.mask.shape:
+            raise AppError(f"Expected a mask of {self.mask.shape[1]} x {self.mask.shape[0]} pixels, got "
+                           f"{mask.shape[1]} x {mask.shape[0]}: open the picture again.")
+        return self._to(mask.astype(np.bool_, copy=True))
+
+    def undo(self) -> Edits:
+        """One step back; unchanged at the beginning."""
+        if not self._past:
+            return self
+        return self._at(self._past[-1], self._past[:-1], (_Packed.of(self.mask), *self._future))
+
+    def redo(self) -> Edits:
+        """One step forward again; unchanged if nothing was undone since the last edit."""
+        if not self._future:
+            return self
+        return self._at(self._future[0], (*self._past, _Packed.of(self.mask)), self._future[1:])
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a step to go back to."""
+        return bool(self._past)
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether a step was undone."""
+        return bool(self._future)
+
+    @property
+    def edited(self) -> bool:
+        """Whether the mask differs from the model's."""
+        return not np.array_equal(self.mask, self.model_mask)
+
+    @property
+    def dice(self) -> float:
+        """Dice between the mask and the model's; 1 if both are empty."""
+        both = int(np.count_nonzero(self.mask)) + int(np.count_nonzero(self.model_mask))
+        return 1.0 if both == 0 else 2 * int(np.count_nonzero(self.mask & self.model_mask)) / both
+
+    def _to(self, mask: Mask) -> Edits:
+        """A step that changes nothing is no step."""
+        if np.array_equal(mask, self.mask):
+            return self
+        mask.setflags(write=False)
+        return replace(self, mask=mask, _past=(*self._past, _Packed.of(self.mask))[-STEPS:], _future=())
+
+    def _at(self, packed: _Packed, past: tuple[_Packed, ...], future: tuple[_Packed, ...]) -> Edits:
+        mask = packed.unpack()
+        mask.setflags(write=False)
+        return replace(self, mask=mask, _past=past, _future=future)
+
+
+def _touched(points: Sequence[tuple[float, float]], radius: float, shape: tuple[int, ...]) -> Mask:
+    """Pixels within ``radius`` of the line, looked for in the line's own window only."""
+    if not 0 < len(points) <= MOST_POINTS or not 0 < radius <= max(shape) or not all(map(math.isfinite, np.ravel(points))):
+        raise AppError(f"Expected a brush stroke of 1 to {MOST_POINTS:,} points with a radius of at most {max(shape)} pixels: draw "
+                       "it again.")
+    reach = math.ceil(radius) + 1
+    line = np.clip(np.asarray(points, np.float64).reshape(-1, 2), -2 * max(shape), 3 * max(shape))
+    touched = np.zeros((shape[0], shape[1]), np.bool_)
+    low = np.maximum(np.floor(line.min(axis=0)) - reach, 0).astype(int)
+    high = np.minimum(np.ceil(line.max(axis=0)) + reach + 1, [shape[1], shape[0]]).astype(int)
+    if (low >= high).any():
+        return touched
+    # the window with a margin as wide as the brush, so that a line outside the picture still touches its edge
+    away = np.ones((high[1] - low[1] + 2 * reach, high[0] - low[0] + 2 * reach), np.uint8)
+    corners = np.round(line - low + reach).astype(np.int32)
+    cv2.polylines(away, [corners.reshape(-1, 1, 2)], False, 0, 1, cv2.LINE_8)
+    distance = cv2.distanceTransform(away, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[reach:-reach, reach:-reach]
+    touched[low[1] : high[1], low[0] : high[0]] = (distance <= radius) & (away.min() == 0)
+    return touched
+
+
+@dataclass(frozen=True)
+class SavedPair:
+    """Where a pair went: ``images/NAME.png`` and ``masks/NAME.png``, and whether an earlier mask of it was replaced."""
+
+    name: str
+    replaced: bool
+
+
+def save_pair(folder: Path, pixels: NDArray[np.uint8], mask: Mask) -> SavedPair:
+    """Keep a picture and its corrected mask as a training pair; both are lossless and without metadata.
+
+    The name is made of the pixels alone (the first 16 signs of their sha256), never of a file's name. So the same picture
+    saved again replaces its mask, which the result says, and another picture never does. The mask may be empty: that is a
+    picture without a polyp.
+
+    Args:
+        pixels: uint8 RGB (H, W, 3), as the app decoded it.
+        mask: bool (H, W).
+
+    Raises:
+        AppError: the sizes differ, or the folder cannot be written.
+    """
+    if mask.shape != pixels.shape[:2]:
+        raise AppError(f"Expected a mask of {pixels.shape[1]} x {pixels.shape[0]} pixels, got {mask.shape[1]} x {mask.shape[0]}: "
+                       "open the picture again.")
+    name = "picture_" + hashlib.sha256(f"{pixels.shape}".encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()[:16]
+    image_file, mask_file = folder / "images" / f"{name}.png", folder / "masks" / f"{name}.png"
+    existed = image_file.exists() and mask_file.exists()
+    try:
+        write_mask(mask_file, mask)
+        write_image(image_file, pixels)
+    except DataError:
+        if not existed:  # half a pair would stop the next training
+            mask_file.unlink(missing_ok=True)
+        raise AppError("The folder for corrected pictures cannot be written: check its rights and the space on the disk.") from None
+    return SavedPair(name, existed)
+
+
+def count_pairs(folder: Path) -> int:
+    """How many pairs a folder holds; training needs at least LEAST_PAIRS."""
+    images = {path.stem for path in folder.glob("images/*.png")}
+    return len(images & {path.stem for path in folder.glob("masks/*.png")})
+
+
+def finetune_command(folder: Path, *, config: Path, out: Path) -> str:
+    """The shell command that fine-tunes on the saved pairs: the base model anew, with a run's own settings.
+
+    Args:
+        folder: of :func:`save_pair`. Every fifth pair becomes the test part.
+        config: settings to train with, such as ``RUN/config.yaml``.
+        out: run folder to make.
+    """
+    unset = "data.train_list=null data.test_list=null data.train_images=null data.inner_images=null data.test_images=null"
+    root = shlex.quote(f"data.root={folder}")
+    return (f"gps-seg train {shlex.quote(str(config))} data.name=folder {root} {unset} data.protocol=honest "
+            f"--out {shlex.quote(str(out))}")
