@@ -135,8 +135,8 @@ class Edits:
 def _touched(points: Sequence[tuple[float, float]], radius: float, shape: tuple[int, ...]) -> Mask:
     """Pixels within ``radius`` of the line, looked for in the line's own window only."""
     if not 0 < len(points) <= MOST_POINTS or not 0 < radius <= max(shape) or not all(map(math.isfinite, np.ravel(points))):
-        raise AppError(f"Expected a brush stroke of 1 to {MOST_POINTS:,} points with a radius of at most {max(shape)} pixels: draw "
-                       "it again.")
+        raise AppError(f"Expected a brush stroke of 1 to {MOST_POINTS:,} points with a radius of at most {max(shape)} pixels: "
+                       "draw it again.")
     reach = math.ceil(radius) + 1
     line = np.clip(np.asarray(points, np.float64).reshape(-1, 2), -2 * max(shape), 3 * max(shape))
     touched = np.zeros((shape[0], shape[1]), np.bool_)
@@ -187,7 +187,7 @@ def save_pair(folder: Path, pixels: NDArray[np.uint8], mask: Mask) -> SavedPair:
     except DataError:
         if not existed:  # half a pair would stop the next training
             mask_file.unlink(missing_ok=True)
-        raise AppError("The folder for corrected pictures cannot be written: check its rights and the space on the disk.") from None
+        raise AppError("The folder for corrected pictures cannot be written: check its rights and the disk's space.") from None
     return SavedPair(name, existed)
 
 

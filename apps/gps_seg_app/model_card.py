@@ -75,7 +75,9 @@ class ModelCard:
     @property
     def calibration(self) -> str:
         """In words."""
-        return "not calibrated" if self.temperature is None else f"temperature {self.temperature:.3f}, fitted on validation images"
+        if self.temperature is None:
+            return "not calibrated"
+        return f"temperature {self.temperature:.3f}, fitted on validation images"
 
     def facts(self) -> tuple[tuple[str, str], ...]:
         """(name, value) of every short fact, in the order of the card."""
@@ -177,7 +179,8 @@ def _negatives(block: Mapping[str, Any], intervals: Mapping[str, Any]) -> tuple[
     rate, key = block.get("false_positive_rate"), "false_positive_rate"
     if rate is None:
         return ()
-    return (f"Part of the {frames} images without a polyp in which something was marked: {rate:.3f}{_interval(intervals.get(key))}.",)
+    return (f"Part of the {frames} images without a polyp in which something was marked: {rate:.3f}"
+            f"{_interval(intervals.get(key))}.",)
 
 
 def _interval(bounds: Any) -> str:

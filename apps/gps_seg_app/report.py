@@ -27,6 +27,7 @@ PICTURE_WIDTH, PICTURE_HEIGHT = 0.58 * WIDTH, 88 * mm
 GAP = 5 * mm
 SHOWN_SIDE = 1400  # pixels of the picture's longer side in the report
 INK, MUTED, LINE, AMBER, PALE = (colors.HexColor(code) for code in ("#1b2430", "#5b6776", "#c9d1da", "#8a4b00", "#fff3d6"))
+BANNER = "RESEARCH USE ONLY - NOT A MEDICAL DEVICE - NOT FOR DIAGNOSIS OR TREATMENT"
 HEADS = ("Region", "Position", "Area, px", "Field, %", "Box x0 y0 x1 y1, px", "Diameter, px", "Confidence", "Least")
 COLUMNS = tuple(part * WIDTH for part in (0.09, 0.15, 0.12, 0.1, 0.23, 0.12, 0.11, 0.08))
 
@@ -69,7 +70,7 @@ def _heading(canvas: Canvas, card: ModelCard, created: str) -> float:
     canvas.roundRect(MARGIN, top - 44, WIDTH, 19, 3, stroke=1, fill=1)
     canvas.setFillColor(AMBER)
     canvas.setFont("Helvetica-Bold", 10)
-    canvas.drawCentredString(PAGE_WIDTH / 2, top - 38, "RESEARCH USE ONLY - NOT A MEDICAL DEVICE - NOT FOR DIAGNOSIS OR TREATMENT")
+    canvas.drawCentredString(PAGE_WIDTH / 2, top - 38, BANNER)
     return top - 44 - GAP
 
 
@@ -86,15 +87,16 @@ def _outcome(canvas: Canvas, result: Result, top: float) -> float:
 def _picture_and_settings(canvas: Canvas, result: Result, card: ModelCard, top: float) -> float:
     """Side by side; returns the lower end of the longer one."""
     picture = _shrink(result)
-    height, width = picture.shape[:2]
+    (height, width), native = picture.shape[:2], result.picture.pixels.shape
     scale = min(PICTURE_WIDTH / width, PICTURE_HEIGHT / height)
     canvas.drawImage(ImageReader(Image.fromarray(picture)), MARGIN, top - scale * height, scale * width, scale * height)
     what = "corrected by hand" if result.edited else "where the probability is above the threshold"
-    note = Paragraph(f"Picture {result.picture.pixels.shape[1]} x {result.picture.pixels.shape[0]} px. Contour: outline of the mask, "
-                     f"{what}.", _style(7.5, 9.5, color=MUTED))
+    words = f"Picture {native[1]} x {native[0]} px. Contour: outline of the mask, {what}."
+    note = Paragraph(words, _style(7.5, 9.5, color=MUTED))
     low = _flow(canvas, note, MARGIN, top - scale * height - 3, PICTURE_WIDTH)
     left = MARGIN + PICTURE_WIDTH + GAP
-    cells = [[Paragraph(name, _style(7.5, 9.5, color=MUTED)), Paragraph(_escape(value), _style(7.5, 9.5))] for name, value in _settings(result, card)]
+    grey, plain = _style(7.5, 9.5, color=MUTED), _style(7.5, 9.5)
+    cells = [[Paragraph(name, grey), Paragraph(_escape(value), plain)] for name, value in _settings(result, card)]
     width_left = MARGIN + WIDTH - left
     table = Table(cells, colWidths=[0.34 * width_left, 0.66 * width_left], style=TableStyle([
         ("VALIGN", (0, 0), (-1, -1), "TOP"), ("LINEBELOW", (0, 0), (-1, -1), 0.3, LINE), *_tight(1.6)]))
@@ -128,8 +130,8 @@ def _regions(canvas: Canvas, result: Result, top: float, bottom: float) -> float
     room = max(1, int((top - bottom - 12) / height) - 1)
     table = Table([HEADS, *rows[:room]], colWidths=COLUMNS, rowHeights=height, style=TableStyle([
         ("FONT", (0, 0), (-1, 0), "Helvetica-Bold", 7.5), ("FONT", (0, 1), (-1, -1), "Helvetica", 8),
-        ("TEXTCOLOR", (0, 0), (-1, -1), INK),
-        ("LINEBELOW", (0, 0), (-1, 0), 0.8, INK), ("LINEBELOW", (0, 1), (-1, -1), 0.3, LINE), ("ALIGN", (2, 0), (-1, -1), "RIGHT"),
+        ("TEXTCOLOR", (0, 0), (-1, -1), INK), ("LINEBELOW", (0, 0), (-1, 0), 0.8, INK),
+        ("LINEBELOW", (0, 1), (-1, -1), 0.3, LINE), ("ALIGN", (2, 0), (-1, -1), "RIGHT"),
         ("VALIGN", (0, 0), (-1, -1), "MIDDLE"), *_tight(1)]))
     low = _flow(canvas, table, MARGIN, top, WIDTH)
     if len(rows) > room:
