@@ -147,6 +147,7 @@ def _touched(points: Sequence[tuple[float, float]], radius: float, shape: tuple[
     # the window with a margin as wide as the brush, so that a line outside the picture still touches its edge
     away = np.ones((high[1] - low[1] + 2 * reach, high[0] - low[0] + 2 * reach), np.uint8)
     corners = np.round(line - low + reach).astype(np.int32)
+    corners = np.concatenate([corners, corners[-1:]])  # OpenCV draws no line of a single point
     cv2.polylines(away, [corners.reshape(-1, 1, 2)], False, 0, 1, cv2.LINE_8)
     distance = cv2.distanceTransform(away, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[reach:-reach, reach:-reach]
     touched[low[1] : high[1], low[0] : high[0]] = (distance <= radius) & (away.min() == 0)

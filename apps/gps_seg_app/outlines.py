@@ -45,8 +45,30 @@ def run_lengths(mask: Mask) -> RunLengths:
 
 
 def mask_of_run_lengths(encoded: Mapping[str, Any]) -> Mask:
-    """The mask (H, W) of :func:`run_lengths`, bit for bit."""
-    return np.asarray(coco.decode({"size": list(encoded["size"]), "counts": str(encoded["counts"]).encode("ascii")})) > 0
+    """The mask (H, W) of :func:`run_lengths`, bit for bit. Raises ValueError if the runs do not fill the size.
+
+    Not pycocotools' own decoding, which warns under numpy 2.
+    """
+    height, width = (int(side) for side in encoded["size"])
+    lengths = _lengths(str(encoded["counts"]))
+    if min(lengths, default=0) < 0 or sum(lengths) != height * width:
+        raise ValueError(f"expected runs for {height} x {width} pixels, they hold {sum(lengths)}")
+    return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(width, height).T
+
+
+def _lengths(text: str) -> list[int]:
+    """COCO's text: groups of 5 bits, the lowest first, and from the fourth run on the difference to the run two before."""
+    found: list[int] = []
+    value = shift = 0
+    for sign in text:
+        code = ord(sign) - 48
+        value |= (code & 0x1F) << shift
+        shift += 5
+        if not code & 0x20:
+            value -= (1 << shift) if code & 0x10 else 0
+            found.append(value + (found[-2] if len(found) > 2 else 0))
+            value = shift = 0
+    return found
 
 
 def parts(mask: Mask) -> Iterator[tuple[tuple[int, int, int, int], Mask]]:
