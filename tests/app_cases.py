@@ -58,5 +58,9 @@ def run_folder(folder: Path, *, result: dict[str, Any] | None = None, temperatur
     if result is not None:
         (folder / "result.json").write_text(json.dumps(result))
     if temperature is not None:
-        (folder / "calibration.json").write_text(json.dumps({"temperature": temperature}))
+        (folder / "calibration.json").write_text(json.dumps(
+            {
+            "format": 1, "temperature": temperature, "data": "kvasir-seg", "split": "inner", "images": 44, "pixels": 1000,
+            "nll_before": 0.4, "nll_after": 0.3, "ece_before": 0.2, "ece_after": 0.1,
+            "delta_sha256": hashlib.sha256(b"weights").hexdigest()}))
     return folder

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,7 +42,14 @@ def test_a_card_names_base_delta_data_terms_and_scores_with_intervals(tmp_path: 
 
 def test_a_calibrated_run_says_its_temperature(tmp_path: Path) -> None:
     found = card(run_folder(tmp_path, temperature=1.75))
-    assert found.calibrated and "temperature 1.750" in found.text()
+    assert found.calibrated and "temperature 1.750, fitted on 44 images (Kvasir-SEG, inner part)" in found.text()
+
+
+def test_nothing_that_the_page_shows_at_once_waits_for_torch() -> None:
+    modules = "model_card, export, report, caption, corrections, outlines, result, batch, dicom, video, video_plot"
+    code = f"import sys; from gps_seg_app import {modules}; print(sorted({{'torch', 'matplotlib', 'gradio'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_without_test_scores_the_validation_score_is_called_what_it_is(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""What a reader must know of a model before believing its picture: base, delta, data and its terms, scores, limits."""
+"""What a reader must know of a model before believing its picture: base, delta, data and its terms, scores, limits.
+
+Importing this module does not import torch, so that a page can show the disclaimer at once; :func:`card` does.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gps_seg.checkpoint import DELTA_CONFIG, DELTA_FILE, read_json
 from gps_seg.data.known import KNOWN
 from gps_seg.errors import CheckpointError
-from gps_seg.provenance import base_note, base_warning
+
+if TYPE_CHECKING:
+    from gps_seg_app.calibrate import Calibration
 
 DISCLAIMER = (
     "Research use only. Not a medical device; not FDA-cleared or CE-marked; not for diagnosis or treatment. White-light "
@@ -26,7 +30,7 @@ LIMITS = (
     "False alarms on folds, specular spots, stool and instruments are to be expected, most of all on images without a polyp.",
     "Flat and small lesions are easily missed.",
 )
-RESULT_FILE, CALIBRATION_FILE = "result.json", "calibration.json"
+RESULT_FILE = "result.json"
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class ModelCard:
         licence: of the base's weights.
         input_size: pixels of the model's square input. resize: how an image is fitted into it.
         mean, std: of the normalisation, in the units of 0..255 pixels.
-        temperature: of the calibration; None: not calibrated.
+        calibration: in words. calibrated: whether a temperature was fitted.
+        temperature: that temperature, or None.
         scores: sentences, each with its interval where there is one.
         notes: what is known of the base and of the data, a sentence each.
         version: of gps-seg, now; ``trained_with``: then.
@@ -62,6 +67,7 @@ class ModelCard:
     std: tuple[float, ...]
     threshold: float
     temperature: float | None
+    calibration: str
     scores: tuple[str, ...]
     notes: tuple[str, ...]
     version: str
@@ -72,20 +78,14 @@ class ModelCard:
         """Whether a temperature was fitted."""
         return self.temperature is not None
 
-    @property
-    def calibration(self) -> str:
-        """In words."""
-        if self.temperature is None:
-            return "not calibrated"
-        return f"temperature {self.temperature:.3f}, fitted on validation images"
-
     def facts(self) -> tuple[tuple[str, str], ...]:
         """(name, value) of every short fact, in the order of the card."""
         return (
             ("Model", self.model_id), ("Base", f"{self.base}, weights licence {self.licence}"), ("Base sha256", self.base_sha256),
             ("Method", self.method), ("Delta sha256", self.weights_sha256), ("Trained on", self.data),
             ("Terms of that data", self.data_terms), ("Input", f"{self.input_size} px, {self.resize.replace('_', ' ')}"),
-            ("Threshold", f"{self.threshold:g}"), ("Probabilities", self.calibration),
+            ("Threshold", f"{self.threshold:g}" + (", before calibration" if self.calibrated else "")),
+            ("Probabilities", self.calibration),
             ("Software", f"gps-seg {self.version}; trained with {self.trained_with}"),
         )
 
@@ -108,16 +108,25 @@ def card(run_folder: Path) -> ModelCard:
     Raises:
         CheckpointError: the folder holds no delta, or a file of it is damaged.
     """
+    from gps_seg.checkpoint import DELTA_CONFIG, DELTA_FILE, read_json
+    from gps_seg_app.calibrate import read_calibration
+
     description = read_json(run_folder / DELTA_CONFIG, "the delta's description")
     result = read_json(run_folder / RESULT_FILE, "a result") if (run_folder / RESULT_FILE).is_file() else {}
+    calibration = read_calibration(run_folder) if (run_folder / DELTA_FILE).is_file() else None
     try:
-        return _from(run_folder, description, result)
+        return _from(run_folder, description, result, calibration)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise CheckpointError(f"{run_folder}: expected the files of a finished gps-seg run, one of them is damaged; "
                               "train it again") from None
 
 
-def _from(folder: Path, description: Mapping[str, Any], result: Mapping[str, Any]) -> ModelCard:
+def _from(
+    folder: Path, description: Mapping[str, Any], result: Mapping[str, Any], calibration: Calibration | None
+) -> ModelCard:
+    from gps_seg.checkpoint import DELTA_FILE
+    from gps_seg.provenance import base_note, base_warning
+
     base = Path(str(description["base_model_name_or_path"])).name
     method, digest = str(description["method"]), _sha256(folder / DELTA_FILE)
     title, terms = _data(str(description["data"]))
@@ -128,7 +137,8 @@ def _from(folder: Path, description: Mapping[str, Any], result: Mapping[str, Any
         input_size=int(description["model"]["input_size"]), resize=str(description["model"]["resize"]),
         mean=tuple(float(value) for value in description["normalisation"]["mean"]),
         std=tuple(float(value) for value in description["normalisation"]["std"]),
-        threshold=float(description["threshold"]), temperature=_temperature(folder), scores=_scores(result),
+        threshold=float(description["threshold"]), temperature=calibration.temperature if calibration else None,
+        calibration=_calibration(calibration), scores=_scores(result),
         notes=(f"{known}.",) if known else (),
         version=metadata.version("gps-seg"), trained_with=str(description.get("gps_seg_version", "an unknown version")),
     )
@@ -151,10 +161,10 @@ def _data(name: str) -> tuple[str, str]:
     return "a local folder of images", "those of its owner"
 
 
-def _temperature(folder: Path) -> float | None:
-    if not (folder / CALIBRATION_FILE).is_file():
-        return None
-    return float(read_json(folder / CALIBRATION_FILE, "a calibration")["temperature"])
+def _calibration(found: Calibration | None) -> str:
+    if found is None:
+        return "not calibrated"
+    return f"temperature {found.temperature:.3f}, fitted on {found.images} images ({_data(found.data)[0]}, {found.split} part)"
 
 
 def _scores(result: Mapping[str, Any]) -> tuple[str, ...]:

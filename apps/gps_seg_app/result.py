@@ -51,9 +51,9 @@ def analyse(picture: Picture, predictor: Predictor, *, delta: str | None = None,
 
     Args:
         delta: one of the predictor's names; default: its first.
-        threshold: default: the predictor's.
+        threshold: on the scale of the probabilities, calibrated or not; default: the delta's own.
     """
-    limit = predictor.threshold if threshold is None else threshold
+    limit = predictor.threshold_of(delta or predictor.names[0]) if threshold is None else threshold
     assessment = assess(picture.pixels)
     if assessment.assessable:
         probability, timing = predictor.predict(picture.pixels, delta)
