@@ -80,13 +80,8 @@ def _open(data: bytes, limits: Limits) -> tuple[Any, int, tuple[int, int]]:
                        "export fewer frames.")
     if DEFLATED.encode() in data[:4096]:  # inflating has no limit in pydicom: 25 MB may become 25 GB
         raise AppError(f"{WANTED}; this one is deflated as a whole: {ADVICE}.")
-    dataset = _parse(data)
-    _check_syntax(dataset)
-    try:
-        count, height, width = (int(dataset.get(name) or default) for name, default in
-                                (("NumberOfFrames", 1), ("Rows", 0), ("Columns", 0)))
-    except (TypeError, ValueError):
-        raise AppError("This DICOM object is cut short or damaged: export it again.") from None
+    dataset, syntax, (count, height, width) = _parse(data)
+    _check_syntax(syntax)
     if "PixelData" not in dataset or min(height, width, count) < 1:
         raise AppError(f"{WANTED}; this object holds none (a report or another kind of document): upload another.")
     if count > limits.dicom_frames:
@@ -97,19 +92,22 @@ def _open(data: bytes, limits: Limits) -> tuple[Any, int, tuple[int, int]]:
     return dataset, count, (height, width)
 
 
-def _parse(data: bytes) -> Any:
+def _parse(data: bytes) -> tuple[Any, str, tuple[int, int, int]]:
+    """Data set, transfer syntax, (frames, height, width). Values are converted on access, so that too happens in silence."""
     from pydicom import dcmread
 
-    logging.getLogger("pydicom").propagate = False  # its messages quote values
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)  # its messages quote values; its other loggers inherit this
     try:
         with SILENCE:
-            return dcmread(io.BytesIO(data), specific_tags=list(PIXEL_TAGS))
+            dataset = dcmread(io.BytesIO(data), specific_tags=list(PIXEL_TAGS))
+            syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
+            size = int(dataset.get("NumberOfFrames") or 1), int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
+            return dataset, syntax, size
     except Exception:  # damaged bytes make pydicom raise almost any kind, some with the value in the text
         raise AppError("This DICOM object is cut short or damaged: export it again.") from None
 
 
-def _check_syntax(dataset: Any) -> None:
-    syntax = str(getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", ""))
+def _check_syntax(syntax: str) -> None:
     if syntax in READABLE:
         return
     if syntax.startswith(VIDEO):
