@@ -219,3 +219,19 @@ def test_the_gallery_shows_the_surest_first_and_the_unreadable_last(tmp_path: Pa
 def test_no_cell_of_the_summary_is_a_formula() -> None:
     assert plain('=HYPERLINK("http://x")') == "'=HYPERLINK(\"http://x\")"
     assert plain(-3.5) == "'-3.5" and plain("image 1") == "image 1"
+
+
+def test_a_table_of_contents_of_millions_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
+    path = pack(tmp_path / "a.zip", {"a.png": png(PIXELS[0])})
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<I", data, data.rindex(b"PK\x05\x06") + 12, 100_000_000)
+    path.write_bytes(data)
+    with pytest.raises(AppError, match="this zip is made for far more"):
+        read(path)
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path, model: ModelCard) -> None:
+    source = pack(tmp_path / "in.zip", {"a.png": png(PIXELS[0])})
+    with pytest.raises(AppError, match="cannot be written: check the space") as raised:
+        list(run_batch(source, look, model, tmp_path / "missing" / "out.zip"))
+    assert "missing" not in str(raised.value)

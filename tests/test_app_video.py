@@ -279,3 +279,10 @@ def test_presence_needs_frames_in_a_row_and_falls_only_below_the_lower_threshold
         shown.append(presence.update(above=probability > 0.5, above_lower=probability > 0.4))
     assert shown == [False, False, False, True, True, True, True, True, True, True, False, False]
     assert switches(shown) == 2
+
+
+def test_a_folder_that_is_gone_is_one_sentence(flickering: Path, tmp_path: Path) -> None:
+    for annotate in (True, False):
+        with pytest.raises(AppError, match="cannot be written: check the space") as raised:
+            run(flickering, tmp_path / "missing", annotate=annotate)
+        assert "missing" not in str(raised.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ ADDED_BY_SYSTEMS = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
 # Deflate packs at most about 1000 : 1. Pictures hardly pack at all; only BMP and TIFF do, seldom over 100 : 1.
 MOST_RATIO, SMALL = 200, 1_000_000
 CHUNK = 1 << 20
+MOST_DIRECTORY = 4_000_000  # bytes of a zip's table of contents; 200 entries with the longest usual names have 60,000
+END_SIZE, LOCATOR_SIZE = 22, 20  # of the records at a zip's end; the locator is there in zip64 only, meant for over 4 GB
 BROKEN = (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError, zlib.error, KeyError, IndexError)
 
 
@@ -72,6 +75,7 @@ def _inside(path: Path, limits: Limits) -> list[Entry]:
     try:
         if path.stat().st_size > limits.batch_bytes:
             raise AppError(f"{WANTED} of at most {limits.batch_bytes / 1e6:.0f} MB: send it in parts.")
+        _check_directory(path, limits)
         with zipfile.ZipFile(path) as archive:
             infos = [info for info in archive.infolist() if not info.is_dir() and not _added(info.filename)]
     except BROKEN:
@@ -81,6 +85,18 @@ def _inside(path: Path, limits: Limits) -> list[Entry]:
     if sum(info.file_size for info in infos) > limits.unpacked_bytes:
         raise AppError(f"{WANTED} of at most {limits.unpacked_bytes / 1e6:.0f} MB once unpacked: send it in parts.")
     return [Entry(path, shown_name(info.filename), info) for info in infos]
+
+
+def _check_directory(path: Path, limits: Limits) -> None:
+    """Refuse a table of contents of millions of entries before it is parsed: each costs far more memory than its bytes."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - END_SIZE - 0xFFFF - LOCATOR_SIZE))
+        tail = file.read()
+    end = tail.rfind(b"PK\x05\x06")
+    if end < 0 or len(tail) < end + END_SIZE:
+        raise AppError(DAMAGED)
+    if struct.unpack_from("<I", tail, end + 12)[0] > MOST_DIRECTORY or tail[max(0, end - LOCATOR_SIZE) : end][:4] == b"PK\x06\x07":
+        raise AppError(f"{WANTED}, at most {limits.batch_files}; this zip is made for far more: send them in parts.")
 
 
 def _added(name: str) -> bool:

@@ -126,6 +126,8 @@ def run_batch(
         with zipfile.ZipFile(unfinished, "w", allowZip64=True) as archive:
             yield from _steps(read_batch(source, limits, names=names), archive, analyse, card, (total, names, cancel))
         unfinished.replace(out)
+    except OSError:  # without its text, which names the folder
+        raise AppError("The results cannot be written: check the space on the disk.") from None
     finally:
         unfinished.unlink(missing_ok=True)
 

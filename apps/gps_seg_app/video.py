@@ -96,6 +96,8 @@ def run_video(
         for step in _run(path, model, out, clip, settings, (limits, cancel)):
             finished = step.result is not None
             yield step
+    except OSError:  # without its text, which names the folder
+        raise AppError("The results of this video cannot be written: check the space on the disk.") from None
     finally:
         if not finished:
             for file in files:

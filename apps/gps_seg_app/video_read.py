@@ -77,7 +77,7 @@ def read_frames(path: Path, limits: Limits = Limits(), *, stride: int = 1) -> It
             if (frame.width, frame.height) != (clip.width, clip.height):
                 raise Cut("This video changes its frame size: export it again with one size.")
             if index % stride == 0:
-                yield Frame(index, last, frame.to_ndarray(format="rgb24"))
+                yield Frame(index, last, _pixels(frame, index))
         if index < 0:
             raise AppError(f"{WANTED}; no frame of this one can be read: export it again, best as mp4 with H.264.")
 
@@ -161,6 +161,13 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
             raise (Cut if found else AppError)(DAMAGED)
         if packet is None:
             return
+
+
+def _pixels(frame: Any, index: int) -> NDArray[np.uint8]:
+    try:
+        return np.asarray(frame.to_ndarray(format="rgb24"))
+    except _failures():
+        raise (Cut if index else AppError)(DAMAGED) from None
 
 
 def _rest(stream: Any) -> list[Any]:
