@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+from gps_seg.data.phantom import phantom
 from gps_seg_app.intake import Picture
 from gps_seg_app.quality import Assessment
 from gps_seg_app.regions import find
 from gps_seg_app.result import Result
-from numpy.typing import NDArray
-
-from gps_seg.data.phantom import phantom
 
 
 def scene(index: int = 2, size: tuple[int, int] = (120, 160)) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import struct
 import threading
 import zipfile
@@ -10,14 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from app_cases import answer, run_folder, scene
+from app_runs import train_tiny
+from PIL import Image
+from test_app_dicom import make
+
 from gps_seg_app.batch import Progress, by_confidence, count, plain, read_batch, run_batch
 from gps_seg_app.export import mask_png
 from gps_seg_app.intake import Picture
 from gps_seg_app.limits import AppError, Limits
 from gps_seg_app.model_card import DISCLAIMER, ModelCard, card
-from gps_seg_app.result import Result
-from PIL import Image
-from test_app_dicom import make
+from gps_seg_app.predictor import Predictor
+from gps_seg_app.result import Result, analyse
 
 PIXELS = [scene(index, (64, 80))[0] for index in range(3)]
 
@@ -235,3 +239,17 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path, model: 
     with pytest.raises(AppError, match="cannot be written: check the space") as raised:
         list(run_batch(source, look, model, tmp_path / "missing" / "out.zip"))
     assert "missing" not in str(raised.value)
+
+
+def test_the_real_model_answers_a_batch_and_is_not_asked_about_a_dark_picture(tmp_path: Path, cache: Path) -> None:
+    folder = train_tiny(tmp_path / "tiny", cache)
+    predictor = Predictor({"tiny": folder}, device="cpu", precision="fp32")
+    source = pack(tmp_path / "in.zip", {"a.png": png(scene(2, (96, 128))[0]), "dark.png": png(np.zeros((96, 128, 3), np.uint8))})
+    steps = run_batch(source, lambda picture: analyse(picture, predictor), card(folder), tmp_path / "out.zip")
+    words = [step.item.words for step in steps]
+    assert words[0].startswith(("Polyp-like regions", "No polyp-like region")) and words[1].startswith("Not assessable")
+    with zipfile.ZipFile(tmp_path / "out.zip") as archive:
+        answered, dark = (json.loads(archive.read(f"000{number}/result.json")) for number in (1, 2))
+    assert answered["timing_ms"]["model"] > 0 and dark["timing_ms"] is None and dark["outcome"]["state"] == "not_assessable"
+    picture = Picture(scene(2, (96, 128))[0], "0" * 64)
+    assert analyse(picture, predictor, threshold=0.01).finding.mask.sum() >= analyse(picture, predictor).finding.mask.sum()

@@ -7,9 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from app_cases import scene
-from gps_seg_app.corrections import LEAST_PAIRS, STEPS, Edits, count_pairs, finetune_command, save_pair
-from gps_seg_app.limits import AppError
-from gps_seg_app.model_card import card
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -18,6 +15,9 @@ from typer.testing import CliRunner
 
 from gps_seg.cli import app
 from gps_seg.data.images import read_image, read_mask
+from gps_seg_app.corrections import LEAST_PAIRS, STEPS, Edits, count_pairs, finetune_command, save_pair
+from gps_seg_app.limits import AppError
+from gps_seg_app.model_card import card
 
 EMPTY = np.zeros((40, 60), np.bool_)
 

@@ -10,12 +10,6 @@ import numpy as np
 import pydicom
 import pytest
 from app_cases import answer, run_folder, scene
-from gps_seg_app.dicom import PIXEL_TAGS, count_frames, dicom_frames, is_dicom, read_dicom
-from gps_seg_app.export import bundle
-from gps_seg_app.intake import Picture
-from gps_seg_app.limits import AppError, Limits
-from gps_seg_app.model_card import card
-from gps_seg_app.result import Result
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -30,6 +24,13 @@ from pydicom.uid import (
     RLELossless,
     generate_uid,
 )
+
+from gps_seg_app.dicom import PIXEL_TAGS, count_frames, dicom_frames, is_dicom, read_dicom
+from gps_seg_app.export import bundle
+from gps_seg_app.intake import Picture
+from gps_seg_app.limits import AppError, Limits
+from gps_seg_app.model_card import card
+from gps_seg_app.result import Result
 
 SECRETS = {
     "PatientName": "Secretname^Anna", "PatientID": "SECRETID77", "PatientBirthDate": "19440203",

@@ -10,13 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from app_cases import answer, discs, run_folder, scene
-from gps_seg_app.caption import with_strip
-from gps_seg_app.export import bundle, files, mask_png, overlay_png, probability_png, regions_csv, report_json, report_pdf
-from gps_seg_app.model_card import DISCLAIMER, ModelCard, card
-from gps_seg_app.outlines import mask_of_polygons, mask_of_run_lengths, polygons, run_lengths
-from gps_seg_app.predictor import Timing
-from gps_seg_app.render import contours
-from gps_seg_app.result import Result
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -24,6 +17,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco
 from pypdf import PdfReader
+
+from gps_seg_app.caption import with_strip
+from gps_seg_app.export import bundle, files, mask_png, overlay_png, probability_png, regions_csv, report_json, report_pdf
+from gps_seg_app.model_card import DISCLAIMER, ModelCard, card
+from gps_seg_app.outlines import mask_of_polygons, mask_of_run_lengths, polygons, run_lengths
+from gps_seg_app.predictor import Timing
+from gps_seg_app.render import contours
+from gps_seg_app.result import Result
 
 MASKS = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=12))
 

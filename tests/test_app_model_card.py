@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from app_cases import run_folder
-from gps_seg_app.model_card import DISCLAIMER, card
 
 from gps_seg.errors import CheckpointError
+from gps_seg_app.model_card import DISCLAIMER, card
 
 SCORED = {
     "n": 120, "per_image": {"dice": 0.8431, "iou": 0.7632}, "intervals": {

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import threading
 from collections.abc import Sequence
 from fractions import Fraction
@@ -13,14 +14,17 @@ import cv2
 import numpy as np
 import pytest
 from app_cases import scene
+from app_runs import train_tiny
+from numpy.typing import NDArray
+from PIL import Image
+
 from gps_seg_app.limits import AppError, Limits
 from gps_seg_app.model_card import DISCLAIMER
+from gps_seg_app.predictor import Predictor
 from gps_seg_app.steady import Presence, Smoother, switches
 from gps_seg_app.video import Settings, run_video
 from gps_seg_app.video_read import probe, read_frames
 from gps_seg_app.video_write import CODECS, writing
-from numpy.typing import NDArray
-from PIL import Image
 
 SIZE = (96, 128)
 WALL, _ = scene(1, SIZE)
@@ -286,3 +290,19 @@ def test_a_folder_that_is_gone_is_one_sentence(flickering: Path, tmp_path: Path)
         with pytest.raises(AppError, match="cannot be written: check the space") as raised:
             run(flickering, tmp_path / "missing", annotate=annotate)
         assert "missing" not in str(raised.value)
+
+
+def test_the_real_model_looks_at_a_clip(flickering: Path, tmp_path: Path, cache: Path) -> None:
+    predictor = Predictor({"tiny": train_tiny(tmp_path / "tiny", cache)}, device="cpu", precision="fp32")
+    out = tmp_path / "out"
+    out.mkdir()
+    result = list(run_video(flickering, predictor, out, settings=Settings(stride=10)))[-1].result
+    assert result is not None and len(result.rows) == 4 and result.frames_per_second > 0
+    assert {path.name for path in out.iterdir()} == {"annotated.mp4", "frames.csv", "timeline.png"}
+
+
+@pytest.mark.skipif(not Path(os.environ.get("GPS_SEG_DATA", "/nowhere"), "colonoscopy-clip", "polyp.mp4").is_file(),
+                    reason="needs GPS_SEG_DATA/colonoscopy-clip/polyp.mp4")
+def test_a_real_clip_is_read_to_its_end() -> None:
+    path = Path(os.environ["GPS_SEG_DATA"]) / "colonoscopy-clip" / "polyp.mp4"
+    assert sum(1 for _ in read_frames(path, stride=1)) == probe(path).frames == 53

@@ -95,7 +95,8 @@ def _check_directory(path: Path, limits: Limits) -> None:
     end = tail.rfind(b"PK\x05\x06")
     if end < 0 or len(tail) < end + END_SIZE:
         raise AppError(DAMAGED)
-    if struct.unpack_from("<I", tail, end + 12)[0] > MOST_DIRECTORY or tail[max(0, end - LOCATOR_SIZE) : end][:4] == b"PK\x06\x07":
+    size, before = struct.unpack_from("<I", tail, end + 12)[0], tail[max(0, end - LOCATOR_SIZE) : end]
+    if size > MOST_DIRECTORY or before[:4] == b"PK\x06\x07":
         raise AppError(f"{WANTED}, at most {limits.batch_files}; this zip is made for far more: send them in parts.")
 
 
