@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,7 @@ def with_strip(pixels: Pixels, lines: Sequence[str]) -> Pixels:
     return whole
 
 
-@cache
+@lru_cache(maxsize=16)  # a clip asks for the same strip thousands of times
 def strip(width: int, lines: tuple[str, ...]) -> Pixels:
     """The strip alone, uint8 (h, width, 3); an array that callers must not change."""
     size = int(min(28, max(11, width / 64)))
