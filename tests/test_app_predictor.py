@@ -112,21 +112,44 @@ def test_a_picture_is_encoded_once_and_the_store_is_bounded(runs: dict[str, Path
     assert predictor.embed(PIXELS[0]) is first and len(predictor._kept) == 2
 
 
-@pytest.mark.parametrize("name", ["one", "vit"])
-def test_prompts_are_in_the_pictures_pixels(name: str, runs: dict[str, Path]) -> None:
+@pytest.mark.parametrize("name", ["one", "vit", "adapter"])
+def test_a_click_is_obeyed_where_it_falls_and_fades_with_distance(name: str, runs: dict[str, Path]) -> None:
     predictor = Predictor({name: runs[name]}, device="cpu", precision="fp32")
     embedding = predictor.embed(PIXELS[0])
     plain = predictor.probability(embedding)
-    clicked = predictor.probability(embedding, points=[(30.0, 20.0, 1), (80.0, 60.0, 0)])
-    boxed = predictor.probability(embedding, box=(10, 10, 60, 50))
-    assert clicked.shape == boxed.shape == plain.shape
-    assert not np.array_equal(plain, clicked) and not np.array_equal(plain, boxed)
-    run = load_run(runs[name], device="cpu", precision="fp32")
-    scale = run.model.spec.input_size / 100
+    for x, y in ((5, 5), (30, 20), (95, 66)):
+        for label in (0, 1):
+            clicked = predictor.probability(embedding, points=[(x, y, label)])
+            assert (clicked[y, x] > 0.8) if label else (clicked[y, x] < 0.2)
+            assert ((clicked >= plain - 1e-6) if label else (clicked <= plain + 1e-6)).all()
+    clicked = predictor.probability(embedding, points=[(5, 5, 1), (5, 60, 0)])
+    assert clicked[5, 5] > 0.8 and clicked[60, 5] < 0.2
+    assert np.array_equal(predictor.probability(embedding), plain)
+    assert np.abs(clicked - plain)[:, 95:].max() < 0.1
+
+
+@pytest.mark.parametrize("name", ["one", "vit", "adapter"])
+def test_a_box_is_answered_inside_it_and_nowhere_else(name: str, runs: dict[str, Path]) -> None:
+    predictor = Predictor({name: runs[name]}, device="cpu", precision="fp32")
+    embedding = predictor.embed(PIXELS[0])
+    plain, boxed = predictor.probability(embedding), predictor.probability(embedding, box=(20, 10, 60, 50))
+    assert boxed.shape == plain.shape and not np.array_equal(boxed[10:50, 20:60], plain[10:50, 20:60])
+    assert np.array_equal(boxed[60:], plain[60:]) and np.array_equal(boxed[:, 70:], plain[:, 70:])
+    assert np.array_equal(predictor.predict(PIXELS[0])[0], plain)  # the delta is back
+    for box in ((-50, -50, 500, 500), (60, 50, 20, 10), (3, 3, 3, 3)):
+        assert np.isfinite(predictor.probability(embedding, box=box)).all()
+
+
+def test_the_base_answers_the_box(runs: dict[str, Path]) -> None:
+    predictor = Predictor({"one": runs["one"]}, device="cpu", precision="fp32")
+    embedding = predictor.embed(PIXELS[0])
+    base = build_sam("tiny_lite").eval()
+    corners = torch.tensor([[20.0, 10.0, 60.0, 50.0]]) * base.spec.input_size / 100
     with torch.no_grad():
-        points = torch.tensor([[[30.0, 20.0], [80.0, 60.0]]]) * scale, torch.tensor([[1, 0]])
-        logits = run.model.decode(embedding.value, points=points).logits
-    assert torch.allclose(predictor._decode(embedding, [(30.0, 20.0, 1), (80.0, 60.0, 0)], None), logits, atol=1e-4)
+        expected = base(embedding.image, boxes=corners).logits
+    found = predictor._decode(embedding, (), (20, 10, 60, 50))
+    inside = np.s_[..., 8:30, 14:36]
+    assert torch.allclose(found[inside], expected[inside], atol=1e-4)
 
 
 def test_disagreement_is_a_standard_deviation_and_vanishes_where_nothing_changes(runs: dict[str, Path]) -> None:

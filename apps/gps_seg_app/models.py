@@ -38,8 +38,8 @@ class Loaded:
         """Whether the model's modules are the stock ones."""
         return self.board is not None
 
-    def switch(self, name: str) -> None:
-        """Make a delta the active one; costs nothing if it is already."""
+    def switch(self, name: str | None) -> None:
+        """Make a delta the active one, or with None the untuned base; costs nothing if it is already."""
         if self.board is not None and self.board.active != name:
             self.board.switch(name)
 

@@ -9,7 +9,6 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from gps_seg_app.calibrate import Calibration, read_calibration
 from gps_seg_app.encoder import FastTinyViT, is_tiny_vit
 from gps_seg_app.limits import AppError
 from gps_seg_app.models import Loaded, load_runs
+from gps_seg_app.prompts import pull
 
 Pixels = NDArray[np.uint8]
 Probability = NDArray[np.float32]
@@ -53,12 +53,14 @@ class Embedding:
 
     Attributes:
         value: (1, C, g, g) on the model's device.
+        image: the fitted picture (1, 3, S, S), for the untuned base, which answers boxes.
         geometry: how the picture was fitted into the input.
         name: of the delta it was made with.
         timing: of the resizing and the encoder; ``post_ms`` is zero.
     """
 
     value: Tensor
+    image: Tensor
     geometry: Geometry
     name: str
     timing: Timing
@@ -86,7 +88,8 @@ class Predictor:
         self._loaded: Loaded = load_runs(runs, device=device, precision=precision)
         self._folders = {name: Path(folder) for name, folder in runs.items()}
         self._calibration: dict[str, Calibration | None] = {name: read_calibration(path) for name, path in self._folders.items()}
-        self._encoders: dict[str, FastTinyViT] = {}
+        self._encoders: dict[str | None, FastTinyViT] = {}
+        self._base: tuple[Tensor, Tensor] | None = None  # the last picture a box was drawn on, and the base's embedding
         self._kept: OrderedDict[tuple[str, str], Embedding] = OrderedDict()
         self._most, self._lock = cache, threading.Lock()
 
@@ -147,8 +150,9 @@ class Predictor:
         """Probability of polyp (H, W) at the picture's own size, calibrated where the run is.
 
         Args:
-            points: (x, y, label) in the picture's pixels; label 1 is polyp, 0 is background.
-            box: x0, y0, x1, y1 in the picture's pixels.
+            points: (x, y, label) in the picture's pixels; label 1 is polyp, 0 is background. See ``prompts``.
+            box: x0, y0, x1, y1 in the picture's pixels. Inside it the untuned base answers what the box holds (SAM was trained
+                on boxes, a tuned run was not); outside, the answer stays. The first box on a picture costs another encoding.
         """
         return self._native(self._decode(embedding, points, box), embedding)
 
@@ -200,10 +204,10 @@ class Predictor:
             if value.is_cuda:
                 torch.cuda.synchronize()
             end = time.perf_counter()
-        return Embedding(value, geometry, name, Timing(1e3 * (ready - start), 1e3 * (end - began), 0.0))
+        return Embedding(value, image, geometry, name, Timing(1e3 * (ready - start), 1e3 * (end - began), 0.0))
 
-    def _encode(self, image: Tensor, name: str) -> Tensor:
-        """The lock is held."""
+    def _encode(self, image: Tensor, name: str | None) -> Tensor:
+        """By a delta, or with None by the base. The lock is held."""
         loaded = self._loaded
         loaded.switch(name)
         if loaded.plain and loaded.device.type == "cpu" and is_tiny_vit(loaded.model.image_encoder):
@@ -215,21 +219,35 @@ class Predictor:
             return loaded.model.encode(image).float()
 
     def _decode(self, embedding: Embedding, points: Sequence[Point], box: Box | None) -> Tensor:
-        """Logits (1, 1, h, w) of the padded input."""
-        prompts: dict[str, Any] = {}
-        height, width = embedding.geometry.native_size
-        scale = np.array([embedding.geometry.content_size[1] / width, embedding.geometry.content_size[0] / height], np.float32)
-        device = self._loaded.device
-        if points:
-            places = torch.from_numpy(np.array([point[:2] for point in points], np.float32) * scale)[None].to(device)
-            prompts["points"] = places, torch.tensor([[point[2] for point in points]], device=device)
-        if box is not None:
-            prompts["boxes"] = torch.from_numpy(np.array(box, np.float32) * np.tile(scale, 2))[None].to(device)
-        with self._lock, torch.inference_mode(), autocast(device, self._loaded.precision):
-            self._loaded.switch(embedding.name)
-            return self._loaded.model.decode(embedding.value, **prompts).logits.float()
-
-    def _native(self, logits: Tensor, embedding: Embedding) -> Probability:
+        """Logits (1, 1, h, w) of the padded input, divided by the temperature, with prompts applied."""
+        geometry, loaded = embedding.geometry, self._loaded
+        scale = [content / (native * geometry.input_size)  # the picture's pixels -> parts of the input's side
+                 for content, native in zip(geometry.content_size[::-1], geometry.native_size[::-1], strict=True)]
         calibration = self._calibration[embedding.name]
+        with self._lock, torch.inference_mode(), autocast(loaded.device, loaded.precision):
+            loaded.switch(embedding.name)
+            logits = loaded.model.decode(embedding.value).logits.float()
+            if box is not None:
+                corners = torch.tensor([box], dtype=torch.float32) * torch.tensor([*scale, *scale])
+                logits = self._answer_box(logits, embedding.image, corners)
+        logits = logits if calibration is None else logits / calibration.temperature
         with torch.inference_mode():
-            return to_native(logits if calibration is None else logits / calibration.temperature, embedding.geometry)
+            return pull(logits, embedding.value, [(x * scale[0], y * scale[1], label) for x, y, label in points])
+
+    def _answer_box(self, logits: Tensor, image: Tensor, corners: Tensor) -> Tensor:
+        """Logits with the base's answer inside a box (1, 4), in parts of the input's side. The lock is held."""
+        loaded, side = self._loaded, logits.shape[-1]
+        loaded.switch(None)
+        if self._base is None or self._base[0] is not image:
+            self._base = image, self._encode(image, None)
+        boxes = (corners * loaded.model.spec.input_size).to(logits.device)
+        answer = loaded.model.decode(self._base[1], boxes=boxes).logits.float()
+        x0, y0, x1, y1 = (int(min(max(0.0, value), side)) for value in (corners[0] * side + torch.tensor([0, 0, 1, 1])).tolist())
+        changed = logits.clone()
+        changed[..., y0:y1, x0:x1] = answer[..., y0:y1, x0:x1]
+        return changed
+
+    @staticmethod
+    def _native(logits: Tensor, embedding: Embedding) -> Probability:
+        with torch.inference_mode():
+            return to_native(logits, embedding.geometry)
