@@ -110,6 +110,8 @@ def test_a_picture_is_encoded_once_and_the_store_is_bounded(runs: dict[str, Path
     predictor.embed(PIXELS[0])
     predictor.embed(PIXELS[2])  # the least recently used goes
     assert predictor.embed(PIXELS[0]) is first and len(predictor._kept) == 2
+    predictor.predict(PIXELS[3], keep=False)  # a frame of a clip
+    assert predictor.embed(PIXELS[0]) is first and PIXELS[3] is not PIXELS[0] and len(predictor._kept) == 2
 
 
 @pytest.mark.parametrize("name", ["one", "vit", "adapter"])

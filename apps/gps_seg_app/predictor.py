@@ -156,9 +156,13 @@ class Predictor:
         """
         return self._native(self._decode(embedding, points, box), embedding)
 
-    def predict(self, pixels: Pixels, name: str | None = None) -> tuple[Probability, Timing]:
-        """Probability (H, W) without prompts, and what it cost; of a picture kept before, what encoding it cost then."""
-        embedding = self.embed(pixels, name)
+    def predict(self, pixels: Pixels, name: str | None = None, *, keep: bool = True) -> tuple[Probability, Timing]:
+        """Probability (H, W) without prompts, and what it cost; of a picture kept before, what encoding it cost then.
+
+        Args:
+            keep: False for the frames of a clip, which would push users' pictures out of the embeddings kept.
+        """
+        embedding = self.embed(pixels, name) if keep else self._embed(pixels, self._known(name), 1.0)
         start = time.perf_counter()
         logits = self._decode(embedding, (), None)
         decoded = time.perf_counter()

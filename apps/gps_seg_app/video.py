@@ -38,7 +38,9 @@ class Model(Protocol):
     def threshold_of(self, name: str) -> float:
         """A delta's operating point."""
 
-    def predict(self, pixels: NDArray[np.uint8], name: str | None = None) -> tuple[NDArray[np.float32], Any]:
+    def predict(
+        self, pixels: NDArray[np.uint8], name: str | None = None, *, keep: bool = True
+    ) -> tuple[NDArray[np.float32], Any]:
         """Probability (H, W) of a picture (H, W, 3), and its timing."""
 
 
@@ -154,7 +156,7 @@ class _Eye:
             self.presence.forget()
             nothing = find(np.zeros(assessment.field.shape, np.float32), self.threshold, assessment)
             return _row(frame, nothing, nothing, shown=False, scene=False, assessable=False), nothing
-        probability, _ = self.model.predict(frame.pixels, self.delta)
+        probability, _ = self.model.predict(frame.pixels, self.delta, keep=False)
         smoothed, scene = self.smoother.update(probability, frame.pixels, frame.seconds)
         raw, steady = (find(values, self.threshold, assessment) for values in (probability, smoothed))
         weak = steady if steady.regions else find(smoothed, self.lower, assessment)
