@@ -9,116 +9,105 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from gps_seg import checkpoint
 from gps_seg.attach import Attached, attach
+from gps_seg.auto_k import TRIALS, Trial, choose_k, is_open, k_facts
+from gps_seg.class_bench import (
+    CONFIG_FILE,
+    RESULT_FILE,
+    SELECTION_FILE,
+    Bench,
+    accuracy,
+    engine_settings,
+    load_splits,
+    predict_items,
+    prepare,
+)
 from gps_seg.class_config import ClassConfig
-from gps_seg.config import TrainConfig, dump_config
-from gps_seg.data.class_dataset import ClassDataset
-from gps_seg.data.class_items import ClassSplits, Item
-from gps_seg.data.classes import load_classification
-from gps_seg.data.dataset import EpochBatches
-from gps_seg.engine import FitResult, autocast, fit, make_accelerator, resolve_device, resolve_precision, training_mode
-from gps_seg.errors import ConfigError, DataError
+from gps_seg.config import dump_config
+from gps_seg.data.class_items import Item
+from gps_seg.engine import FitResult, fit, make_accelerator, training_mode
+from gps_seg.errors import DataError
 from gps_seg.methods import METHODS
-from gps_seg.models.backbones import load_backbone, normalisation
 from gps_seg.provenance import peak_memory, surroundings
-from gps_seg.recipes import CONFIG_FILE, RESULT_FILE, SELECTION_FILE, describe_counts
+from gps_seg.recipes import check_free, describe_counts, select_or_load
 from gps_seg.runlog import RunLog
 from gps_seg.selection import Selection, counts, data_free_scores, gradient_scores
 from gps_seg.statistics import mean_interval
-from gps_seg.tasks.classification import Classification, Labelled, collate
+from gps_seg.tasks.classification import Labelled, seeded
 
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Bench:
-    """Everything a run works with."""
-
-    config: ClassConfig
-    model: nn.Module
-    splits: ClassSplits
-    task: Classification
-    device: torch.device
-    precision: str
-
-    def dataset(self, items: Sequence[Item], *, training: bool, two_views: bool = False) -> ClassDataset:
-        """Items as the model expects them."""
-        mean, std = normalisation(self.model)
-        return ClassDataset(items, input_size=self.config.model.input_size, mean=mean, std=std, augment=self.config.data.augment,
-                            training=training, two_views=two_views, seed=self.config.train.seed)
-
-
-def prepare(config: ClassConfig) -> Bench:
-    """Load data and model.
-
-    Raises:
-        DataError, ConfigError, CheckpointError: what is wrong, in one line.
-    """
-    device = resolve_device(config.device)
-    data, model, train = config.data, config.model, config.train
-    splits = load_classification(data.name, data.root, protocol=data.protocol, few_shot=data.few_shot, seed=data.split_seed,
-                                 check_counts=data.check_counts)
-    classes = len(splits.class_names)
-    backbone = load_backbone(model.name, classes=classes, checkpoint=model.checkpoint, input_size=model.input_size,
-                             drop_path=model.drop_path, seed=train.seed)
-    task = Classification(classes, config.selection_loss.name, config.selection_loss.temperature, train.label_smoothing,
-                          train.mixup, train.cutmix, train.seed)
-    return Bench(config, backbone.to(device), splits, task, device, resolve_precision(train.precision, device))
-
-
 def make_selection(bench: Bench, say: Say = print) -> Selection:
-    """The configured method's selection; for gps one pass of two views over the training part, in fp32."""
+    """The configured method's selection; it sees the training part alone, and the validation part to choose k."""
     config = bench.config.selection
+    if bench.config.method != "gps" or not is_open(config):
+        return METHODS[bench.config.method](bench.model, config, lambda names: selection_scores(bench, names, say))
+    tuned = _best_k(bench, say)
+    if bench.config.data.protocol == "tune":
+        return tuned
+    chosen = config.model_copy(update={"k": int(tuned.meta["k"])})  # now on the training and the validation part
+    selection = METHODS["gps"](bench.model, chosen, lambda names: selection_scores(bench, names, say))
+    return replace(selection, meta={**selection.meta, TRIALS: tuned.meta[TRIALS]})
+
+
+def _best_k(bench: Bench, say: Say) -> Selection:
+    """Trials on the parts that tuning may see, whatever the run's protocol."""
+    data = bench.config.data.model_copy(update={"protocol": "tune"})
+    tuning = replace(bench, splits=load_splits(bench.config.model_copy(update={"data": data})))
+    loader = tuning.training_loader(tuning.splits.train, bench.config.train.batch_size)
+    trial = Trial(bench.model, bench.task, loader, lambda _model: accuracy(tuning, tuning.splits.val),
+                  engine_settings(bench.config), bench.device, bench.precision)
+    log = RunLog(Path(), lambda _values, _step: None, say=say, enabled=False)
+    return choose_k(bench.config.selection, lambda names: selection_scores(tuning, names, say), trial, log)
+
+
+def selection_scores(bench: Bench, names: Sequence[str], say: Say = print) -> dict[str, Tensor]:
+    """Scores of the named weights: one pass of two views over the training part, in fp32, or none for data-free scores."""
+    config = bench.config.selection
+    if config.score in ("magnitude", "random"):
+        return data_free_scores(bench.model, names, score=config.score, seed=bench.config.train.seed)
+    items = bench.splits.train[: config.max_images]
+    say(f"selection pass: {len(items)} training images, two views each, {bench.config.selection_loss.name}")
+    loader = bench.training_loader(items, config.batch_size, two_views=True)
 
     def loss(model: Any, batch: Labelled) -> Tensor:
         return bench.task.selection_loss(model, batch.to(bench.device))
 
-    def scores(names: Sequence[str]) -> dict[str, Tensor]:
-        if config.score in ("magnitude", "random"):
-            return data_free_scores(bench.model, names, score=config.score, seed=bench.config.train.seed)
-        items = bench.splits.train[: config.max_images]
-        say(f"selection pass: {len(items)} training images, two views each, {bench.config.selection_loss.name}")
-        dataset = bench.dataset(items, training=True, two_views=True)
-        order = EpochBatches(len(items), config.batch_size, bench.config.train.seed, shuffle=True)
-        loader = DataLoader(dataset, batch_sampler=order, collate_fn=collate, num_workers=bench.config.data.workers)
-        training_mode(bench.model)
+    training_mode(bench.model)
+    with seeded(bench.config.train.seed, bench.device):
         return gradient_scores(bench.model, names, tqdm(loader, desc="select", disable=not sys.stderr.isatty()), loss,
                                score=config.score)
 
-    return METHODS[bench.config.method](bench.model, config, scores)
 
-
-def train_classifier(config: ClassConfig, out: Path, *, say: Say = print) -> dict[str, Any]:
+def train_classifier(config: ClassConfig, out: Path, *, resume: bool = False, say: Say = print) -> dict[str, Any]:
     """Select, fine-tune, score; leaves a run folder. Returns the document in ``result.json``.
 
     Raises:
-        ConfigError: ``out`` is not empty.
+        ConfigError: ``out`` holds another run, or resuming would change settings.
         DataError: an image is unreadable, or the data set is not what it should be.
     """
-    if out.exists() and any(out.iterdir()):
-        raise ConfigError(f"{out} is not empty: choose another --out")
+    check_free(config, out, resume=resume)
+    if resume and (out / RESULT_FILE).exists():
+        say(f"{out} is finished; nothing to do")
+        return checkpoint.read_json(out / RESULT_FILE, "a result")
     began = time.perf_counter()
     bench = prepare(config)
-    out.mkdir(parents=True, exist_ok=True)
     checkpoint.write_bytes(out / CONFIG_FILE, dump_config(config).encode())
-    selection = make_selection(bench, say)
-    selection_s = time.perf_counter() - began
-    checkpoint.save_selection(out / SELECTION_FILE, selection)
+    selection, selection_s = select_or_load(out / SELECTION_FILE, bench.model, lambda: make_selection(bench, say))
     sizes = counts(selection, bench.model)
     say(describe_counts(config.method, sizes))
     attached = attach(bench.model, selection)
-    fitted = _fit(bench, attached, out, say)
+    fitted = _fit(bench, attached, _log(out, say), resume=resume)
     description = {"method": config.method, "data": config.data.name, "base_model_name_or_path": config.model.name,
                    "model": {}, "threshold": 0.5, "classes": list(bench.splits.class_names)}
     checkpoint.save_delta(out, attached, description)
@@ -128,7 +117,7 @@ def train_classifier(config: ClassConfig, out: Path, *, say: Say = print) -> dic
     document["run"] = {
         "method": config.method, "seed": config.train.seed, "steps": fitted.steps, "best_step": fitted.best_step,
         "trainable": dict(sizes), "step_s": fitted.seconds, "selection_s": selection_s,
-        "total_s": time.perf_counter() - began, "peak_memory_bytes": peak_memory(bench.device),
+        "total_s": time.perf_counter() - began, **k_facts(selection), "peak_memory_bytes": peak_memory(bench.device),
         **surroundings(bench.device, bench.precision),
     }
     document["settings"] = config.model_dump(mode="json")
@@ -137,44 +126,18 @@ def train_classifier(config: ClassConfig, out: Path, *, say: Say = print) -> dic
     return document
 
 
-def _fit(bench: Bench, attached: Attached, out: Path, say: Say) -> FitResult:
-    items, train = bench.splits.train, bench.config.train
-    settings = engine_settings(bench.config)
-    dataset = bench.dataset(items, training=True)
-    sampler = EpochBatches(len(items), train.batch_size, train.seed, shuffle=True)
-    loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, num_workers=bench.config.data.workers)
-    log = RunLog(out, lambda _values, _step: None, say=say, shows_progress=sys.stderr.isatty())
+def _log(out: Path, say: Say) -> RunLog:
+    return RunLog(out, lambda _values, _step: None, say=say, shows_progress=sys.stderr.isatty())
 
+
+def _fit(bench: Bench, attached: Attached, log: RunLog, *, resume: bool) -> FitResult:
     def validate(_model: nn.Module) -> float:
-        predicted = predict_items(bench, bench.splits.val)
-        return float(np.mean([label == item.label for label, item in zip(predicted, bench.splits.val, strict=True)]))
+        return accuracy(bench, bench.splits.val)
 
-    accelerator = make_accelerator(bench.device, bench.precision)
-    return fit(bench.model, attached, bench.task, loader, validate if bench.splits.val else None, config=settings,
-               accelerator=accelerator, log=log)
-
-
-def engine_settings(config: ClassConfig) -> TrainConfig:
-    """The same settings in the words of the training loop: epochs of warm-up and cooldown become parts of the steps."""
-    train = config.train
-    epochs = train.epochs + train.cooldown_epochs
-    return TrainConfig(
-        optimizer=train.optimizer, lr=train.lr, epochs=epochs, max_steps=train.max_steps, batch_size=train.batch_size,
-        warmup=min(0.99, train.warmup_epochs / epochs), warmup_lr=train.warmup_lr, min_lr=train.min_lr,
-        cooldown=train.cooldown_epochs / epochs, weight_decay=train.weight_decay, clip=None, precision=train.precision,
-        ema=train.ema, checkpoint_every=1000,
-    )
-
-
-def predict_items(bench: Bench, items: Sequence[Item]) -> list[int]:
-    """The predicted class of each item."""
-    bench.model.eval()
-    loader = DataLoader(bench.dataset(items, training=False), batch_size=bench.config.train.batch_size, collate_fn=collate)
-    found: list[int] = []
-    for batch in loader:
-        with torch.no_grad(), autocast(bench.device, bench.precision):
-            found += bench.task.predict(bench.model, batch.image.to(bench.device)).argmax(1).tolist()
-    return found
+    loader = bench.training_loader(bench.splits.train, bench.config.train.batch_size)
+    return fit(bench.model, attached, bench.task, loader, validate if bench.splits.val else None,
+               config=engine_settings(bench.config), accelerator=make_accelerator(bench.device, bench.precision), log=log,
+               resume=resume)
 
 
 def report(items: Sequence[Item], predicted: Sequence[int], class_names: Sequence[str]) -> dict[str, Any]:

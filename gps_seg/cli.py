@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from gps_seg import cli_app, cli_benchmark, cli_data, cli_scores
-from gps_seg.cli_options import Config, Device, OptionalRun, Overrides, RunFolder, Threshold
+from gps_seg import cli_app, cli_benchmark, cli_data, cli_scores, cli_selections
+from gps_seg.cli_options import Config, Device, OptionalRun, Overrides, Resume, RunFolder, Threshold
 from gps_seg.errors import GpsSegError
 
 app = typer.Typer(
@@ -25,7 +25,7 @@ def train(
     config: Config,
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option(help="Run folder to make.")] = ...,  # type: ignore[assignment]
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    resume: Resume = False,
 ) -> None:
     """Select parameters, fine-tune, and evaluate once on the test list."""
     from gps_seg import recipes
@@ -35,53 +35,20 @@ def train(
 
 
 @app.command()
-def select(
-    config: Config,
-    overrides: Overrides = None,
-    out: Annotated[Path, typer.Option(help="File to write, .safetensors.")] = ...,  # type: ignore[assignment]
-) -> None:
-    """Run the selection pass alone and print what would train, block by block."""
-    from gps_seg import checkpoint, recipes, selection
-    from gps_seg.config import load_config
-    from gps_seg.errors import ConfigError
-
-    if out.exists():
-        raise ConfigError(f"{out} is there already: choose another --out")
-    settings = load_config(config, overrides or ())
-    bench = recipes.prepare(settings)
-    chosen = recipes.make_selection(bench)
-    checkpoint.save_selection(out, chosen)
-    typer.echo(selection.table(chosen, bench.model))
-    typer.echo(recipes.describe_counts(settings.method, selection.counts(chosen, bench.model)))
-
-
-@app.command()
 def classify(
     config: Config,
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option(help="Run folder to make.")] = ...,  # type: ignore[assignment]
+    resume: Resume = False,
 ) -> None:
     """Fine-tune a classifier by the same selection core; configs/classification/ holds the paper's data sets."""
     from gps_seg.class_config import load_class_config
     from gps_seg.classify import train_classifier
 
-    train_classifier(load_class_config(config, overrides or ()), out)
+    train_classifier(load_class_config(config, overrides or ()), out, resume=resume)
 
 
-@app.command()
-def overlap(
-    selections: Annotated[
-        list[str], typer.Argument(help="Files of gps-seg select or of runs, all of one base.", metavar="NAME=FILE")
-    ],
-    least: Annotated[float, typer.Option(min=0.0, max=1.0, help="Part of them that must agree on a shared connection.")] = 0.5,
-    plots: Annotated[Path | None, typer.Option(help="Folder for pictures.")] = None,
-) -> None:
-    """Say what several selections share, block by block, and what one shared selection with small rests would hold."""
-    from gps_seg.selection_report import report_overlap
-
-    typer.echo(report_overlap(selections, least=least, plots=plots))
-
-
+cli_selections.register(app)
 cli_scores.register(app)
 cli_app.register(app)
 

@@ -16,6 +16,7 @@ KnownOrFolder = Annotated[
     typer.Option(help="A name of gps-seg data list, or a folder with images/ and masks/; as often as wanted; default: the run's.",
                  metavar="NAME_OR_FOLDER")
 ]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 Threshold = Annotated[
     float | None, typer.Option(min=0.0, max=1.0, help="Probability above which a pixel is polyp; default: the run's.")
 ]

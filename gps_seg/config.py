@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from gps_seg.errors import ConfigError
 
@@ -94,7 +95,12 @@ class GPSConfig(_Section):
     preset: Literal["paper", "official"] = Field(
         "paper", description="paper: norms frozen, layer biases trained; official: the released rules, accidents included"
     )
-    k: int = Field(1, ge=1, description="connections per neuron; a row shorter than k is selected whole")
+    k: int | Literal["auto"] = Field(
+        1, description="connections per neuron; a row shorter than k is selected whole; auto: the one of auto_k that does best "
+        "on the validation part"
+    )
+    auto_k: tuple[int, ...] = Field((1, 2, 4, 8), min_length=1, description="of k=auto: what is tried")
+    auto_steps: int = Field(50, ge=1, description="of k=auto: optimizer steps of each; times the length of auto_k, the budget")
     score: Score = Field("gradient", description="gradient: |sum over batches of the gradient|, the paper's")
     level: Level = Field("neuron", description="where the k x neurons best scores are looked for: row, tensor or whole model")
     weight: Treatment = Field("select", description="linear and convolution weights in the encoder")
@@ -114,9 +120,28 @@ class GPSConfig(_Section):
     shira_rank: int = Field(1, ge=1, description="of method shira: rank x (in + out) random entries a layer")
     adapter_width: int = Field(32, ge=1, description="of method adapter: channels of the bottleneck")
     prompt_tokens: int = Field(10, ge=1, description="of methods vpt_shallow and vpt_deep")
+    files: tuple[Path, ...] = Field(
+        (), description="of method gps: train the connections of these selections together instead of running a selection pass; "
+        "gps-seg select --tasks writes such files"
+    )
     seed: int = Field(0, ge=0, description="of the first values of what lora, adapter and vpt add, and of shira's entries")
     max_images: int | None = Field(None, ge=1, description="images of the selection pass; default: the whole training part")
     batch_size: int = Field(4, ge=1, description="images per selection batch; the sum runs over batch-mean gradients")
+
+    @field_validator("k", mode="plain")
+    @classmethod
+    def _check_k(cls, value: Any) -> Any:
+        """A plain check, because pydantic explains a union's mistake once for each member."""
+        if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+            return value
+        raise PydanticCustomError("k", "input should be a whole number from 1, or auto")
+
+    @field_validator("auto_k")
+    @classmethod
+    def _check_auto_k(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if min(value) < 1 or len(set(value)) < len(value):
+            raise PydanticCustomError("auto_k", "input should be different whole numbers from 1")
+        return value
 
     @model_validator(mode="before")
     @classmethod

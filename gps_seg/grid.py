@@ -8,7 +8,6 @@ Finished cells are skipped, a killed comparison goes on where it was, and a cell
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -193,10 +192,8 @@ def _check_unchanged(grid: GridConfig, cell: Cell) -> None:
 def _run(grid: GridConfig, cell: Cell, device: str, say: Say) -> None:
     settings = cell.folder.with_suffix(cell.folder.suffix + ".yaml")
     write_bytes(settings, settings_of(grid, cell, [f"device={device.partition(':')[0]}"]))
-    if grid.task == "classification":  # these runs are short and start anew
-        shutil.rmtree(cell.folder, ignore_errors=True)
-    command = ["train", str(settings), "--resume"] if grid.task == "segmentation" else ["classify", str(settings)]
-    _call([sys.executable, "-m", "gps_seg.cli", *command, "--out", str(cell.folder)],
+    command = "train" if grid.task == "segmentation" else "classify"
+    _call([sys.executable, "-m", "gps_seg.cli", command, str(settings), "--resume", "--out", str(cell.folder)],
           cell.failed, device, f"training {cell.title}", say)
 
 

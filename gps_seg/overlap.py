@@ -17,6 +17,8 @@ from torch import Tensor
 from gps_seg.errors import CheckpointError
 from gps_seg.selection import Selection, block_of
 
+ENCODER = "encoder_sha256"  # in a selection's meta: the base without its head, which is fresh for every task and seed
+
 
 def per_block(selection: Selection) -> dict[str, int]:
     """Number of selected connections of each block, in the selection's order."""
@@ -28,8 +30,12 @@ def per_block(selection: Selection) -> dict[str, int]:
 
 
 def check_same_base(selections: Mapping[str, Selection]) -> None:
-    """Raises CheckpointError if the selections were made on different weights, so that their indices mean different things."""
-    bases = {name: selection.base for name, selection in selections.items()}
+    """Raises CheckpointError if the selections were made on different weights, so that their indices mean different things.
+
+    Heads may differ where all selections say what their encoder was.
+    """
+    encoders = {name: selection.meta.get(ENCODER, "") for name, selection in selections.items()}
+    bases = encoders if all(encoders.values()) else {name: selection.base for name, selection in selections.items()}
     if len(set(bases.values())) > 1:
         shown = ", ".join(f"{name} {base[:12]}" for name, base in bases.items())
         raise CheckpointError(f"the selections are of different base weights: {shown}")
@@ -43,10 +49,11 @@ def overlap(selections: Mapping[str, Selection]) -> NDArray[np.float64]:
     """
     check_same_base(selections)
     chosen = list(selections.values())
-    return np.array([[_common(a, b) / max(1, _size(a)) for b in chosen] for a in chosen])
+    return np.array([[_common(a, b) / max(1, size_of(a)) for b in chosen] for a in chosen])
 
 
-def _size(selection: Selection) -> int:
+def size_of(selection: Selection) -> int:
+    """Number of selected connections."""
     return sum(len(indices) for indices in selection.sparse.values())
 
 
@@ -69,7 +76,7 @@ class Shared:
 
     def sizes(self) -> dict[str, int]:
         """Connections to store: ``common`` once, ``rest`` of all tasks together."""
-        return {"common": _size(self.common), "rest": sum(_size(rest) for rest in self.rests.values())}
+        return {"common": size_of(self.common), "rest": sum(size_of(rest) for rest in self.rests.values())}
 
 
 def share(selections: Mapping[str, Selection], least: float = 0.5) -> Shared:
@@ -93,6 +100,7 @@ def share(selections: Mapping[str, Selection], least: float = 0.5) -> Shared:
     rests = {task: Selection(_without(selection.sparse, common), selection.dense, selection.base, selection.meta)
              for task, selection in selections.items()}
     meta = {"method": "gps", "tasks": ", ".join(selections), "least": str(least)}
+    meta |= {ENCODER: first.meta[ENCODER]} if ENCODER in first.meta else {}
     return Shared(Selection(common, first.dense, first.base, meta), rests)
 
 

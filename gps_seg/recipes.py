@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from pydantic import BaseModel
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from gps_seg import checkpoint
 from gps_seg.attach import Attached, attach
+from gps_seg.auto_k import Trial, choose_k, is_open, k_facts
 from gps_seg.blocks import DEFAULT_BLOCKS
-from gps_seg.config import RunConfig, dump_config, load_config
+from gps_seg.config import RunConfig, check_settings, dump_config, read_settings
 from gps_seg.data.audit import check_pairs
 from gps_seg.data.dataset import EpochBatches, PolypDataset, collate
 from gps_seg.data.polyps import Pair, Splits, load_splits
@@ -99,6 +101,12 @@ def make_selection(bench: Bench, say: Say = print) -> Selection:
         bar = tqdm(loader, desc="select", unit="batch", disable=not sys.stderr.isatty())
         return gradient_scores(bench.model, names, bar, _selection_loss(bench), score=config.score)
 
+    if bench.config.method == "gps" and is_open(config):
+        if bench.config.data.protocol == "released":
+            raise ConfigError("selection.k=auto: data.protocol=released validates on the test images; give a number")
+        trial = Trial(bench.model, bench.task, _training_loader(bench, 0, 1), _validation(bench), bench.config.train,
+                      bench.device, bench.precision)
+        return choose_k(config, scores, trial, RunLog(Path(), lambda _values, _step: None, say=say, enabled=False))
     return METHODS[bench.config.method](bench.model, config, scores)
 
 
@@ -146,7 +154,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, say: Say = prin
     main = accelerator.is_main_process
     say = say if main else _silent
     if main:
-        _check_free(config, out, resume=resume)
+        check_free(config, out, resume=resume)
     accelerator.wait_for_everyone()
     if resume and (out / RESULT_FILE).exists():
         say(f"{out} is finished; nothing to do")
@@ -155,7 +163,8 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, say: Say = prin
     if main:  # only now, so that a mistake in the settings leaves no folder behind
         checkpoint.write_bytes(out / CONFIG_FILE, dump_config(config).encode())
     accelerator.wait_for_everyone()
-    selection, selection_seconds = _select_or_load(bench, out, say=say, main=main)
+    selection, selection_seconds = select_or_load(out / SELECTION_FILE, bench.model, lambda: make_selection(bench, say),
+                                                  save=main)
     accelerator.wait_for_everyone()
     sizes = counts(selection, bench.model)
     say(describe_counts(config.method, sizes))
@@ -169,8 +178,8 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, say: Say = prin
     if not main:
         return {}
     checkpoint.save_delta(out, attached, {**describe, "best_step": fitted.best_step})
-    timing = {"selection_s": selection_seconds, "total_s": time.perf_counter() - began}
-    return _finish(bench, fitted, out, say=say, timing=timing, sizes=sizes)
+    facts = {"selection_s": selection_seconds, "total_s": time.perf_counter() - began, **k_facts(selection)}
+    return _finish(bench, fitted, out, say=say, facts=facts, sizes=sizes)
 
 
 def _attach(bench: Bench, selection: Selection, say: Say) -> Attached:
@@ -186,13 +195,13 @@ def _attach(bench: Bench, selection: Selection, say: Say) -> Attached:
 
 
 def _finish(
-    bench: Bench, fitted: FitResult, out: Path, *, say: Say, timing: Mapping[str, float], sizes: Mapping[str, int]
+    bench: Bench, fitted: FitResult, out: Path, *, say: Say, facts: Mapping[str, Any], sizes: Mapping[str, int]
 ) -> dict[str, Any]:
     """Read the test list, for the first and only time, and write result.json, scores.csv and pictures."""
     config = bench.config
     if not config.evaluate.test:
         training_curve(read_log(out), out / "training.png")
-        document = {"run": _run_facts(bench, fitted, timing, sizes)}
+        document = {"run": _run_facts(bench, fitted, facts, sizes)}
         checkpoint.write_json(out / RESULT_FILE, document)
         say(f"best inner validation Dice {fitted.best_score:.4f} at step {fitted.best_step}; the test list was not scored")
         return document
@@ -204,19 +213,19 @@ def _finish(
                count=config.evaluate.overlays, folder=out / "overlays")
     training_curve(read_log(out), out / "training.png")
     document = report(scores, settings=evaluation_settings(bench, "test"))
-    document["run"] = _run_facts(bench, fitted, timing, sizes)
+    document["run"] = _run_facts(bench, fitted, facts, sizes)
     write_csv(out / "scores.csv", scores)
     checkpoint.write_json(out / RESULT_FILE, document)
     say(table(document))
     return document
 
 
-def _run_facts(bench: Bench, fitted: FitResult, timing: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, Any]:
+def _run_facts(bench: Bench, fitted: FitResult, facts: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
     config = bench.config
     return {
         "method": config.method, "seed": config.seed, "steps": fitted.steps, "best_step": fitted.best_step,
         "best_inner_dice": fitted.best_score, "stopped": fitted.stopped, "trainable": dict(sizes),
-        "step_s": fitted.seconds, **timing, "peak_memory_bytes": peak_memory(bench.device),
+        "step_s": fitted.seconds, **facts, "peak_memory_bytes": peak_memory(bench.device),
         **surroundings(bench.device, bench.precision),
     }
 
@@ -233,14 +242,14 @@ def _validation(bench: Bench) -> Callable[[Any], float]:
     return validate
 
 
-def _check_free(config: RunConfig, out: Path, *, resume: bool) -> None:
-    """Refuse a run folder that is not this run's: a run never writes over another."""
+def check_free(config: BaseModel, out: Path, *, resume: bool) -> None:
+    """Refuse a run folder that is not this run's: a run never writes over another. Raises ConfigError."""
     saved = out / CONFIG_FILE
     if not resume:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise ConfigError(f"{out} is not empty: choose another --out, or add --resume to go on with the run in it")
     elif saved.exists():
-        former = load_config(saved)
+        former = check_settings(type(config), read_settings(saved), str(saved))
         if changed := _differences(former.model_dump(), config.model_dump()):
             raise ConfigError(f"{saved} differs in {', '.join(changed)}: resume with the same settings, or choose another --out")
 
@@ -255,16 +264,15 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -
     return changed
 
 
-def _select_or_load(bench: Bench, out: Path, *, say: Say, main: bool) -> tuple[Selection, float]:
-    """A resumed run keeps its selection; reselecting on moved weights would be another method."""
-    path = out / SELECTION_FILE
+def select_or_load(path: Path, model: nn.Module, make: Callable[[], Selection], *, save: bool = True) -> tuple[Selection, float]:
+    """A resumed run keeps its selection, since reselecting on moved weights would be another method; and the seconds it took."""
     if path.exists():
-        selection = checkpoint.load_selection(path, bench.model)
-        insert_modules(bench.model, selection.meta)
+        selection = checkpoint.load_selection(path, model)
+        insert_modules(model, selection.meta)
         return selection, 0.0
     began = time.perf_counter()
-    selection = make_selection(bench, say)
-    if main:
+    selection = make()
+    if save:
         checkpoint.save_selection(path, selection)
     return selection, time.perf_counter() - began
 

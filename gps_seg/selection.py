@@ -283,10 +283,16 @@ def _to_weight_order(owner: nn.Module, score: Tensor, chosen: Tensor) -> Tensor:
     return chosen.sort().values.cpu()
 
 
-def fingerprint(model: nn.Module) -> str:
-    """sha256 over names, types, shapes and bytes of all parameters and persistent buffers, sorted by name."""
+def fingerprint(model: nn.Module, skip: Sequence[str] = ()) -> str:
+    """sha256 over names, types, shapes and bytes of all parameters and persistent buffers, sorted by name.
+
+    Args:
+        skip: globs of what does not count, such as a classifier's fresh head.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
+        if matches(name, skip):
+            continue
         data = tensor.detach().cpu().contiguous()
         digest.update(f"{name}|{data.dtype}|{tuple(data.shape)}|".encode())
         digest.update(data.flatten().view(torch.uint8).numpy().data)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,12 +16,13 @@ from torch import Tensor, nn
 
 from gps_seg.attach import attach
 from gps_seg.checkpoint import load_delta, save_delta
+from gps_seg.class_bench import Bench, engine_settings, load_splits
 from gps_seg.class_config import ClassConfig, load_class_config
-from gps_seg.classify import engine_settings, report, train_classifier
+from gps_seg.classify import report, train_classifier
 from gps_seg.config import GPSConfig
 from gps_seg.data.class_items import Item
-from gps_seg.engine import learning_rate
-from gps_seg.errors import CheckpointError, ConfigError, DataError
+from gps_seg.engine import Fit, learning_rate
+from gps_seg.errors import CheckpointError, ConfigError, DataError, TrainingError
 from gps_seg.methods import METHODS
 from gps_seg.methods.inserts import fold_modules, insert_modules
 from gps_seg.models.backbones import build_backbone, load_backbone, normalisation
@@ -207,3 +212,80 @@ def test_lora_goes_onto_1x1_convolutions_where_an_encoder_has_no_linear_layer(tm
     fold_modules(model, selection.meta)
     torch.testing.assert_close(model(image), tuned, rtol=1e-4, atol=1e-5)
     assert set(model.state_dict()) == set(build_backbone("tf_efficientnet_lite0", classes=3).state_dict())
+
+
+AUTO = [*SMALL, "model.name=tiny", "model.input_size=64", "selection.k=auto", "selection.auto_k=[4,1]", "selection.auto_steps=2"]
+
+
+@pytest.mark.parametrize("protocol", ["tune", "final"])
+def test_k_is_chosen_on_the_validation_part_and_never_on_the_test_part(
+    protocol: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[set[str]] = []
+
+    def predict(bench: Bench, items: Sequence[Item], among: Sequence[int] | None = None) -> list[int]:
+        seen.append({item.id for item in items})
+        return [len(seen) % 2 * item.label for item in items]  # the first trial, k = 1, is the best
+
+    monkeypatch.setattr("gps_seg.class_bench.predict_items", predict)
+    config = load_class_config(None, [*AUTO, f"data.protocol={protocol}"])
+    document = train_classifier(config, tmp_path / "run", say=silent)
+    trials = document["run"]["k_trials"]
+    assert [(one["k"], one["steps"]) for one in trials] == [(1, 2), (4, 2)] and trials[0]["score"] == 1 > trials[1]["score"]
+    assert document["run"]["k"] == 1 and document["run"]["trainable"]["selected"] == trials[0]["selected"]
+    val = {item.id for item in load_splits(load_class_config(None, AUTO)).val}
+    assert seen[:2] == [val, val] and (protocol == "tune" or len(seen) == 2)
+    given = train_classifier(load_class_config(None, [*AUTO, f"data.protocol={protocol}", "selection.k=1"]), tmp_path / "given",
+                             say=silent)
+    assert "k_trials" not in given["run"]
+    deltas = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("run", "given")]
+    assert protocol == "tune" or deltas[0] == deltas[1]  # the trials left no trace in the weights
+
+
+@pytest.mark.parametrize(("override", "text"), [
+    ("selection.k=0", "selection.k: input should be a whole number from 1, or auto, got 0"),
+    ("selection.k=best", "selection.k: input should be a whole number from 1, or auto, got 'best'"),
+    ("selection.auto_k=[1,1]", "selection.auto_k: input should be different whole numbers from 1"),
+])
+def test_a_wrong_k_is_explained(override: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=text.replace("[", r"\[")):
+        load_class_config(None, [override])
+
+
+def test_k_auto_outside_of_training_asks_for_a_number() -> None:
+    model = build_backbone("vit_tiny_patch16_224", classes=3, input_size=32)
+    with pytest.raises(ConfigError, match="selection.k=auto: expected a number here"):
+        METHODS["gps"](model, GPSConfig(k="auto"), lambda names: {})
+
+
+@pytest.mark.parametrize("method", ["gps", "lora"])
+def test_a_killed_and_resumed_run_equals_an_unbroken_one(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = [*SMALL, f"method={method}", "train.max_steps=4", "train.mixup=0.8", "model.drop_path=0.3", "train.ema=0.5"]
+    config = load_class_config(None, settings)
+    whole = train_classifier(config, tmp_path / "whole", say=silent)
+    step, calls = Fit.step, [0]
+
+    def killed(run: Fit, pieces: Any, number: int) -> tuple[float, float]:
+        calls[0] += 1
+        if calls[0] == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(run, pieces, number)
+
+    monkeypatch.setattr(Fit, "step", killed)
+    with pytest.raises(TrainingError, match="interrupted at step 3 of 4"):
+        train_classifier(config, tmp_path / "broken", say=silent)
+    monkeypatch.setattr(Fit, "step", step)
+    with pytest.raises(ConfigError, match="differs in train.lr: resume with the same settings"):
+        train_classifier(load_class_config(None, [*settings, "train.lr=1"]), tmp_path / "broken", resume=True, say=silent)
+    resumed = train_classifier(config, tmp_path / "broken", resume=True, say=silent)
+    assert resumed["images"] == whole["images"]
+    deltas = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("whole", "broken")]
+    assert deltas[0] == deltas[1]
+    said: list[str] = []
+    assert train_classifier(config, tmp_path / "broken", resume=True, say=said.append) == resumed
+    assert said == [f"{tmp_path / 'broken'} is finished; nothing to do"]
+
+
+def test_an_unknown_backbone_is_answered_with_the_nearest_names() -> None:
+    with pytest.raises(ConfigError, match=r"unknown backbone 'vit_base_patch16_225'; did you mean vit_base_patch16_22"):
+        load_backbone("vit_base_patch16_225", classes=3)

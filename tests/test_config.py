@@ -31,7 +31,7 @@ def test_overrides_replace_the_files_values(tmp_path: Path) -> None:
     ("train.batchsize=1", "unknown key 'train.batchsize', did you mean 'train.batch_size'?"),
     ("selektion.k=1", "unknown key 'selektion', did you mean 'selection'?"),
     ("lr=1", "unknown key 'lr', did you mean 'train.lr'?"),
-    ("selection.k=0", "selection.k: input should be greater than or equal to 1, got 0"),
+    ("selection.k=0", "selection.k: input should be a whole number from 1, or auto, got 0"),
     ("method=lorra", "method: input should be 'gps', 'full', 'head', 'bitfit', 'partial', 'lora', "),
     ("train.lr=fast", "train.lr: input should be a valid number"),
     ("seed", "expected key=value, got 'seed'"),

@@ -198,3 +198,17 @@ def test_a_mistake_found_before_training_leaves_no_folder_to_trip_over(tmp_path:
         with pytest.raises(ConfigError, match="train.backend=triton: the package triton is not installed"):
             recipes.train(config("train.backend=triton"), tmp_path / "run", say=silent)
         assert not (tmp_path / "run").exists()
+
+
+def test_k_is_chosen_by_short_trials_that_leave_the_base_as_it_was(tmp_path: Path) -> None:
+    settings = ["train.max_steps=2", "selection.k=auto", "selection.auto_k=[1,2]", "selection.auto_steps=1"]
+    found = recipes.train(config(*settings), tmp_path / "auto", say=silent)["run"]
+    trials = found["k_trials"]
+    assert [one["k"] for one in trials] == [1, 2] and all(0 <= one["score"] <= 1 for one in trials)
+    best = max(trials, key=lambda one: (one["score"], -one["k"]))
+    assert found["k"] == best["k"] and found["trainable"]["selected"] == best["selected"]
+    recipes.train(config("train.max_steps=2", f"selection.k={best['k']}"), tmp_path / "given", say=silent)
+    deltas = [read_tensors(tmp_path / name / "adapter_model.safetensors", "a delta")[0] for name in ("auto", "given")]
+    assert deltas[0].keys() == deltas[1].keys() and all(torch.equal(deltas[0][name], deltas[1][name]) for name in deltas[0])
+    with pytest.raises(ConfigError, match="selection.k=auto: data.protocol=released validates on the test images"):
+        recipes.train(config(*settings, "data.protocol=released"), tmp_path / "released", say=silent)

@@ -5,28 +5,48 @@ Source: Zhang et al., Gradient-based Parameter Selection for Efficient Fine-Tuni
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
+from gps_seg.checkpoint import load_selection
 from gps_seg.config import OFFICIAL, GPSConfig
-from gps_seg.errors import ConfigError
-from gps_seg.selection import Policy, Selection, assign, matches, select
+from gps_seg.errors import CheckpointError, ConfigError
+from gps_seg.overlap import ENCODER, union
+from gps_seg.selection import Assignment, Policy, Selection, assign, fingerprint, matches, select
 
 
 def gps(model: nn.Module, config: GPSConfig, scores: Callable[[Sequence[str]], dict[str, Tensor]]) -> Selection:
-    """Select under the config's preset, k, score and level.
+    """Select under the config's preset, k, score and level, or take the connections of ``config.files``.
 
     Raises:
-        ConfigError: a pattern matches no parameter, or nothing is left to train.
+        CheckpointError: a file of other encoder weights.
+        ConfigError: a pattern matches no parameter, nothing is left to train, or k is still to be chosen.
     """
     _check_patterns(model, config)
     plan = assign(model, policy_of(model, config))
-    names = [name for name, assignment in plan.items() if assignment.treatment == "select"]
     if not any(assignment.treatment != "freeze" for assignment in plan.values()):
         raise ConfigError("selection: every parameter is frozen; nothing would train")
+    encoder = {ENCODER: fingerprint(model, _patterns(model, "head_patterns", ()))}
+    if config.files:
+        return _from_files(model, config, plan, encoder)
+    if config.k == "auto":
+        raise ConfigError("selection.k=auto: expected a number here; only gps-seg train and classify choose one by trials")
+    names = [name for name, assignment in plan.items() if assignment.treatment == "select"]
     meta = {"method": "gps", "k": str(config.k), "score": config.score, "level": config.level, "preset": config.preset}
-    return select(model, plan, scores(names) if names else {}, k=config.k, level=config.level, meta=meta)
+    return select(model, plan, scores(names) if names else {}, k=config.k, level=config.level, meta=meta | encoder)
+
+
+def _from_files(model: nn.Module, config: GPSConfig, plan: Mapping[str, Assignment], encoder: Mapping[str, str]) -> Selection:
+    """All connections of the files together; what trains as a whole is the plan's, since heads differ between tasks."""
+    parts = [load_selection(path) for path in config.files]
+    for path, part in zip(config.files, parts, strict=True):
+        if part.meta.get(ENCODER) != encoder[ENCODER]:
+            raise CheckpointError(f"selection.files: {path} is of other encoder weights than the loaded model's: set model.name, "
+                                  "model.checkpoint and train.seed as they were when it was made, or select again")
+    dense = {name: assignment.role for name, assignment in plan.items() if assignment.treatment == "train"}
+    meta = {"method": "gps", "files": ", ".join(map(str, config.files)), **encoder}
+    return Selection(union(parts).sparse, dense, fingerprint(model), meta)
 
 
 def policy_of(model: nn.Module, config: GPSConfig) -> Policy:

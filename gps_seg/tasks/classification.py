@@ -8,7 +8,8 @@ arXiv 2004.11362; Zhang et al., GPS, CVPR 2024, arXiv 2312.10136). Cross-entropy
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -65,6 +66,14 @@ def collate(items: Sequence[tuple[Tensor, int]]) -> Labelled:
     return Labelled(torch.stack([image for image, _ in items]), torch.tensor([label for _, label in items]))
 
 
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Within the block torch draws (drop path, dropout) from the seed alone; its random state comes back afterwards."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
 @dataclass(frozen=True)
 class Classification:
     """One label an image.
@@ -100,11 +109,11 @@ class Classification:
         return supervised_contrastive(features_of(model, flat), labels, self.temperature)
 
     def loss(self, model: nn.Module, batch: Labelled, step: int = 0) -> Tensor:
-        """Cross-entropy of a step, after mixing if that is on."""
-        if not (self.mixup or self.cutmix):
-            return F.cross_entropy(model(batch.image).float(), batch.label, label_smoothing=self.smoothing)
-        image, target = self._mixed(batch, step)
-        return F.cross_entropy(model(image).float(), target)
+        """Cross-entropy of a step, after mixing if that is on; seed and step decide all that is random in it."""
+        image, target = self._mixed(batch, step) if self.mixup or self.cutmix else (batch.image, batch.label)
+        with seeded(random.Random(f"drop {self.seed}/{step}").randrange(2**32), batch.image.device):
+            logits = model(image).float()
+        return F.cross_entropy(logits, target, label_smoothing=0.0 if self.mixup or self.cutmix else self.smoothing)
 
     def _mixed(self, batch: Labelled, step: int) -> tuple[Tensor, Tensor]:
         """timm's mixup and cutmix, drawn from (seed, step): images and probabilities (B, classes)."""
