@@ -16,7 +16,7 @@ from gps_seg.data.sets import SPLIT, expand, labels, set_pairs
 from gps_seg.grid import Cell, GridConfig, best_rate, cells, failures, load_grid, provenance, run_cells, score_cell
 from gps_seg.plots import cost_of_score_plot
 from gps_seg.statistics import hierarchical, interval
-from gps_seg.tables import write_text
+from gps_seg.tables import markdown_table, write_text
 
 Row = dict[str, Any]
 
@@ -126,11 +126,11 @@ def markdown(document: Mapping[str, Any], columns: Mapping[str, Mapping[str, flo
     lines = [f"# {document['name']}", ""]
     for name, found in document["data"].items():
         images = found["rows"][0]["images"] if found["rows"] else 0
+        columns_shown = ("method", "lr", "mDice", "95 % interval", "p", "mIoU", "selected", "bias", "other", "decoder", "step s",
+                         "memory GB", "delta MB", *extra)
+        rows = [_cells(row, found["reference"], columns.get(row["method"], {}), extra) for row in found["rows"]]
         lines += [f"## {name}, {images} images, mean over images", "",
-                  "| method | lr | mDice | 95 % interval | p | mIoU | selected | bias | other | decoder | step s | memory GB | "
-                  "delta MB |" + "".join(f" {column} |" for column in extra),
-                  "|---|--:|--:|---|" + "--:|" * (9 + len(extra))]
-        lines += [_line(row, found["reference"], columns.get(row["method"], {}), extra) for row in found["rows"]]
+                  *markdown_table(columns_shown, rows, left=("method", "95 % interval"))]
         lines += [f"\n{row['method']}: the released code's protocol and scorer, mDice {row['gps_legacy']['dice']:.4f} "
                   f"mIoU {row['gps_legacy']['iou']:.4f}; trained and selected on these images; {row['gps_legacy']['warning']}."
                   for row in found["rows"] if row["gps_legacy"]]
@@ -140,11 +140,11 @@ def markdown(document: Mapping[str, Any], columns: Mapping[str, Mapping[str, flo
     return "\n".join(lines) + "\n"
 
 
-def _line(row: Row, reference: str, published: Mapping[str, float], extra: Sequence[str]) -> str:
+def _cells(row: Row, reference: str, published: Mapping[str, float], extra: Sequence[str]) -> list[str]:
     interval = f"{row['low']:.3f} to {row['high']:.3f}" if "low" in row else "-"
     p = "reference" if row["method"] == reference else ("-" if "p" not in row else f"{row['p']:.4f}")
     rate = "-" if row["rate"] is None else f"{row['rate']:g}"
-    shown = "".join(f" {published[column]:.3f} |" if column in published else " - |" for column in extra)
-    return (f"| {row['method']} | {rate} | {row['dice']:.4f} | {interval} | {p} | {row['iou']:.4f} | {row['selected']:,} | "
-            f"{row['bias']:,} | {row['other']:,} | {row['head']:,} | {row['step_s']:.2f} | "
-            f"{row['peak_memory_bytes'] / 1e9:.2f} | {row['delta_bytes'] / 1e6:.2f} |{shown}")
+    return [row["method"], rate, f"{row['dice']:.4f}", interval, p, f"{row['iou']:.4f}",
+            *(f"{row[kind]:,}" for kind in ("selected", "bias", "other", "head")), f"{row['step_s']:.2f}",
+            f"{row['peak_memory_bytes'] / 1e9:.2f}", f"{row['delta_bytes'] / 1e6:.2f}",
+            *(f"{published[column]:.3f}" if column in published else "-" for column in extra)]

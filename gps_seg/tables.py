@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,8 +124,15 @@ def headline(document: Mapping[str, Any]) -> str:
 
 def markdown(document: Mapping[str, Any]) -> str:
     """A Markdown table: block, metric, value, interval."""
-    rows = [f"| {line.block} | {line.label} | {' | '.join(line.shown())} |" for line in lines(document)]
-    return "\n".join(["| block | metric | value | 95 % interval |", "|---|---|--:|---|", *rows, "", _caption(document), ""])
+    rows = [(line.block, line.label, *line.shown()) for line in lines(document)]
+    table = markdown_table(("block", "metric", "value", "95 % interval"), rows, left=("block", "metric", "95 % interval"))
+    return "\n".join([*table, "", _caption(document), ""])
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: Collection[str] = ()) -> list[str]:
+    """Lines of a Markdown table; columns named in ``left`` hold text, all others numbers, which stand right."""
+    marks = "|".join("---" if column in left else "--:" for column in columns)
+    return [f"| {' | '.join(columns)} |", f"|{marks}|", *(f"| {' | '.join(cells)} |" for cells in rows)]
 
 
 def latex(document: Mapping[str, Any]) -> str:
