@@ -1,4 +1,4 @@
-"""Commands about what trains: select, overlap; heavy imports happen inside them."""
+"""Commands about what trains and what it does to features; heavy imports happen inside them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Annotated
 
 import typer
 
-from gps_seg.cli_options import Config, Overrides
+from gps_seg.cli_options import Config, Device, Overrides
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
-    commands: dict[str, Callable[..., None]] = {"select": select, "overlap": overlap}
+    commands: dict[str, Callable[..., None]] = {
+        "select": select, "overlap": overlap, "count": count, "plot-features": plot_features,
+    }
     for name, command in commands.items():
         app.command(name)(command)
 
@@ -61,3 +63,28 @@ def overlap(
     from gps_seg.selection_report import report_overlap
 
     typer.echo(report_overlap(selections, least=least, plots=plots))
+
+
+def count(
+    configs: Annotated[
+        list[str], typer.Argument(help="Settings for gps-seg classify; selections as NAME=FILE.", metavar="CONFIG_OR_NAME=FILE")
+    ],
+    plot: Annotated[Path | None, typer.Option(help="PNG of selected connections against k.")] = None,
+) -> None:
+    """Count by the formula what each task would train, without data or weights."""
+    from gps_seg.parameter_report import report_counts
+
+    typer.echo(report_counts(configs, plot))
+
+
+def plot_features(
+    runs: Annotated[list[str], typer.Argument(help="Finished runs of gps-seg classify on one data set.", metavar="NAME=RUN")],
+    out: Annotated[Path, typer.Option(help="PNG to write.")],
+    images: Annotated[int, typer.Option(min=5, help="Most images.")] = 1000,
+    device: Device = "auto",
+) -> None:
+    """Draw t-SNE of the features of several methods on the images they were scored on."""
+    from gps_seg.feature_report import report_features
+    from gps_seg.selection_report import named_paths
+
+    typer.echo(report_features(named_paths(runs), out, images=images, device=device))

@@ -1,4 +1,4 @@
-"""Pictures of selections: connections by block, and how much several selections share."""
+"""Pictures of selections and of what they do: connections by block, overlaps, numbers against k, features in the plane."""
 
 from __future__ import annotations
 
@@ -49,4 +49,47 @@ def overlap_plot(names: Sequence[str], shared: NDArray[np.float64], path: Path) 
         value = shared[row, column]
         axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if value < 0.6 else "black")
     figure.colorbar(image, label="shared part of the row", shrink=0.8)
+    save(figure, path)
+
+
+def parameters_plot(curves: Mapping[str, Sequence[tuple[int, int]]], points: Mapping[str, tuple[int, int]], path: Path) -> None:
+    """Write a PNG of selected connections against k (the paper's Fig. 8).
+
+    Args:
+        curves: model -> (k, connections by the formula), a line each.
+        points: name -> (k, connections) of tasks and of selections that were made, a mark each.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.8), layout="constrained")
+    axis = figure.subplots()
+    for name, curve in curves.items():
+        axis.plot([k for k, _ in curve], [number / 1e6 for _, number in curve], label=name)
+    spots: dict[tuple[int, int], list[str]] = {}
+    for name, spot in points.items():
+        spots.setdefault(spot, []).append(name)
+    for (k, number), names in spots.items():
+        axis.plot([k], [number / 1e6], "o", color="black", markersize=4)
+        text = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+        axis.annotate(text, (k, number / 1e6), xytext=(5, -9), textcoords="offset points", fontsize=7)
+    axis.set(xlabel="k, connections per neuron", ylabel="selected connections, millions", xlim=(0, None), ylim=(0, None))
+    axis.grid(alpha=0.25)
+    axis.legend(frameon=False)
+    save(figure, path)
+
+
+def features_plot(panels: Mapping[str, tuple[NDArray[np.float64], NDArray[np.int64]]], path: Path) -> None:
+    """Write a PNG of points in the plane, a panel a method, colored by class (the paper's Fig. 13).
+
+    Args:
+        panels: title -> (positions (n, 2), class numbers (n,)).
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.6 * len(panels), 3.8), layout="constrained")
+    for axis, (title, (places, labels)) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        axis.scatter(places[:, 0], places[:, 1], c=labels, cmap="tab20" if labels.max() > 9 else "tab10", s=7, linewidths=0)
+        axis.set_title(title, fontsize=9)
+        axis.set_xticks([])
+        axis.set_yticks([])
     save(figure, path)

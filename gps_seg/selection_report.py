@@ -11,6 +11,19 @@ from gps_seg.overlap import overlap, per_block, share
 from gps_seg.plots_selection import blocks_plot, overlap_plot
 
 
+def named_paths(arguments: Sequence[str]) -> dict[str, Path]:
+    """``NAME=PATH`` arguments. Raises ConfigError for another form, or a name given twice."""
+    paths: dict[str, Path] = {}
+    for text in arguments:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path):
+            raise ConfigError(f"expected NAME=FILE, such as gps=runs/gps/selection.safetensors, got {text!r}")
+        if name in paths:
+            raise ConfigError(f"expected different names, got {name!r} twice")
+        paths[name] = Path(path)
+    return paths
+
+
 def report_overlap(arguments: Sequence[str], *, least: float = 0.5, plots: Path | None = None) -> str:
     """The overlap of the selections in ``NAME=FILE`` arguments, and the sizes of a shared one.
 
@@ -18,12 +31,7 @@ def report_overlap(arguments: Sequence[str], *, least: float = 0.5, plots: Path 
         ConfigError: fewer than two, or not of this form.
         CheckpointError: unreadable, or of different base weights.
     """
-    paths = {}
-    for text in arguments:
-        name, equals, path = text.partition("=")
-        if not (name and equals and path):
-            raise ConfigError(f"expected NAME=FILE, such as gps=runs/gps/selection.safetensors, got {text!r}")
-        paths[name] = Path(path)
+    paths = named_paths(arguments)
     if len(paths) < 2:
         raise ConfigError(f"expected at least two selections with different names, got {', '.join(paths) or 'none'}")
     selections = {name: load_selection(path) for name, path in paths.items()}
