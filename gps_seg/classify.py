@@ -32,6 +32,7 @@ from gps_seg.class_bench import (
     prepare,
 )
 from gps_seg.class_config import ClassConfig
+from gps_seg.class_robustness import find_robustness, score_robustness
 from gps_seg.config import dump_config
 from gps_seg.data.class_items import Item
 from gps_seg.engine import FitResult, fit, make_accelerator, training_mode
@@ -102,6 +103,8 @@ def train_classifier(config: ClassConfig, out: Path, *, resume: bool = False, sa
         return checkpoint.read_json(out / RESULT_FILE, "a result")
     began = time.perf_counter()
     bench = prepare(config)
+    if config.data.robustness:
+        find_robustness(config.data)  # before hours of training
     checkpoint.write_bytes(out / CONFIG_FILE, dump_config(config).encode())
     selection, selection_s = select_or_load(out / SELECTION_FILE, bench.model, lambda: make_selection(bench, say))
     sizes = counts(selection, bench.model)
@@ -120,6 +123,8 @@ def train_classifier(config: ClassConfig, out: Path, *, resume: bool = False, sa
         "total_s": time.perf_counter() - began, **k_facts(selection), "peak_memory_bytes": peak_memory(bench.device),
         **surroundings(bench.device, bench.precision),
     }
+    if config.data.robustness:
+        document["robustness"] = score_robustness(bench, say)
     document["settings"] = config.model_dump(mode="json")
     checkpoint.write_json(out / RESULT_FILE, document)
     say(headline(document))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +24,11 @@ from gps_seg.blocks import parse_blocks
 from gps_seg.checkpoint import read_json, write_bytes
 from gps_seg.class_config import load_class_config
 from gps_seg.config import check_settings, dump_config, load_config
+from gps_seg.data.classes import ADAPTERS
 from gps_seg.errors import ConfigError, TrainingError
 
 FAILED = ".failed.txt"
+MEAN, MEAN_OF_GROUPS = "mean", "mean of groups"  # over all data sets, and over the means of the groups
 Say = Callable[[str], None]
 
 
@@ -36,7 +38,8 @@ class GridConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: Literal["segmentation", "classification"] = Field("segmentation", description="what the base's settings are for")
-    base: Path = Field(description="settings that all cells share, for gps-seg train or classify; relative to the YAML")
+    base: Path = Field(description="settings that all cells share, for gps-seg train or classify; relative to the YAML. Here and "
+                       "in the settings of a classification comparison {data} stands for the data set's name")
     methods: dict[str, dict[str, Any]] = Field(min_length=1, description="name -> settings that make the method, dotted keys")
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     learning_rates: tuple[float, ...] = Field((), description="the grid; empty: the base's rate for all")
@@ -46,7 +49,11 @@ class GridConfig(BaseModel):
     )
     settings: dict[str, Any] = Field({}, description="settings for all cells, over the base's")
     reference: str | None = Field(None, description="method that p-values compare with; default: the first")
-    columns: dict[str, dict[str, float]] = Field({}, description="published numbers shown beside ours, name -> column -> value")
+    columns: dict[str, dict[str, float]] = Field(
+        {}, description="published numbers shown beside ours, method -> column -> value; classification: method -> data set or "
+        "mean -> accuracy in 0..1"
+    )
+    groups: dict[str, tuple[str, ...]] = Field({}, description="classification: name -> data sets whose mean is shown")
     blocks: tuple[str, ...] = Field(("per_image", "dataset"), description="what is scored")
 
 
@@ -59,6 +66,7 @@ class Cell:
     rate: float | None
     folder: Path
     more: tuple[str, ...] = ()
+    data: str = ""
 
     @property
     def failed(self) -> Path:
@@ -102,13 +110,32 @@ def load_grid(path: Path) -> GridConfig:
     if len(set(grid.seeds)) < len(grid.seeds):
         raise ConfigError(f"{path}: seeds: expected different numbers, got {list(grid.seeds)}")
     parse_blocks(",".join(grid.blocks))
-    if grid.task == "classification" and not grid.data:
-        raise ConfigError(f"{path}: data: expected the names of classification data sets, got none")
+    if grid.task == "classification":
+        _check_names(path, grid)
     grid = grid.model_copy(update={"base": path.parent / grid.base})
     for method in grid.methods:
         for rate in grid.learning_rates or (None,):
-            settings_of(grid, Cell(method, grid.seeds[0], rate, path), ())
+            settings_of(grid, Cell(method, grid.seeds[0], rate, path, data=(*grid.data, "")[0]), ())
+        if grid.task == "classification":
+            for data in grid.data:
+                settings_of(grid, Cell(method, grid.seeds[0], None, path, (f"data.name={data}",), data), ())
     return grid
+
+
+def _check_names(path: Path, grid: GridConfig) -> None:
+    """Of a classification comparison: what names a data set, a mean or a method names one of its own. Raises ConfigError."""
+    if not grid.data:
+        raise ConfigError(f"{path}: data: expected the names of classification data sets, got none")
+    shown = (*grid.data, *grid.groups, MEAN, MEAN_OF_GROUPS)
+    checks: list[tuple[str, Collection[str], Iterable[str]]] = [
+        ("data", ADAPTERS, grid.data), ("columns", grid.methods, grid.columns),
+        *((f"columns: {method}", shown, values) for method, values in grid.columns.items()),
+        *((f"groups: {name}", grid.data, members) for name, members in grid.groups.items()),
+    ]
+    for key, allowed, names in checks:
+        for name in names:
+            if name not in allowed:
+                raise ConfigError(f"{path}: {key}: expected one of {', '.join(allowed)}, got {name!r}")
 
 
 def overrides(grid: GridConfig, method: str, seed: int, rate: float | None) -> list[str]:
@@ -141,7 +168,8 @@ def best_rate(tuning: Sequence[Cell]) -> Cell | None:
 def settings_of(grid: GridConfig, cell: Cell, more: Sequence[str]) -> bytes:
     """A cell's resolved settings as YAML. Raises ConfigError for a setting that no run accepts."""
     load = load_config if grid.task == "segmentation" else load_class_config
-    return dump_config(load(grid.base, [*overrides(grid, cell.method, cell.seed, cell.rate), *cell.more, *more])).encode()
+    values = [value.replace("{data}", cell.data) for value in overrides(grid, cell.method, cell.seed, cell.rate)]
+    return dump_config(load(Path(str(grid.base).replace("{data}", cell.data)), [*values, *cell.more, *more])).encode()
 
 
 def run_cells(grid: GridConfig, todo: Sequence[Cell], devices: Sequence[str], say: Say = print) -> None:
