@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -16,7 +17,7 @@ from PIL import Image
 
 from gps_seg.data.classes import ADAPTERS, ClassSplits, Item, load_classification
 from gps_seg.data.images import read_image
-from gps_seg.data.robustness import ALEXNET_ERRORS, imagenet_classes, load_robustness, mce
+from gps_seg.data.robustness import ALEXNET_ERRORS, SETS, imagenet_classes, load_robustness, mce
 from gps_seg.errors import DataError
 
 buffer = io.BytesIO()
@@ -95,6 +96,18 @@ def test_text_lists_are_read_with_the_published_number_of_classes(tmp_path: Path
 def test_the_table_holds_the_papers_twenty_four_tasks_with_1000_training_images_in_each_of_vtab() -> None:
     assert len(FGVC) + len(VTAB) == 24 and all(ADAPTERS[name].train == 1000 for name in VTAB)
     assert all(adapter.where for adapter in ADAPTERS.values())
+
+
+def test_the_data_readme_says_of_every_set_where_it_lies_and_how_large_it_is() -> None:
+    text = (Path(__file__).parent.parent / "data" / "README.md").read_text(encoding="utf-8")
+    for name, adapter in ADAPTERS.items():
+        (row,) = [line for line in text.splitlines() if f"| `{name}` |" in line]
+        assert not adapter.folders or any(f"`{folder}`" in row for folder in adapter.folders) or "Kvasir-SEG" in row, name
+        for number in (adapter.classes, adapter.test):
+            assert number is None or re.search(rf"\b{number}\b", row.replace(",", "")), (name, number)
+    for name, (classes, images, where) in SETS.items():
+        (row,) = [line for line in text.splitlines() if f"| `{name}` |" in line]
+        assert all(part in row.replace(",", "") for part in (str(classes), str(images), where)), name
 
 
 def test_imagenet_is_tested_on_its_val_folder_and_tuned_on_a_share_of_train(tmp_path: Path) -> None:
