@@ -20,9 +20,6 @@ def register(app: typer.Typer) -> None:
         app.command(name)(command)
 
 
-Least = Annotated[float, typer.Option(min=0.0, max=1.0, help="Part of them that must agree on a shared connection.")]
-
-
 def select(
     config: Config,
     overrides: Overrides = None,
@@ -30,7 +27,9 @@ def select(
     tasks: Annotated[
         str | None, typer.Option(help="Comma-separated classification data sets that share a selection; CONFIG is for classify.")
     ] = None,
-    least: Least = 0.5,
+    least: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="With --tasks: share what this part of them chose, not by score.")
+    ] = None,
 ) -> None:
     """Run the selection pass alone and print what would train, block by block; with --tasks, what several tasks share."""
     from gps_seg import checkpoint, recipes, selection
@@ -56,7 +55,7 @@ def overlap(
     selections: Annotated[
         list[str], typer.Argument(help="Files of gps-seg select or of runs, all of one base.", metavar="NAME=FILE")
     ],
-    least: Least = 0.5,
+    least: Annotated[float, typer.Option(min=0.0, max=1.0, help="Part of them that must agree on a shared connection.")] = 0.5,
     plots: Annotated[Path | None, typer.Option(help="Folder for pictures.")] = None,
 ) -> None:
     """Say what several selections share, block by block, and what one shared selection with small rests would hold."""

@@ -67,7 +67,7 @@ class Shared:
     """One selection for all tasks, and what is left for each.
 
     Attributes:
-        common: connections that enough of the tasks chose; all tasks train these.
+        common: connections that all tasks train.
         rests: by task, its other connections; ``common`` and a rest together hold all the task chose.
     """
 
@@ -80,7 +80,7 @@ class Shared:
 
 
 def share(selections: Mapping[str, Selection], least: float = 0.5) -> Shared:
-    """Split the tasks' selections into one that they share and small rests.
+    """Split the tasks' selections into what enough of them chose and small rests.
 
     Args:
         selections: by task, on one base.
@@ -97,11 +97,21 @@ def share(selections: Mapping[str, Selection], least: float = 0.5) -> Shared:
         indices, votes = torch.cat([s.sparse[name] for s in selections.values() if name in s.sparse]).unique(return_counts=True)
         if (votes >= needed).any():
             common[name] = indices[votes >= needed]
-    rests = {task: Selection(_without(selection.sparse, common), selection.dense, selection.base, selection.meta)
-             for task, selection in selections.items()}
     meta = {"method": "gps", "tasks": ", ".join(selections), "least": str(least)}
     meta |= {ENCODER: first.meta[ENCODER]} if ENCODER in first.meta else {}
-    return Shared(Selection(common, first.dense, first.base, meta), rests)
+    return split(selections, Selection(common, first.dense, first.base, meta))
+
+
+def split(selections: Mapping[str, Selection], common: Selection) -> Shared:
+    """What each task chose beyond the common part.
+
+    Raises:
+        CheckpointError: different bases.
+    """
+    check_same_base({**selections, "common": common})
+    rests = {task: Selection(_without(selection.sparse, common.sparse), selection.dense, selection.base, selection.meta)
+             for task, selection in selections.items()}
+    return Shared(common, rests)
 
 
 def _without(sparse: Mapping[str, Tensor], common: Mapping[str, Tensor]) -> dict[str, Tensor]:

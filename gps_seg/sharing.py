@@ -3,40 +3,55 @@
 That every task needs a selection of its own is the limitation that the paper names (Zhang et al., GPS, CVPR 2024). What is
 written is made for ``selection.files``, so that the cost in accuracy can be measured by training with the common part alone,
 with common part and rest, and with the task's own selection.
+
+The common part has the size of one task's selection. Each task's scores are divided by the sum over its own selection, added
+up, and selected from as one task's would be: no other part of that size and level keeps more of the tasks' scores on average.
+The scores of all tasks are held in main memory, four bytes a weight and task.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gps_seg.checkpoint import save_selection, write_json
-from gps_seg.class_bench import prepare
+from gps_seg.class_bench import Bench, prepare
 from gps_seg.class_config import ClassConfig, load_class_config
 from gps_seg.classify import Say, selection_scores
 from gps_seg.errors import ConfigError
 from gps_seg.methods import METHODS
-from gps_seg.overlap import Shared, share, size_of
+from gps_seg.overlap import Shared, share, size_of, split
 from gps_seg.selection import Selection
 
-Mass = Mapping[str, Tensor]
 INDEX_BYTES, VALUE_BYTES = 4, 4  # of a connection in a delta
 COMMON_FILE, REPORT_FILE = "common.safetensors", "shared.json"
 
 
-def share_tasks(path: Path, overrides: Sequence[str], tasks: Sequence[str], out: Path, *, least: float = 0.5,
+@dataclass(frozen=True)
+class Scored:
+    """A task's own selection and the scores (fp32, in the weights' shapes, on the CPU) that it was made from."""
+
+    own: Selection
+    scores: Mapping[str, Tensor]
+
+    def mass(self, selection: Selection) -> float:
+        """Sum of this task's scores over the connections of a selection."""
+        return sum(float(self.scores[name].flatten()[indices].double().sum()) for name, indices in selection.sparse.items())
+
+
+def share_tasks(path: Path, overrides: Sequence[str], tasks: Sequence[str], out: Path, *, least: float | None = None,
                 say: Say = print) -> dict[str, Any]:
-    """Select for each task, split, write ``common.safetensors``, ``own/TASK``, ``rest/TASK`` and ``shared.json``.
+    """Select for each task, share, write ``common.safetensors``, ``own/TASK``, ``rest/TASK`` and ``shared.json``.
 
     Args:
         path, overrides: settings of a classification run of method gps; each task replaces ``data.name``.
         tasks: names of data sets.
         out: folder to make.
-        least: part of the tasks that must have chosen a connection for it to be common, 0..1.
+        least: instead of by scores, the common part holds what this part of the tasks chose, 0..1, whatever its size.
 
     Returns:
         The document in ``shared.json``.
@@ -48,14 +63,15 @@ def share_tasks(path: Path, overrides: Sequence[str], tasks: Sequence[str], out:
     configs = _configs(path, overrides, tasks)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is not empty: choose another --out")
-    found: dict[str, tuple[Selection, Mass]] = {}
+    found: dict[str, Scored] = {}
     for task, config in configs.items():
         say(f"selecting for {task}")
-        found[task] = _select(config, say)
-    own = {task: selection for task, (selection, _) in found.items()}
-    shared = share(own, least)
-    document = {"tasks": {task: _task(selection, mass, shared, task) for task, (selection, mass) in found.items()},
-                "least": least, **_totals(own, shared), "config": str(path)}
+        bench = prepare(config)
+        found[task] = _score(bench, say)
+    own = {task: scored.own for task, scored in found.items()}
+    shared = split(own, _joint(bench, found)) if least is None else share(own, least)
+    document = {"tasks": {task: _task(scored, shared, task) for task, scored in found.items()}, "least": least,
+                **_totals(own, shared), "config": str(path)}
     save_selection(out / COMMON_FILE, shared.common)
     for task in tasks:
         save_selection(out / "own" / f"{task}.safetensors", own[task])
@@ -77,29 +93,34 @@ def _configs(path: Path, overrides: Sequence[str], tasks: Sequence[str]) -> dict
     return configs
 
 
-def _select(config: ClassConfig, say: Say) -> tuple[Selection, Mass]:
-    """A task's own selection, and the score of each of its connections, in the order of the indices."""
-    bench = prepare(config)
+def _score(bench: Bench, say: Say) -> Scored:
     kept: dict[str, Tensor] = {}
 
     def scores(names: Sequence[str]) -> dict[str, Tensor]:
-        kept.update(selection_scores(bench, names, say))
+        kept.update({name: score.cpu() for name, score in selection_scores(bench, names, say).items()})
         return kept
 
-    selection = METHODS["gps"](bench.model, config.selection, scores)
-    return selection, {name: kept[name].flatten().cpu()[indices] for name, indices in selection.sparse.items()}
+    return Scored(METHODS["gps"](bench.model, bench.config.selection, scores), kept)
 
 
-def _task(own: Selection, mass: Mass, shared: Shared, task: str) -> dict[str, Any]:
-    """What the common part keeps of a task's own selection, and what it adds to it."""
-    empty = torch.zeros(0, dtype=torch.long)
-    kept = {name: torch.isin(indices, shared.common.sparse.get(name, empty)) for name, indices in own.sparse.items()}
-    size, in_common = size_of(own), sum(int(inside.sum()) for inside in kept.values())
-    whole = sum(float(values.double().sum()) for values in mass.values())
-    held = sum(float(values[kept[name]].double().sum()) for name, values in mass.items())
-    common, rest = size_of(shared.common), size_of(shared.rests[task])
-    return {"own": size, "connections_kept": in_common / max(1, size), "mass_kept": held / whole if whole else 0.0,
-            "not_chosen": common - in_common, "rest": rest, "trained": common + rest}
+def _joint(bench: Bench, found: Mapping[str, Scored]) -> Selection:
+    """The selection of one task's size that keeps most of all tasks' scores; the encoder is any task's."""
+    total: dict[str, Tensor] = {}
+    for scored in found.values():
+        mass = scored.mass(scored.own) or 1.0
+        for name, score in scored.scores.items():
+            total[name] = total[name].add_(score / mass) if name in total else score / mass
+    joint = METHODS["gps"](bench.model, bench.config.selection, lambda _names: total)
+    return replace(joint, meta={**joint.meta, "tasks": ", ".join(found)})
+
+
+def _task(scored: Scored, shared: Shared, task: str) -> dict[str, Any]:
+    """What the common part keeps of a task's own selection and score, and what it adds."""
+    size, common, rest = size_of(scored.own), size_of(shared.common), size_of(shared.rests[task])
+    mass = scored.mass(scored.own)
+    return {"own": size, "connections_kept": (size - rest) / max(1, size),
+            "mass_kept": scored.mass(shared.common) / mass if mass else 0.0,
+            "not_chosen": common - (size - rest), "rest": rest, "trained": common + rest}
 
 
 def _totals(own: Mapping[str, Selection], shared: Shared) -> dict[str, Any]:

@@ -66,6 +66,18 @@ def test_tasks_share_a_selection_that_classify_trains_with(tmp_path: Path, tree:
                                                     f"selection.files={files}"]), tmp_path / "other", say=silent)
 
 
+def test_the_common_part_has_one_tasks_size_and_keeps_most_of_all_scores(tmp_path: Path, tree: Path) -> None:
+    document = share_tasks(CONFIG, [*SMALL, f"data.root={tree}"], ["digits", "folder"], tmp_path / "shared", say=silent)
+    parts = {path.stem: load_selection(path) for path in (tmp_path / "shared" / "own").iterdir()}
+    common = load_selection(tmp_path / "shared" / "common.safetensors")
+    assert size_of(common) == size_of(parts["digits"]) == document["connections"]["common"]
+    kept = [row["mass_kept"] for row in document["tasks"].values()]
+    for task, row in document["tasks"].items():
+        assert row["connections_kept"] < row["mass_kept"] < 1 and row["not_chosen"] == row["rest"] > 0
+        assert set(common.sparse) == set(parts[task].sparse)
+    assert sum(kept) > 1  # a task's own selection alone keeps 1 of its own and something of the other's
+
+
 def test_the_command_shares_a_selection(tmp_path: Path, tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     app(["select", str(CONFIG), *SMALL, f"data.root={tree}", "selection.score=magnitude", "--tasks", "digits,folder", "--out",
          str(tmp_path / "shared")], standalone_mode=False)
