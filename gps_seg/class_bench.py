@@ -23,9 +23,8 @@ from gps_seg.engine import autocast, resolve_device, resolve_precision
 from gps_seg.errors import CheckpointError
 from gps_seg.methods.inserts import insert_modules
 from gps_seg.models.backbones import load_backbone, normalisation
+from gps_seg.recipes import CONFIG_FILE, RESULT_FILE
 from gps_seg.tasks.classification import Classification, collate
-
-CONFIG_FILE, SELECTION_FILE, RESULT_FILE = "config.yaml", "selection.safetensors", "result.json"
 
 
 @dataclass(frozen=True)

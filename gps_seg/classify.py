@@ -20,17 +20,7 @@ from tqdm import tqdm
 from gps_seg import checkpoint
 from gps_seg.attach import Attached, attach
 from gps_seg.auto_k import TRIALS, Trial, choose_k, is_open, k_facts
-from gps_seg.class_bench import (
-    CONFIG_FILE,
-    RESULT_FILE,
-    SELECTION_FILE,
-    Bench,
-    accuracy,
-    engine_settings,
-    load_splits,
-    predict_items,
-    prepare,
-)
+from gps_seg.class_bench import Bench, accuracy, engine_settings, load_splits, predict_items, prepare
 from gps_seg.class_config import ClassConfig
 from gps_seg.class_robustness import find_robustness, score_robustness
 from gps_seg.config import dump_config
@@ -39,7 +29,7 @@ from gps_seg.engine import FitResult, fit, make_accelerator, training_mode
 from gps_seg.errors import DataError
 from gps_seg.methods import METHODS
 from gps_seg.provenance import peak_memory, surroundings
-from gps_seg.recipes import check_free, describe_counts, select_or_load
+from gps_seg.recipes import CONFIG_FILE, RESULT_FILE, SELECTION_FILE, check_free, describe_counts, select_or_load
 from gps_seg.runlog import RunLog
 from gps_seg.selection import Selection, counts, data_free_scores, gradient_scores
 from gps_seg.statistics import mean_interval

@@ -163,8 +163,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, say: Say = prin
     if main:  # only now, so that a mistake in the settings leaves no folder behind
         checkpoint.write_bytes(out / CONFIG_FILE, dump_config(config).encode())
     accelerator.wait_for_everyone()
-    selection, selection_seconds = select_or_load(out / SELECTION_FILE, bench.model, lambda: make_selection(bench, say),
-                                                  save=main)
+    selection, seconds = select_or_load(out / SELECTION_FILE, bench.model, lambda: make_selection(bench, say), save=main)
     accelerator.wait_for_everyone()
     sizes = counts(selection, bench.model)
     say(describe_counts(config.method, sizes))
@@ -178,7 +177,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, say: Say = prin
     if not main:
         return {}
     checkpoint.save_delta(out, attached, {**describe, "best_step": fitted.best_step})
-    facts = {"selection_s": selection_seconds, "total_s": time.perf_counter() - began, **k_facts(selection)}
+    facts = {"selection_s": seconds, "total_s": time.perf_counter() - began, **k_facts(selection)}
     return _finish(bench, fitted, out, say=say, facts=facts, sizes=sizes)
 
 

@@ -69,6 +69,11 @@ def test_the_papers_means_follow_from_its_rows() -> None:
             assert group_means(values, grid.data, {})["mean"] == pytest.approx(values["mean"], abs=2e-4), method
 
 
+@pytest.mark.parametrize("name", ["compare_classification", "compare_sharing"])
+def test_the_comparisons_that_need_no_download_load(name: str) -> None:
+    assert load_grid(FOLDER.parent / f"{name}.yaml").data == ("digits", "polyp_patches")
+
+
 def test_ablations_leave_out_the_blocks_they_name() -> None:
     one, first = table("fig6a_excluded_blocks").methods, table("fig6b_first_blocks").methods
     assert one["without block 3"]["selection.exclude"] == ["blocks.2.*"] and len(one) == 13
