@@ -57,7 +57,7 @@ class ClassDataConfig(_Section):
     split_seed: int = Field(0, ge=0, description="of the validation share where no list is published, and of few_shot")
     check_counts: bool = Field(True, description="false: accept other numbers of images than the published ones")
     robustness: tuple[Literal["imagenet_a", "imagenet_r", "imagenet_c"], ...] = Field(
-        (), description="of imagenet and protocol final: sets to score at the end, in folders of these names beside ImageNet's"
+        (), description="of imagenet: sets to score at the end of protocol final, in folders of these names beside ImageNet's"
     )
     workers: int = Field(0, ge=0, description="loader processes; 0 reads in the training process")
     augment: ClassAugmentConfig = Field(ClassAugmentConfig(), description="of training images")

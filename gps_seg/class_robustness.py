@@ -18,12 +18,11 @@ def find_robustness(config: ClassDataConfig) -> tuple[Path, dict[str, Path]]:
     """ImageNet's folder, and those of the configured sets beside it: imagenet_a or imagenet-a.
 
     Raises:
-        ConfigError: another data set or protocol.
+        ConfigError: another data set.
         DataError: a folder is not there.
     """
-    if config.name != "imagenet" or config.protocol != "final":
-        raise ConfigError("data.robustness: expected data.name=imagenet and data.protocol=final, got "
-                          f"{config.name} and {config.protocol}")
+    if config.name != "imagenet":
+        raise ConfigError(f"data.robustness: expected data.name=imagenet, whose labels these sets have, got {config.name}")
     imagenet = locate("imagenet", ADAPTERS["imagenet"], config.root)
     found: dict[str, Path] = {}
     for name in config.robustness:

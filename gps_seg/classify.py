@@ -94,7 +94,7 @@ def train_classifier(config: ClassConfig, out: Path, *, resume: bool = False, sa
     began = time.perf_counter()
     bench = prepare(config)
     if config.data.robustness:
-        find_robustness(config.data)  # before hours of training
+        find_robustness(config.data)  # before hours of training, or of tuning for it
     checkpoint.write_bytes(out / CONFIG_FILE, dump_config(config).encode())
     selection, selection_s = select_or_load(out / SELECTION_FILE, bench.model, lambda: make_selection(bench, say))
     sizes = counts(selection, bench.model)
@@ -113,7 +113,7 @@ def train_classifier(config: ClassConfig, out: Path, *, resume: bool = False, sa
         "total_s": time.perf_counter() - began, **k_facts(selection), "peak_memory_bytes": peak_memory(bench.device),
         **surroundings(bench.device, bench.precision),
     }
-    if config.data.robustness:
+    if config.data.robustness and config.data.protocol == "final":
         document["robustness"] = score_robustness(bench, say)
     document["settings"] = config.model_dump(mode="json")
     checkpoint.write_json(out / RESULT_FILE, document)

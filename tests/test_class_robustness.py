@@ -73,6 +73,6 @@ def test_sets_that_are_not_there_or_do_not_fit_stop_the_run_before_it_trains(roo
     with pytest.raises(DataError, match=r"imagenet_r: expected its folder at .*imagenet-r, found none; get it: https"):
         find_robustness(config(root, "imagenet_r").data)
     settings = load_class_config(None, ["data.name=digits", "model.name=tiny", "data.robustness=[imagenet_a]"])
-    with pytest.raises(ConfigError, match="data.robustness: expected data.name=imagenet and data.protocol=final, got digits and"):
+    with pytest.raises(ConfigError, match="data.robustness: expected data.name=imagenet, .* got digits"):
         train_classifier(settings, tmp_path / "run")
     assert not (tmp_path / "run").exists()
