@@ -40,7 +40,9 @@ class Magenta:
     def threshold_of(self, name: str) -> float:
         return 0.5
 
-    def predict(self, pixels: NDArray[np.uint8], name: str | None = None, *, keep: bool = True) -> tuple[NDArray[np.float32], Any]:
+    def predict(
+        self, pixels: NDArray[np.uint8], name: str | None = None, *, keep: bool = True
+    ) -> tuple[NDArray[np.float32], Any]:
         self.calls += 1
         near = np.abs(pixels.astype(np.int64) - MARK).max(axis=2) < 90
         return np.where(near, np.float32(0.9), np.float32(0.05)), None

@@ -17,7 +17,7 @@ from gps_seg.overlap import ENCODER, check_same_base, size_of
 from gps_seg.selection import Selection
 from gps_seg.sharing import share_tasks
 
-CONFIG = Path(__file__).parent.parent / "configs" / "classification" / "small_lite_medsam.yaml"
+CONFIG = Path(__file__).parent.parent / "configs" / "classification" / "small_efficientnet.yaml"
 SMALL = ["model.name=tiny", "data.few_shot=2", "data.check_counts=false", "selection.batch_size=8", "train.batch_size=8",
          "train.max_steps=1", "train.precision=fp32", "device=cpu"]
 
