@@ -4,7 +4,8 @@ The JSON of several sets holds ``sets`` (name -> the document of that set alone)
 
 - ``dice``, ``iou``: for each set the mean over its images with a polyp, then the unweighted mean over sets;
 - ``negatives``: the false-positive rate on frames without a polyp, likewise, over the sets that have such frames;
-- ``by_set``: what was averaged.
+- ``by_set``: what was averaged;
+- ``unseen_3``: Dice and IoU over CVC-ColonDB, ETIS-Larib and CVC-300 alone, where all three are among the sets.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from gps_seg.data.known import GROUPS
 from gps_seg.data.sets import SPLIT, expand, labels, set_pairs
 from gps_seg.evaluation import evaluate_run
 from gps_seg.inference import load_run
@@ -75,12 +77,14 @@ def macro(documents: Mapping[str, Document]) -> dict[str, Any]:
     def over(rows: Sequence[Mapping[str, Any]], key: str) -> float | None:
         return mean(row[key] for row in rows) if rows else None
 
+    three = [by_set[name] for name in GROUPS["unseen-3"] if name in by_set]
+    unseen = {"unseen_3": {key: over(three, key) for key in ("dice", "iou")}} if len(three) == 3 else {}
     return {
         "aggregation": "unweighted mean over sets of each set's mean over its images with a polyp", "sets": len(positive),
         "dice": over(positive, "dice"), "iou": over(positive, "iou"),
         "negatives": {"sets": len(negative), "frames": sum(row["negatives"] for row in negative),
                       "false_positive_rate": over(negative, "false_positive_rate")},
-        "by_set": by_set,
+        "by_set": by_set, **unseen,
     }
 
 
@@ -101,5 +105,7 @@ def macro_line(found: Mapping[str, Any]) -> str:
              f"({negative['frames']} frames, {negative['sets']} sets)" if negative["sets"] else "no frames without a polyp")
     if not found["sets"]:
         return f"macro: no set has images with a polyp; {apart}"
+    three = found.get("unseen_3")
+    apart += f"; unseen-3 mDice {three['dice']:.4f} mIoU {three['iou']:.4f}" if three else ""
     return (f"macro mDice {found['dice']:.4f} mIoU {found['iou']:.4f} "
             f"(unweighted mean over {found['sets']} sets, images with a polyp); {apart}")

@@ -133,6 +133,11 @@ def test_means_over_sets_leave_out_sets_that_have_no_such_images() -> None:
     assert found["negatives"] == {"sets": 2, "frames": 3, "false_positive_rate": 0.5}
     assert macro_line(macro({"c": document((0, 0, 1.0))})).startswith("macro: no set has images with a polyp; frames without")
     assert macro_line(macro({"b": document((5, 0, 0.9))})).endswith("; no frames without a polyp")
+    assert "unseen_3" not in found
+    three = {"cvc-300": document((5, 0, 0.9)), "etis-larib": document((5, 0, 0.6)), "cvc-colondb": document((5, 0, 0.3))}
+    found = macro({**three, "kvasir-seg": document((5, 0, 1.0))})
+    assert found["unseen_3"]["dice"] == pytest.approx(0.6) and found["dice"] == pytest.approx(0.7)
+    assert "; unseen-3 mDice 0.6000 mIoU" in macro_line(found)
 
 
 def test_a_comparison_takes_the_same_names_and_refuses_what_is_missing_before_training(home: Path) -> None:

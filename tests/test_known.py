@@ -153,7 +153,7 @@ def test_a_missing_set_says_where_to_get_it_and_an_unknown_name_which_is_near() 
         with pytest.raises(DataError, match=f"got '{wrong}'; did you mean '{right}"):
             expand([wrong])
     with pytest.raises(DataError, match="gps-seg data list shows all names"):
-        set_pairs("nonsense")
+        set_pairs("qqqq")
 
 
 def test_two_masks_of_one_image_and_unpaired_files_are_named(home: Path) -> None:

@@ -102,4 +102,7 @@ KNOWN: dict[str, KnownSet] = {
 }
 
 # Names that stand for several sets.
-GROUPS = {"pranet-test": ("cvc-300", "pranet-clinicdb", "cvc-colondb", "etis-larib", "pranet-kvasir")}
+GROUPS = {
+    "pranet-test": ("cvc-300", "pranet-clinicdb", "cvc-colondb", "etis-larib", "pranet-kvasir"),
+    "unseen-3": ("cvc-colondb", "etis-larib", "cvc-300"),  # of PraNet's five tests, those whose training images it never saw
+}
