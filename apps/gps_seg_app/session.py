@@ -1,0 +1,131 @@
+"""What the app remembers of each open page: in memory, bounded, and gone when the page closes."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gps_seg_app.desk import Desk
+from gps_seg_app.intake import Picture
+
+MOST_SESSIONS = 64
+MOST_BYTES = 3_000_000_000  # of pictures and maps in all sessions together
+IDLE_SECONDS = 7200.0
+BYTES_A_PIXEL = 3 + 4 + 4 + 1 + 1  # picture, two maps, mask, field
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One picture of a gallery."""
+
+    data: bytes
+    caption: str
+    alt: str
+
+
+@dataclass(eq=False)
+class Session:
+    """One open page.
+
+    Attributes:
+        token: what its pictures and exports are fetched by; cannot be guessed.
+        version: counts up with every change of what is shown, so that no browser shows an old picture.
+        frames: of a DICOM object with several; ``frame`` is the one at work.
+        galleries: pictures of "batch" and "compare".
+        products: files to take away, by name: bytes, or a path in the private folder.
+        clip: what the video tab draws.
+        jobs: events that stop what is running, by tab.
+    """
+
+    token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    used: float = field(default_factory=time.monotonic)
+    version: int = 0
+    picture: Picture | None = None
+    desk: Desk | None = None
+    frames: list[Picture] = field(default_factory=list, repr=False)
+    galleries: dict[str, list[Shown]] = field(default_factory=dict, repr=False)
+    products: dict[str, bytes | Path] = field(default_factory=dict, repr=False)
+    clip: dict[str, Any] = field(default_factory=dict, repr=False)
+    jobs: dict[str, threading.Event] = field(default_factory=dict, repr=False)
+    cache: dict[str, bytes] = field(default_factory=dict, repr=False)
+
+    def changed(self) -> str:
+        """Count up, and return the mark by which the browser learns of it."""
+        with self.lock:
+            self.version += 1
+            return self.mark
+
+    @property
+    def mark(self) -> str:
+        """Token and version."""
+        return f"{self.token}:{self.version}"
+
+    @property
+    def size(self) -> int:
+        """Bytes held, about."""
+        pixels = 0 if self.picture is None else self.picture.pixels.size // 3
+        gallery = sum(len(shown.data) for group in self.galleries.values() for shown in group)
+        return (BYTES_A_PIXEL * pixels + gallery + sum(frame.pixels.nbytes for frame in self.frames)
+                + sum(len(data) for data in self.cache.values()))
+
+    def close(self) -> None:
+        """Stop what runs, delete what lies on the disk, forget the pictures."""
+        for stop in self.jobs.values():
+            stop.set()
+        for product in self.products.values():
+            if isinstance(product, Path):
+                product.unlink(missing_ok=True)
+        with self.lock:
+            self.picture = self.desk = None
+            self.frames, self.galleries, self.products, self.clip, self.cache = [], {}, {}, {}, {}
+
+
+class Sessions:
+    """All open pages by the browser's session name; the least recently used go when there are too many or too large."""
+
+    def __init__(self, *, most: int = MOST_SESSIONS, most_bytes: int = MOST_BYTES, idle_seconds: float = IDLE_SECONDS) -> None:
+        self.most, self.most_bytes, self.idle_seconds = most, most_bytes, idle_seconds
+        self._lock = threading.Lock()
+        self._by_name: OrderedDict[str, Session] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def get(self, name: str) -> Session:
+        """The session of a page, made if it is new."""
+        with self._lock:
+            session = self._by_name.setdefault(name, Session())
+            session.used = time.monotonic()
+            self._by_name.move_to_end(name)
+            leaving = self._leaving()
+        for gone in leaving:
+            gone.close()
+        return session
+
+    def by_token(self, token: str) -> Session | None:
+        """The session that gave out a token."""
+        with self._lock:
+            return next((one for one in self._by_name.values() if secrets.compare_digest(one.token.encode(), token.encode())), None)
+
+    def drop(self, name: str) -> None:
+        """Forget a page."""
+        with self._lock:
+            session = self._by_name.pop(name, None)
+        if session is not None:
+            session.close()
+
+    def _leaving(self) -> list[Session]:
+        """Takes out the oldest until the rest fits; the newest, which is being asked for, always stays."""
+        gone = []
+        total, now = sum(one.size for one in self._by_name.values()), time.monotonic()
+        for name, one in list(self._by_name.items())[:-1]:
+            if len(self._by_name) > self.most or total > self.most_bytes or now - one.used > self.idle_seconds:
+                total -= one.size
+                gone.append(self._by_name.pop(name))
+        return gone
