@@ -17,7 +17,7 @@ from gps_seg_app.corrections import Edits
 from gps_seg_app.intake import Picture
 from gps_seg_app.limits import AppError
 from gps_seg_app.quality import assess
-from gps_seg_app.regions import find
+from gps_seg_app.regions import Mask, find
 from gps_seg_app.result import Result
 
 if TYPE_CHECKING:
@@ -54,6 +54,11 @@ class Step:
     def prompted(self) -> bool:
         """Whether the model is asked again."""
         return bool(self.points) or self.box is not None
+
+    @property
+    def touched(self) -> bool:
+        """Whether anything was said at all."""
+        return self.prompted or bool(self.strokes)
 
 
 class Desk:
@@ -113,7 +118,7 @@ class Desk:
     def stroke(self, places: Sequence[Place], radius: float, *, add: bool) -> None:
         """Paint or erase along a line. Raises AppError for no place, or a radius that is not positive."""
         stroke = Stroke(tuple(places), radius, add)
-        mask = _painted(self.mask, (stroke,))
+        mask = _painted(self.finding.mask, (stroke,))
         self._to(replace(self.step, strokes=(*self.step.strokes, stroke)), mask=mask)
 
     def undo(self) -> None:
@@ -126,7 +131,7 @@ class Desk:
 
     def reset(self) -> None:
         """Back to the model's own answer; can itself be undone."""
-        if self.step != Step():
+        if self.step.touched:
             self._to(Step())
 
     def set_threshold(self, threshold: float) -> None:
@@ -149,19 +154,19 @@ class Desk:
 
     def result(self) -> Result:
         """Everything an export says about the picture as it stands."""
-        edits = Edits.start(self.first > self.threshold).replace(self.mask)
-        edited = edits.edited and self.step != Step()
-        corrected = self.mask if self.step != Step() else None
-        finding = find(self.probability, self.threshold, self.assessment, corrected)
-        return Result(self.picture, self.probability, finding, self.assessment, self.threshold, edited=edited,
-                      dice_to_model=edits.dice if edited else None, timing=self.timing)
+        edited, dice = False, None
+        if self.step.touched:
+            edits = Edits.start(find(self.first, self.threshold, self.assessment).mask).replace(self.finding.mask)
+            edited, dice = edits.edited, edits.dice if edits.edited else None
+        return Result(self.picture, self.probability, self.finding, self.assessment, self.threshold, edited=edited,
+                      dice_to_model=dice, timing=self.timing)
 
     def _check(self, places: Sequence[Place]) -> None:
         height, width = self.picture.pixels.shape[:2]
         if not all(0 <= x < width and 0 <= y < height for x, y in places):
             raise AppError(f"Expected places within the picture, x from 0 to {width - 1} and y from 0 to {height - 1}.")
 
-    def _to(self, step: Step, mask: NDArray[np.bool_] | None = None) -> None:
+    def _to(self, step: Step, mask: Mask | None = None) -> None:
         before = self.step
         self._steps = [*self._steps[: self._at + 1], step][-MOST_STEPS - 1 :]
         self._at = len(self._steps) - 1
@@ -171,13 +176,11 @@ class Desk:
         before, self._at = self.step, at
         self._follow(before, None)
 
-    def _follow(self, before: Step, mask: NDArray[np.bool_] | None) -> None:
+    def _follow(self, before: Step, mask: Mask | None) -> None:
         if (before.points, before.box) != (self.step.points, self.step.box):
             self._ask()
-        elif mask is not None:
-            self.mask = mask
         else:
-            self._cut()
+            self._cut(mask)
 
     def _ask(self) -> None:
         """The probabilities under the prompts of this step; the picture's embedding is kept, so this is the decoder alone."""
@@ -189,14 +192,14 @@ class Desk:
             self.probability = self.predictor.probability(self._embedding, self.step.points, self.step.box)
         self._cut()
 
-    def _cut(self) -> None:
-        if self.step == Step():  # specks and what lies outside the field go, as in the answer
-            self.mask = find(self.probability, self.threshold, self.assessment).mask
-        else:
-            self.mask = _painted(self.probability > self.threshold, self.step.strokes)
+    def _cut(self, mask: Mask | None = None) -> None:
+        """Regions of the model's own answer, or of a corrected mask (``mask`` if it is known already)."""
+        if self.step.touched and mask is None:
+            mask = _painted(self.probability > self.threshold, self.step.strokes)
+        self.finding = find(self.probability, self.threshold, self.assessment, mask if self.step.touched else None)
 
 
-def _painted(mask: NDArray[np.bool_], strokes: Sequence[Stroke]) -> NDArray[np.bool_]:
+def _painted(mask: Mask, strokes: Sequence[Stroke]) -> Mask:
     """The mask after the strokes. The brush counts from the centre of the first pixel, the page from its corner."""
     edits = Edits.start(mask)
     for stroke in strokes:

@@ -30,10 +30,10 @@ function gesture(made) {
   type("#gesture", JSON.stringify({ ...made, count }));
 }
 
-async function follow(kind, mark) {
+async function follow(kind, text) {
+  const [mark, token, version] = text.match(/([\w-]{20,}):(\d+)/) || [];
   if (!mark || seen[kind] === mark) return;
   seen[kind] = mark;
-  const [token, version] = mark.split(":");
   const answer = await fetch(`/scene/${token}/${kind}?version=${version}`);
   if (!answer.ok || seen[kind] !== mark) return;
   const scene = await answer.json();
@@ -60,7 +60,7 @@ function join() {
   for (const [kind, place] of [["image", host], ["video", clip], ["batch", document.querySelector("#batch-gallery")],
     ["compare", document.querySelector("#compare-gallery")]]) {
     const mark = document.querySelector(`#${kind}-mark`);
-    if (place && mark) follow(kind, mark.textContent.trim());
+    if (place && mark) follow(kind, mark.textContent);
   }
   for (const words of document.querySelectorAll(".words:not([aria-live])")) {
     words.setAttribute("role", "status");

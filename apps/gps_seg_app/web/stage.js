@@ -47,7 +47,7 @@ export class Stage {
     this.wipe.title = "100: all layers; 0: the picture alone";
     for (const [text, label, act] of [["−", "Zoom out", () => this.scale(1 / 1.5)], ["Fit", "Fit to the page", () => this.scale(0)],
       ["1:1", "One picture pixel per screen pixel", () => this.scale("native")], ["+", "Zoom in", () => this.scale(1.5)],
-      ["⛶", "Full screen", () => this.fullscreen()]]) {
+      ["Full", "Full screen", () => this.fullscreen()]]) {
       const button = make("button", { type: "button", "aria-label": label, title: label }, text);
       button.addEventListener("click", act);
       this.bar.append(button);

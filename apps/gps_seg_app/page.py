@@ -1,0 +1,70 @@
+"""The page: banner, tabs, and what each of them is told. Text and numbers only in tables; no HTML is ever made from input."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import gradio as gr
+
+from gps_seg.errors import GpsSegError
+from gps_seg_app import page_batch, page_card, page_compare, page_image, page_video
+from gps_seg_app.loading import Models
+from gps_seg_app.model_card import DISCLAIMER
+from gps_seg_app.page_parts import PRIVATE, VIEW, Context
+from gps_seg_app.server import Settings
+from gps_seg_app.session import Sessions
+
+CSS = (Path(__file__).parent / "web" / "page.css").read_text(encoding="utf-8")
+HEAD = '<script type="module" src="/app/page.js"></script>'
+QUEUE = 16  # events that may wait; one more is told to come back
+
+
+def theme() -> gr.themes.Base:
+    """Gradio's default with its local fonts (a Google font would call out) and colours of enough contrast."""
+    return gr.themes.Default(primary_hue="blue", secondary_hue="slate", neutral_hue="slate", font=["system-ui", "sans-serif"],
+                             font_mono=["ui-monospace", "monospace"])
+
+
+def build_page(models: Models, sessions: Sessions, settings: Settings) -> gr.Blocks:
+    """All tabs, wired to the model and to the sessions."""
+    context = Context(models, sessions, settings.limits, settings.save_folder)
+    with gr.Blocks(analytics_enabled=False, title="gps-seg", fill_width=True, delete_cache=(600, 1800)) as page:
+        gr.Markdown(f"# gps-seg: polyp segmentation\n\n**{DISCLAIMER}**", elem_id="banner")
+        status = gr.Markdown(models.status, elem_id="status", elem_classes=["words"])
+        with gr.Tabs():
+            with gr.Tab("Image", id="image"):
+                page_image.build(context)
+            with gr.Tab("Batch", id="batch"):
+                page_batch.build(context)
+            with gr.Tab("Video", id="video"):
+                page_video.build(context)
+            if len(models.runs) > 1:
+                with gr.Tab("Compare", id="compare"):
+                    page_compare.build(context)
+            with gr.Tab("About", id="about"):
+                page_card.build(context)
+        timer = gr.Timer(0.5)
+        timer.tick(functools.partial(_tell, models), None, [status, timer], **VIEW, **PRIVATE)
+
+        def leave(request: gr.Request) -> None:
+            sessions.drop(str(request.session_hash))
+
+        page.unload(leave)
+        page.queue(max_size=QUEUE, default_concurrency_limit=1, api_open=False)
+    return page
+
+
+def _tell(models: Models) -> tuple[str, gr.Timer]:
+    """The state of the model until there is one; then how it runs, and no more questions."""
+    return _machine(models), gr.Timer(active=not models.ready)
+
+
+def _machine(models: Models) -> str:
+    if not models.ready:
+        return models.status
+    try:
+        predictor = models.get(wait_seconds=0)
+    except GpsSegError as error:
+        return str(error)
+    return "The model is ready. Probabilities are " + ("calibrated." if predictor.calibrated else "not calibrated.")
