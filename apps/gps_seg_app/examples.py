@@ -9,7 +9,7 @@ import numpy as np
 from gps_seg.data.phantom import phantom
 from gps_seg_app.intake import Picture
 
-EXAMPLES = {"One polyp": 1, "Several polyps": 3, "No polyp": 0, "Too dark": 1}
+EXAMPLES = {"One polyp": 8, "Several polyps": 10, "No polyp": 4, "Too dark": 8}  # the scene of each
 SIZE = (576, 768)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gps_seg_app.outlines import polygons
+from gps_seg_app.render import COLORS, FAINT
 from gps_seg_app.result import Result
 
 Pixels = NDArray[np.uint8]
@@ -20,12 +21,11 @@ def picture_png(pixels: Pixels, side: int = LARGEST_SIDE) -> bytes:
 
 
 def map_png(values: NDArray[np.float32], largest: float) -> bytes:
-    """A map (H, W) as a coloured layer; opaque where it is high. The scale is 0 to ``largest`` for every picture."""
+    """A map (H, W) as a coloured layer, clear where it is nearly zero. The scale is 0 to ``largest`` for every picture."""
     small = _shrunk(values, MAP_SIDE)
     level = (np.clip(small / largest, 0, 1) * 255).astype(np.uint8)
-    colours = cv2.applyColorMap(level, cv2.COLORMAP_INFERNO)
-    alpha = cv2.LUT(level, np.clip(np.arange(256) * 3, 0, 255).astype(np.uint8))
-    return _png(np.dstack([colours, alpha]))
+    alpha = np.where(small >= FAINT * largest, 255, 0).astype(np.uint8)
+    return _png(np.dstack([COLORS[level][..., ::-1], alpha]))
 
 
 def rings(result: Result) -> list[list[list[list[int]]]]:

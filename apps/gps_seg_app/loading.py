@@ -62,7 +62,9 @@ class Models:
         try:
             from gps_seg_app.predictor import Predictor
 
-            self._predictor = Predictor(self.runs, device=self.device)
+            predictor = Predictor(self.runs, device=self.device)
+            predictor.warm_up()
+            self._predictor = predictor
         except GpsSegError as error:
             self._problem = f"The model could not be loaded: {error}"
         except Exception as error:  # the page must say something, whatever happened

@@ -34,7 +34,7 @@ def build_page(models: Models, sessions: Sessions, settings: Settings) -> gr.Blo
         status = gr.Markdown(models.status, elem_id="status", elem_classes=["words"])
         with gr.Tabs():
             with gr.Tab("Image", id="image"):
-                page_image.build(context)
+                threshold = page_image.build(context)
             with gr.Tab("Batch", id="batch"):
                 page_batch.build(context)
             with gr.Tab("Video", id="video"):
@@ -45,7 +45,7 @@ def build_page(models: Models, sessions: Sessions, settings: Settings) -> gr.Blo
             with gr.Tab("About", id="about"):
                 page_card.build(context)
         timer = gr.Timer(0.5)
-        timer.tick(functools.partial(_tell, models), None, [status, timer], **VIEW, **PRIVATE)
+        timer.tick(functools.partial(_tell, models), [threshold], [status, timer, threshold], **VIEW, **PRIVATE)
 
         def leave(request: gr.Request) -> None:
             sessions.drop(str(request.session_hash))
@@ -55,16 +55,14 @@ def build_page(models: Models, sessions: Sessions, settings: Settings) -> gr.Blo
     return page
 
 
-def _tell(models: Models) -> tuple[str, gr.Timer]:
-    """The state of the model until there is one; then how it runs, and no more questions."""
-    return _machine(models), gr.Timer(active=not models.ready)
-
-
-def _machine(models: Models) -> str:
+def _tell(models: Models, threshold: float) -> tuple[str, gr.Timer, float]:
+    """The state of the model until there is one; then how it runs and its own threshold, and no more questions."""
     if not models.ready:
-        return models.status
+        return models.status, gr.Timer(active=True), threshold
     try:
         predictor = models.get(wait_seconds=0)
     except GpsSegError as error:
-        return str(error)
-    return "The model is ready. Probabilities are " + ("calibrated." if predictor.calibrated else "not calibrated.")
+        return str(error), gr.Timer(active=False), threshold
+    known = "calibrated" if predictor.calibrated else "not calibrated: take them as an order, not as chances"
+    chosen = predictor.threshold if threshold == page_image.THRESHOLD else threshold
+    return f"The model is ready on {predictor.device}. Its probabilities are {known}.", gr.Timer(active=False), round(chosen, 2)

@@ -25,6 +25,7 @@ TOOLS = [("Look", "look"), ("Add point", "point add"), ("Remove point", "point r
          ("Brush: add", "brush add"), ("Brush: erase", "brush erase")]
 FILES = {"all.zip": "All in one zip", "mask.png": "Mask", "overlay.png": "Overlay", "probability.png": "Probability",
          "result.json": "JSON", "regions.csv": "CSV", "report.pdf": "PDF report"}
+THRESHOLD = 0.5  # until the model brings its own
 SPREAD = ("Disagreement: the spread of the model's answers to the flipped and resized picture. It shows where the answer is fragile; "
           "it is not a probability of error.")
 
@@ -55,8 +56,8 @@ class Parts:
         return list(vars(self).values())
 
 
-def build(context: Context) -> None:
-    """Lay the tab out and wire it."""
+def build(context: Context) -> gr.Slider:
+    """Lay the tab out and wire it. Returns the threshold, which the model sets once it is there."""
     with gr.Row(elem_classes=["intake"]):
         upload = gr.File(label="Picture: JPEG, PNG, TIFF, BMP, WebP or DICOM; drop, choose, or paste with Ctrl-V", height=110,
                          elem_id="upload", elem_classes=["upload"], scale=3, min_width=280)
@@ -72,6 +73,7 @@ def build(context: Context) -> None:
             parts, tools = _panel(context, upload, frame)
     parts.table.render()
     _wire(context, parts, tools, buttons)
+    return parts.threshold
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def _panel(context: Context, upload: gr.File, frame: gr.Slider) -> tuple[Parts, 
     notes = gr.Markdown(elem_id="notes", elem_classes=["words"])
     model = gr.Dropdown(list(context.models.runs), value=next(iter(context.models.runs)), label="Model",
                         visible=len(context.models.runs) > 1, elem_id="model")
-    threshold = gr.Slider(0.01, 0.99, value=0.5, step=0.01, label="Threshold: probability above which a pixel belongs to a region",
+    threshold = gr.Slider(0.01, 0.99, value=THRESHOLD, step=0.01, label="Threshold: probability above which a pixel belongs to a region",
                           elem_id="threshold")
     tools, undo, redo, reset = _tools()
     with gr.Accordion("More", open=False):
