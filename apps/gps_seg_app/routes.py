@@ -98,7 +98,8 @@ def _other_scene(session: Session, kind: str) -> dict[str, Any]:
     if kind == "video":
         return session.clip or {"source": ""}
     shown = session.galleries.get(kind, [])
-    return {"pictures": [{"source": f"/picture/{session.token}/{kind}/{index}-{session.version}", "caption": one.caption, "alt": one.alt}
+    place = f"/picture/{session.token}/{kind}"
+    return {"pictures": [{"source": f"{place}/{index}-{session.version}" if one.data else "", "caption": one.caption, "alt": one.alt}
                          for index, one in enumerate(shown)]}
 
 

@@ -11,6 +11,24 @@ from pathlib import Path
 from types import TracebackType
 
 
+PREFIX = "gps-seg-app-"
+
+
+def remove_leftovers(place: Path) -> None:
+    """Remove the private folders of this user's apps that were killed. Elsewhere than on POSIX they stay to the system."""
+    if os.name != "posix":
+        return
+    for folder in place.glob(f"{PREFIX}*-*"):
+        number = folder.name.removeprefix(PREFIX).partition("-")[0]
+        try:
+            if number.isdigit() and folder.stat().st_uid == os.getuid():
+                os.kill(int(number), 0)
+        except ProcessLookupError:
+            shutil.rmtree(folder, ignore_errors=True)
+        except OSError:
+            continue
+
+
 class Scratch:
     """A folder of mode 0700 that all temporary files of this process go to; emptied by age, and removed on leaving.
 
@@ -24,7 +42,8 @@ class Scratch:
         self._stop = threading.Event()
 
     def __enter__(self) -> Scratch:
-        self.folder = Path(tempfile.mkdtemp(prefix="gps-seg-app-"))  # mkdtemp makes it 0700
+        remove_leftovers(Path(tempfile.gettempdir()))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))  # mkdtemp makes it 0700
         self._before = (tempfile.tempdir, os.environ.get("GRADIO_TEMP_DIR"))
         tempfile.tempdir = str(self.folder)  # half-read uploads too
         os.environ["GRADIO_TEMP_DIR"] = str(self.folder / "gradio")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import stat
 import threading
 import webbrowser
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -145,7 +147,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     try:
         import uvicorn
 
-        with Scratch() as scratch:
+        with Scratch(), _terminable():
             models = Models(settings.runs, device=settings.device)
             app = build(settings, models, port)
             config = uvicorn.Config(app, log_level="error", access_log=False, server_header=False, ws="none", lifespan="on",
@@ -153,13 +155,30 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
             server = uvicorn.Server(config)
             threading.Thread(target=_when_up, args=(server, models, settings, announce, port), daemon=True).start()
             server.run(sockets=[place])
-            del scratch
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in ("gradio", "fastapi", "uvicorn", "av", "pydicom", "reportlab", "pycocotools"):
             raise
         raise ConfigError(f"the app needs {error.name}, which is not installed: pip install 'gps-seg[app]'") from None
     finally:
         place.close()
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """A termination signal leaves in order, as Ctrl-C does, so that the private folder is removed."""
+
+    def leave(number: int, frame: object) -> None:
+        del frame
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _when_up(server: object, models: Models, settings: Settings, announce: Callable[[str], None], port: int) -> None:

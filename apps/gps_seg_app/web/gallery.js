@@ -9,6 +9,14 @@ export function fillGallery(host, scene) {
     host.append(grid);
   }
   grid.replaceChildren(...scene.pictures.map((picture) => {
+    const caption = document.createElement("figcaption");
+    caption.textContent = picture.caption;
+    const figure = document.createElement("figure");
+    if (!picture.source) {
+      figure.className = "gs-unread";
+      figure.append(caption);
+      return figure;
+    }
     const image = document.createElement("img");
     image.src = picture.source;
     image.alt = picture.alt;
@@ -18,9 +26,6 @@ export function fillGallery(host, scene) {
     link.target = "_blank";
     link.rel = "noopener";
     link.append(image);
-    const caption = document.createElement("figcaption");
-    caption.textContent = picture.caption;
-    const figure = document.createElement("figure");
     figure.append(link, caption);
     return figure;
   }));
