@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gps_seg.cli_options import Device, Json
+from gps_seg.cli_options import Device, Json, RunFolder
 
 app = typer.Typer(no_args_is_help=True, help="Measure what training and scoring cost.", rich_markup_mode=None)
 
@@ -56,3 +56,18 @@ def benchmark_score(
     from gps_seg import score_benchmark
 
     typer.echo(score_benchmark.benchmark(images, size, json_path=json))
+
+
+@app.command("app")
+def benchmark_app(
+    run: RunFolder,
+    users: Annotated[int, typer.Option(min=1, max=64, help="At the same time.")] = 10,
+    seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long they work.")] = 60,
+    repetitions: Annotated[int, typer.Option(min=1, max=50, help="Pictures of the single user.")] = 5,
+    json: Json = None,
+    device: Device = "auto",
+) -> None:
+    """Measure how long users of the clinician's app wait, one alone and many at once, on this machine's own address."""
+    from gps_seg_app import benchmark as app_benchmark
+
+    typer.echo(app_benchmark.benchmark(run, users=users, seconds=seconds, repetitions=repetitions, device=device, json_path=json))

@@ -82,7 +82,7 @@ def served(folder: Path, *arguments: object, environment: dict[str, str] | None 
         finally:
             process.terminate()
             process.wait(20)
-    assert "Traceback" not in log.read_text()
+    assert "Traceback" not in log.read_text(), log.read_text()
     assert refused.read_text() == ""
     assert not list(temp.glob("gps-seg-app-*"))
 

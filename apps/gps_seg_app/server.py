@@ -150,7 +150,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         with Scratch(), _terminable():
             models = Models(settings.runs, device=settings.device)
             app = build(settings, models, port)
-            config = uvicorn.Config(app, log_level="error", access_log=False, server_header=False, ws="none", lifespan="on",
+            config = uvicorn.Config(app, log_level="critical", access_log=False, server_header=False, ws="none", lifespan="on",
                                     timeout_graceful_shutdown=2, limit_concurrency=512)
             server = uvicorn.Server(config)
             threading.Thread(target=_when_up, args=(server, models, settings, announce, port), daemon=True).start()

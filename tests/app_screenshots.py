@@ -1,0 +1,144 @@
+"""Draws docs/app-*.png: each state of the page, on drawn scenes only. ``python tests/app_screenshots.py RUN OTHER_RUN docs``"""
+
+from __future__ import annotations
+
+import io
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from app_server import served
+from PIL import Image
+from playwright.sync_api import Page, expect, sync_playwright
+
+from gps_seg.data.phantom import phantom
+
+SWITCHES = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+            "--disable-component-update", "--disable-sync")
+LONG = 120_000  # ms
+
+
+def drawn_clip(path: Path, frames: int = 40) -> Path:
+    """A clip that pans over a scene; its first quarter shows another scene, without a polyp."""
+    scene, empty = phantom(8, size=(320, 480))[0], phantom(4, size=(320, 480))[0]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10, width=320, height=240, pix_fmt="yuv420p")
+        for number in range(frames):
+            pixels = np.ascontiguousarray((empty if number < frames // 4 else scene)[40:280, 60 + number : 380 + number])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def drawn_zip(path: Path, scenes: int = 7) -> Path:
+    """A zip of scenes and one file that is no picture."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(scenes):
+            archive.writestr(f"{number}.png", cv2.imencode(".png", phantom(number, size=(288, 384))[0][..., ::-1])[1].tobytes())
+        archive.writestr("notes.png", b"not a picture")
+    return path
+
+
+def keep(page: Page, folder: Path, name: str, *, whole: bool = True) -> None:
+    """A PNG of the page in 128 colours, below 250 kB."""
+    page.wait_for_timeout(700)
+    picture = Image.open(io.BytesIO(page.screenshot(full_page=whole))).convert("RGB")
+    for colors in (200, 96, 48, 24):
+        picture.quantize(colors, dither=Image.Dither.NONE).save(folder / f"app-{name}.png", optimize=True)
+        if (folder / f"app-{name}.png").stat().st_size < 240_000:
+            return
+
+
+def wait(page: Page, place: str, words: str) -> None:
+    expect(page.locator(place)).to_contain_text(words, timeout=LONG)
+
+
+def image_states(page: Page, folder: Path) -> None:
+    keep(page, folder, "empty")
+    page.get_by_role("button", name="One polyp").click()
+    wait(page, "#words", "Polyp-like regions")
+    keep(page, folder, "found")
+    page.get_by_label("Heat map").check()
+    page.get_by_label("Fill").check()
+    page.get_by_role("button", name="More").click()
+    page.locator("#spread").click()
+    wait(page, "#image-stage", "Disagreement")
+    keep(page, folder, "layers")
+    page.get_by_label("Heat map").uncheck()
+    page.get_by_label("Disagreement").uncheck()
+    page.get_by_label("Before / after").fill("50")
+    page.get_by_label("Add point").check()
+    box = page.locator(".gs-canvas").bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + box["width"] * 0.2, box["y"] + box["height"] * 0.3)
+    page.wait_for_timeout(800)
+    page.get_by_label("Brush: add").check()
+    page.mouse.move(box["x"] + 80, box["y"] + 200)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 200, box["y"] + 260, steps=8)
+    page.mouse.up()
+    wait(page, "#notes", "Corrected by hand")
+    page.locator("#save").click()
+    wait(page, "#saved", "gps-seg train")
+    keep(page, folder, "corrected")
+    page.get_by_role("button", name="No polyp").click()
+    wait(page, "#words", "does not exclude")
+    keep(page, folder, "none")
+    page.get_by_role("button", name="Too dark").click()
+    wait(page, "#words", "Not assessable")
+    keep(page, folder, "not-assessable")
+    page.locator("#upload input[type=file]").set_input_files({"name": "scan.png", "mimeType": "image/png", "buffer": b"<html>"})
+    wait(page, "#words", "Expected")
+    keep(page, folder, "invalid", whole=False)
+
+
+def other_tabs(page: Page, folder: Path, inputs: Path) -> None:
+    page.get_by_role("tab", name="Batch").click()
+    page.locator("#batch-upload input[type=file]").set_input_files(drawn_zip(inputs / "scenes.zip"))
+    page.wait_for_timeout(1500)
+    page.locator("#batch-start").click()
+    wait(page, "#batch-words", "Done:")
+    keep(page, folder, "batch")
+    page.get_by_role("tab", name="Video").click()
+    page.locator("#video-upload input[type=file]").set_input_files(drawn_clip(inputs / "clip.mp4"))
+    page.wait_for_timeout(1500)
+    page.locator("#video-start").click()
+    wait(page, "#video-words", "frames a second")
+    keep(page, folder, "video")
+    page.get_by_role("tab", name="Compare").click()
+    page.locator("#compare-example").click()
+    wait(page, "#compare-words", "one picture")
+    keep(page, folder, "compare")
+    page.get_by_role("tab", name="About").click()
+    keep(page, folder, "about")
+
+
+def main(run: Path, other: Path, folder: Path) -> None:
+    """Light at 1280 px through every state; dark, tablet and 200 % zoom of the main one."""
+    folder.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as place, sync_playwright() as player:
+        inputs = Path(place)
+        with served(inputs / "app", f"gps={run}", f"decoder={other}", "--save-folder", "corrected") as app:
+            browser = player.chromium.launch(executable_path="/usr/bin/chromium", args=list(SWITCHES))
+            page = browser.new_page(viewport={"width": 1280, "height": 900})
+            page.goto(app.url)
+            wait(page, "#status", "ready")
+            image_states(page, folder)
+            other_tabs(page, folder, inputs)
+            for name, width, height, dark, scale in (("dark", 1280, 900, True, 1), ("tablet", 820, 1180, False, 1), ("zoom", 640, 450, False, 2)):
+                page = browser.new_page(viewport={"width": width, "height": height}, device_scale_factor=scale)
+                page.goto(app.url + ("/?__theme=dark" if dark else "/?__theme=light"))
+                page.get_by_role("button", name="One polyp").click()
+                wait(page, "#words", "Polyp-like regions")
+                keep(page, folder, name)
+                wide = page.evaluate("() => document.documentElement.scrollWidth")
+                assert wide <= width, f"{name}: {wide} px wide on {width} px"
+            browser.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve(), Path(sys.argv[3]))
