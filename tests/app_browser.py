@@ -41,7 +41,7 @@ class Console:
                 and self._add(f"asked for {request.url}"))
 
     def _add(self, text: str) -> None:
-        if "[svelte-i18n]" not in text:  # Gradio's own, about a missing translation
+        if not text.startswith(("[svelte-i18n]", "Method not implemented.")):  # Gradio's own: a translation, an upload's end
             self.lines.append(text)
 
 

@@ -120,10 +120,9 @@ def test_the_contour_on_the_canvas_runs_along_the_mask(page: Any, app: Served) -
     canvas = np.array(drawn[2], np.uint8).reshape(int(drawn[1]), int(drawn[0]), 4)
     cyan = (np.abs(canvas[..., :3].astype(int) - (0, 229, 255)) < 30).all(2) & (canvas[..., 3] > 200)
     mask = np.array(Image.fromarray(shown_mask(page, app)).resize((canvas.shape[1], canvas.shape[0]), Image.Resampling.NEAREST))
-    edge = np.zeros_like(mask)
-    for axis in (0, 1):
-        edge |= mask != np.roll(mask, 1, axis)
-    near = np.array(Image.fromarray(edge).resize(edge.shape[::-1])) | _grown(edge, 4)
+    padded = np.pad(mask, 1)  # a contour runs along the picture's border too
+    edge = (padded != np.roll(padded, 1, 0)) | (padded != np.roll(padded, 1, 1))
+    near = _grown(edge, 4)[1:-1, 1:-1]
     assert cyan.sum() > 200 and (cyan & ~near).sum() < 0.02 * cyan.sum()
 
 
@@ -235,7 +234,7 @@ def test_a_corrected_picture_is_kept_as_a_training_pair(page: Any, app: Served) 
 
 @pytest.mark.parametrize(("data", "words"), [
     (b"", "Expected"), (b"<html><script>alert(1)</script>", "Expected"), (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "Expected"),
-    (png(scene())[:2000], "Expected"), (b"MZ" + bytes(3000), "Expected"), (bytes(128) + b"DICM" + bytes(60), "DICOM"),
+    (png(scene())[:2000], "cut short"), (b"MZ" + bytes(3000), "Expected"), (bytes(128) + b"DICM" + bytes(60), "DICOM"),
     (bytes(26_000_000), "at most 25 MB"),
 ], ids=["empty", "html", "svg", "cut short", "program", "dicom", "huge"])
 def test_a_wrong_file_gives_a_sentence_and_the_page_goes_on(page: Any, data: bytes, words: str) -> None:
@@ -303,7 +302,7 @@ def test_a_clip_is_played_with_its_timeline_and_a_click_seeks(page: Any, tmp_pat
     assert page.evaluate("""() => new Promise((done) => { const v = document.querySelector('.gs-clip video');
         if (v.readyState > 0) done(v.videoWidth); v.onloadedmetadata = () => done(v.videoWidth); v.onerror = () => done(-1); })""") > 0
     timeline = page.locator(".gs-timeline").bounding_box()
-    page.mouse.click(timeline["x"] + 0.75 * timeline["width"], timeline["y"] + timeline["height"] / 2)
+    page.locator(".gs-timeline").click(position={"x": 0.75 * timeline["width"], "y": timeline["height"] / 2})
     assert page.evaluate("() => document.querySelector('.gs-clip video').currentTime") == pytest.approx(1.7, abs=0.3)
     with page.expect_download() as waiting:
         page.locator("#video-downloads").get_by_role("link", name="Table, a row a frame").click()
