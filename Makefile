@@ -8,7 +8,10 @@ RUN := $(VENV)/bin
 demo: $(VENV)/.ready
 	$(RUN)/gps-seg demo --out runs/demo
 
+# the browser tests need Chromium: installed where that is allowed (Debian, root), else they say in one line that they skip
 test: $(VENV)/.ready
+	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get -qq update \
+	  && apt-get -qq install -y --no-install-recommends chromium >/dev/null; } || echo "no Chromium: browser tests will be skipped"
 	$(RUN)/python -m pytest
 
 lint: $(VENV)/.ready

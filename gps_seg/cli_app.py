@@ -51,7 +51,8 @@ def name_runs(runs: Sequence[str]) -> dict[str, Path]:
         given, _, rest = text.rpartition("=")
         folder = Path(rest if given and not Path(text).exists() else text)
         if not (folder / "adapter_config.json").is_file():
-            raise ConfigError(f"{folder}: expected a run folder, found no adapter_config.json; gps-seg train CONFIG --out DIR makes one")
+            raise ConfigError(f"{folder}: expected a run folder, found no adapter_config.json; "
+                              "gps-seg train CONFIG --out DIR makes one")
         name = given if given and not Path(text).exists() else folder.resolve().name
         if name in named and given:
             raise ConfigError(f"two runs are named {name}: give each its own, as NAME=FOLDER")

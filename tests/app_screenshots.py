@@ -5,42 +5,15 @@ from __future__ import annotations
 import io
 import sys
 import tempfile
-import zipfile
 from pathlib import Path
 
-import av
-import cv2
-import numpy as np
+from app_browser import SWITCHES, drawn_clip, drawn_zip
 from app_server import served
 from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 
-from gps_seg.data.phantom import phantom
-
-SWITCHES = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-            "--disable-component-update", "--disable-sync")
 LONG = 120_000  # ms
-
-
-def drawn_clip(path: Path, frames: int = 40) -> Path:
-    """A clip that pans over a scene; its first quarter shows another scene, without a polyp."""
-    scene, empty = phantom(8, size=(320, 480))[0], phantom(4, size=(320, 480))[0]
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=10, width=320, height=240, pix_fmt="yuv420p")
-        for number in range(frames):
-            pixels = np.ascontiguousarray((empty if number < frames // 4 else scene)[40:280, 60 + number : 380 + number])
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode(None))
-    return path
-
-
-def drawn_zip(path: Path, scenes: int = 7) -> Path:
-    """A zip of scenes and one file that is no picture."""
-    with zipfile.ZipFile(path, "w") as archive:
-        for number in range(scenes):
-            archive.writestr(f"{number}.png", cv2.imencode(".png", phantom(number, size=(288, 384))[0][..., ::-1])[1].tobytes())
-        archive.writestr("notes.png", b"not a picture")
-    return path
+VIEWS = (("dark", 1280, 900, True, 1), ("tablet", 820, 1180, False, 1), ("zoom", 640, 450, False, 2))
 
 
 def keep(page: Page, folder: Path, name: str, *, whole: bool = True) -> None:
@@ -102,13 +75,14 @@ def image_states(page: Page, folder: Path) -> None:
 
 def other_tabs(page: Page, folder: Path, inputs: Path) -> None:
     page.get_by_role("tab", name="Batch").click()
-    page.locator("#batch-upload input[type=file]").set_input_files(drawn_zip(inputs / "scenes.zip"))
+    page.locator("#batch-upload input[type=file]").set_input_files(
+        {"name": "scenes.zip", "mimeType": "application/zip", "buffer": drawn_zip(7)})
     page.wait_for_timeout(1500)
     page.locator("#batch-start").click()
     wait(page, "#batch-words", "Done:")
     keep(page, folder, "batch")
     page.get_by_role("tab", name="Video").click()
-    page.locator("#video-upload input[type=file]").set_input_files(drawn_clip(inputs / "clip.mp4"))
+    page.locator("#video-upload input[type=file]").set_input_files(drawn_clip(inputs / "clip.mp4", 40))
     page.wait_for_timeout(1500)
     page.locator("#video-start").click()
     wait(page, "#video-words", "frames a second")
@@ -133,7 +107,7 @@ def main(run: Path, other: Path, folder: Path) -> None:
             wait(page, "#status", "ready")
             image_states(page, folder)
             other_tabs(page, folder, inputs)
-            for name, width, height, dark, scale in (("dark", 1280, 900, True, 1), ("tablet", 820, 1180, False, 1), ("zoom", 640, 450, False, 2)):
+            for name, width, height, dark, scale in VIEWS:
                 page = browser.new_page(viewport={"width": width, "height": height}, device_scale_factor=scale)
                 page.goto(app.url + ("/?__theme=dark" if dark else "/?__theme=light"))
                 page.get_by_role("button", name="One polyp").click()

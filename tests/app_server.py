@@ -92,10 +92,8 @@ def _wait(url: str, process: subprocess.Popen[str], log: Path) -> None:
         if process.poll() is not None:
             raise AssertionError(log.read_text())
         with contextlib.suppress(OSError):
-            try:
+            with contextlib.suppress(urllib.error.HTTPError):  # a page that asks for a login is a page
                 urllib.request.urlopen(url, timeout=60).read()
-            except urllib.error.HTTPError:
-                pass
             return
         time.sleep(0.05)
     raise AssertionError("no page in a minute")

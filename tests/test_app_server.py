@@ -21,13 +21,13 @@ import numpy as np
 import pytest
 from app_runs import train_tiny
 from app_server import Served, free_port, served
+
+from gps_seg.errors import ConfigError
 from gps_seg_app.guard import CLOSED, policy
 from gps_seg_app.intake import Picture
 from gps_seg_app.scratch import PREFIX, Scratch
 from gps_seg_app.server import listen, read_users, refuse_sharing
 from gps_seg_app.session import Session, Sessions
-
-from gps_seg.errors import ConfigError
 
 
 @pytest.fixture(scope="session")
@@ -115,7 +115,8 @@ def test_the_api_answers_no_direct_call(app: Served) -> None:
 
 
 def test_pictures_need_the_pages_own_token(app: Served) -> None:
-    for path in ("/scene/guess/image", "/picture/guess/image/base", "/export/guess/all.zip", "/clip/guess/x.mp4", "/app/../server.py"):
+    for path in ("/scene/guess/image", "/picture/guess/image/base", "/export/guess/all.zip", "/clip/guess/x.mp4",
+                 "/app/../server.py"):
         assert ask(app, path).status == 404
 
 

@@ -130,7 +130,8 @@ class Server:
         with listen(None) as place:
             port = place.getsockname()[1]
         self.url = f"http://{HOST}:{port}"
-        self.command = [sys.executable, "-m", "gps_seg.cli", "app", str(run), "--port", str(port), "--no-browser", "--device", device]
+        self.command = [sys.executable, "-m", "gps_seg.cli", "app", str(run), "--port", str(port), "--no-browser",
+                        "--device", device]
 
     def __enter__(self) -> Server:
         start = time.perf_counter()
@@ -240,15 +241,17 @@ def benchmark(run: Path, *, users: int, seconds: float, repetitions: int, device
         alone = measure_one(server, model, repetitions)
         load = measure_load(server, model, users, seconds)
     numbers = {
-        "first_page_s": server.first_page_s, "picture": f"{SIZE[1]}x{SIZE[0]}", **alone, "load": {**asdict(load), "fairness": load.fairness},
-        "machine": {"cpus": os.cpu_count(), "processor": platform.processor() or platform.machine(), "load_average": _load_average()},
+        "first_page_s": server.first_page_s, "picture": f"{SIZE[1]}x{SIZE[0]}", **alone,
+        "load": {**asdict(load), "fairness": load.fairness},
+        "machine": {"cpus": os.cpu_count(), "processor": platform.processor() or platform.machine(),
+                    "load_average": _load_average()},
     }
     if json_path is not None:
         json_path.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
     return (
         f"first page {server.first_page_s:.1f} s after the command\n"
-        f"one picture of {SIZE[1]} x {SIZE[0]}, upload to drawn answer: {alone['picture_s']:.2f} s; click {alone['click_s']:.3f} s; "
-        f"threshold {alone['threshold_s']:.3f} s\n"
+        f"one picture of {SIZE[1]} x {SIZE[0]}, upload to drawn answer: {alone['picture_s']:.2f} s; "
+        f"click {alone['click_s']:.3f} s; threshold {alone['threshold_s']:.3f} s\n"
         f"{load.users} users for {load.seconds:g} s: {load.pictures} pictures, {load.errors} errors, p50 {load.p50_s:.2f} s, "
         f"p95 {load.p95_s:.2f} s, {load.served_least} to {load.served_most} a user, memory {load.memory_start_mb:.0f} to "
         f"{load.memory_end_mb:.0f} MB"

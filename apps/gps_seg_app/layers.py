@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +43,7 @@ def alt_text(result: Result) -> str:
     return f"Endoscopic picture, {width} x {height} pixels. {result.finding.words}{': ' + places + '.' if places else ''}"
 
 
-def _shrunk(values: NDArray[np.generic], side: int) -> NDArray[np.generic]:
+def _shrunk(values: NDArray[Any], side: int) -> NDArray[Any]:
     height, width = values.shape[:2]
     scale = side / max(height, width)
     if scale >= 1:
@@ -49,5 +51,5 @@ def _shrunk(values: NDArray[np.generic], side: int) -> NDArray[np.generic]:
     return cv2.resize(values, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA)
 
 
-def _png(pixels: NDArray[np.generic]) -> bytes:
+def _png(pixels: NDArray[Any]) -> bytes:
     return cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()

@@ -29,7 +29,8 @@ def build(context: Context) -> None:
                          elem_id="batch-upload", elem_classes=["upload"], scale=3, min_width=280)
         with gr.Column(scale=2, min_width=280):
             threshold = gr.Slider(0.01, 0.99, value=0.5, step=0.01, label="Threshold", elem_id="batch-threshold")
-            names = gr.Checkbox(False, label="Put file names into results (a name may tell who the patient is)", elem_id="batch-names")
+            names = gr.Checkbox(value=False, elem_id="batch-names",
+                                label="Put file names into results (a name may tell who the patient is)")
             with gr.Row():
                 start = gr.Button("Start", variant="primary", elem_id="batch-start", min_width=90)
                 stop = gr.Button("Cancel", interactive=False, elem_id="batch-stop", min_width=90)
@@ -42,7 +43,7 @@ def build(context: Context) -> None:
         return {start: gr.Button(interactive=True), stop: gr.Button(interactive=False)}
 
     @told_in(words, also=idle)
-    def started(paths: list[str] | None, limit: float, named: bool, request: gr.Request) -> Iterator[Update]:
+    def started(paths: list[str] | None, limit: float, named: object, request: gr.Request) -> Iterator[Update]:
         if not paths:
             yield {words: "Choose pictures or a zip first."}
             return
@@ -54,7 +55,7 @@ def build(context: Context) -> None:
         predictor = context.models.get()
         out = Path(tempfile.mkdtemp(prefix="batch-")) / PRODUCT
         steps = run_batch(_source(paths), functools.partial(analyse, predictor=predictor, threshold=limit),
-                          card(predictor.folder(predictor.names[0])), out, limits=limits, names=named, cancel=cancel)
+                          card(predictor.folder(predictor.names[0])), out, limits=limits, names=bool(named), cancel=cancel)
         items: list[Item] = []
         try:
             for step in steps:
@@ -66,7 +67,6 @@ def build(context: Context) -> None:
                 else:
                     yield {words: _progress(step)}
         finally:
-            steps.close()
             for path in paths:
                 Path(path).unlink(missing_ok=True)
         session.galleries["batch"] = [_shown(item) for item in by_confidence(items)]
@@ -114,7 +114,8 @@ def _duration(seconds: float) -> str:
 def _summary(items: list[Item], *, stopped: bool) -> str:
     found, failed = sum(item.regions > 0 for item in items), sum(item.failed for item in items)
     begin = "Cancelled after" if stopped else "Done:"
-    return (f"{begin} {len(items)} pictures, {found} with polyp-like regions, {len(items) - found - failed} without or not assessable, "
+    rest = len(items) - found - failed
+    return (f"{begin} {len(items)} pictures, {found} with polyp-like regions, {rest} without or not assessable, "
             f"{failed} unreadable")
 
 

@@ -27,7 +27,8 @@ def build(context: Context) -> None:
     with gr.Row(elem_classes=["intake"]):
         upload = gr.File(label="Picture", height=110, elem_id="compare-upload", elem_classes=["upload"], scale=3, min_width=280)
         with gr.Column(scale=2, min_width=280):
-            chosen = gr.CheckboxGroup(names, value=names[:MOST_MODELS], label=f"Models, at most {MOST_MODELS}", elem_id="compare-models")
+            chosen = gr.CheckboxGroup(names, value=names[:MOST_MODELS], label=f"Models, at most {MOST_MODELS}",
+                                      elem_id="compare-models")
             with gr.Row():
                 current = gr.Button("Picture of the Image tab", size="sm", elem_id="compare-current")
                 drawn = gr.Button("Example", size="sm", elem_id="compare-example")
@@ -49,7 +50,8 @@ def build(context: Context) -> None:
             yield {words: f"Looking with {name} ..."}
             results.append(analyse(picture, predictor, delta=name))
         session.galleries["compare"] = [
-            Shown(picture_png(contours(picture.pixels, result.finding), SIDE), f"{name}: {result.finding.words}", alt_text(result))
+            Shown(picture_png(contours(picture.pixels, result.finding), SIDE), f"{name}: {result.finding.words}",
+                  alt_text(result))
             for name, result in zip(chosen, results, strict=True)]
         rows = [_row(name, result, results[0]) for name, result in zip(chosen, results, strict=True)]
         yield {words: f"### {len(chosen)} models, one picture", table: rows, mark: session.changed()}
@@ -80,5 +82,6 @@ def build(context: Context) -> None:
 
 def _row(name: str, result: Result, first: Result) -> list[str | float]:
     dice = Edits.start(first.finding.mask).replace(result.finding.mask).dice
-    return [name, result.finding.words, len(result.finding.regions), round(sum(one.field_percent for one in result.finding.regions), 2),
+    regions = result.finding.regions
+    return [name, result.finding.words, len(regions), round(sum(one.field_percent for one in regions), 2),
             round(100 * result.confidence, 1), round(dice, 3), round(result.timing.model_ms) if result.timing else 0]

@@ -26,8 +26,8 @@ TOOLS = [("Look", "look"), ("Add point", "point add"), ("Remove point", "point r
 FILES = {"all.zip": "All in one zip", "mask.png": "Mask", "overlay.png": "Overlay", "probability.png": "Probability",
          "result.json": "JSON", "regions.csv": "CSV", "report.pdf": "PDF report"}
 THRESHOLD = 0.5  # until the model brings its own
-SPREAD = ("Disagreement: the spread of the model's answers to the flipped and resized picture. It shows where the answer is fragile; "
-          "it is not a probability of error.")
+SPREAD = ("Disagreement: the spread of the model's answers to the flipped and resized picture. It shows where the answer is "
+          "fragile; it is not a probability of error.")
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,15 @@ def _panel(context: Context, upload: gr.File, frame: gr.Slider) -> tuple[Parts, 
     notes = gr.Markdown(elem_id="notes", elem_classes=["words"])
     model = gr.Dropdown(list(context.models.runs), value=next(iter(context.models.runs)), label="Model",
                         visible=len(context.models.runs) > 1, elem_id="model")
-    threshold = gr.Slider(0.01, 0.99, value=THRESHOLD, step=0.01, label="Threshold: probability above which a pixel belongs to a region",
-                          elem_id="threshold")
+    threshold = gr.Slider(0.01, 0.99, value=THRESHOLD, step=0.01, elem_id="threshold",
+                          label="Threshold: probability above which a pixel belongs to a region")
     tools, undo, redo, reset = _tools()
     with gr.Accordion("More", open=False):
         spread = gr.Button("Show where the model disagrees with itself", size="sm", interactive=False, elem_id="spread")
         gr.Markdown(SPREAD)
     downloads = gr.Markdown("", elem_id="downloads")
-    save = gr.Button("Save as training pair", size="sm", interactive=False, elem_id="save", visible=context.save_folder is not None)
+    save = gr.Button("Save as training pair", size="sm", interactive=False, elem_id="save",
+                     visible=context.save_folder is not None)
     saved = gr.Markdown("", elem_id="saved", elem_classes=["words"])
     timing = gr.Markdown("", elem_id="timing")
     mark = gr.Markdown("", elem_id="image-mark", elem_classes=["mark"])
@@ -135,12 +136,13 @@ def view(session: Session, parts: Parts) -> Update:
         can = {parts.undo: desk.can_undo, parts.redo: desk.can_redo, parts.reset: desk.step.touched, parts.spread: True,
                parts.save: True}
         mark = session.changed()
-    rows = [[one.id, one.area_px, round(one.field_percent, 2), round(100 * one.confidence, 1), round(100 * one.least_confidence, 1),
-             round(one.boundary_uncertainty, 1), round(one.diameter_px, 1), one.position] for one in result.finding.regions]
+    rows = [[one.id, one.area_px, round(one.field_percent, 2), round(100 * one.confidence, 1),
+             round(100 * one.least_confidence, 1), round(one.boundary_uncertainty, 1), round(one.diameter_px, 1),
+             one.position] for one in result.finding.regions]
     edited = f"Corrected by hand (Dice to the model's mask {result.dice_to_model:.3f}). " if result.edited else ""
     warning = "**Text seems to be burnt into this picture: it may name a patient.** " if result.assessment.burnt_in_text else ""
-    return {parts.words: f"### {result.finding.words}", parts.notes: warning + edited, parts.table: rows, parts.timing: timing(desk),
-            parts.mark: mark, parts.downloads: "Take away: " + links(session, FILES),
+    return {parts.words: f"### {result.finding.words}", parts.notes: warning + edited, parts.table: rows,
+            parts.timing: timing(desk), parts.mark: mark, parts.downloads: "Take away: " + links(session, FILES),
             **{button: gr.Button(interactive=on) for button, on in can.items()}}
 
 

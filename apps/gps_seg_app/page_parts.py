@@ -94,7 +94,8 @@ def take(upload: str, most_bytes: int) -> bytes:
     try:
         size = path.stat().st_size
         if size > most_bytes:
-            raise AppError(f"Expected a file of at most {most_bytes // 1_000_000} MB, got {size / 1e6:.1f} MB: use a smaller one.")
+            raise AppError(f"Expected a file of at most {most_bytes // 1_000_000} MB, got {size / 1e6:.1f} MB: "
+                           "use a smaller one.")
         return path.read_bytes()
     except OSError:
         raise AppError("The upload is gone: drop the file again.") from None

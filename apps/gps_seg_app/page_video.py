@@ -26,7 +26,8 @@ def build(context: Context) -> None:
         upload = gr.File(label=label, height=130, elem_id="video-upload", elem_classes=["upload"], scale=3, min_width=280)
         with gr.Column(scale=2, min_width=280):
             stride = gr.Slider(1, 30, value=2, step=1, label="Look at every n-th frame", elem_id="stride")
-            persistence = gr.Slider(1, 10, value=3, step=1, label="Show a region after so many frames in a row", elem_id="persistence")
+            persistence = gr.Slider(1, 10, value=3, step=1, elem_id="persistence",
+                                    label="Show a region after so many frames in a row")
             with gr.Row():
                 start = gr.Button("Start", variant="primary", elem_id="video-start", min_width=90)
                 stop = gr.Button("Cancel", interactive=False, elem_id="video-stop", min_width=90)
@@ -46,7 +47,8 @@ def build(context: Context) -> None:
         session = context.session(request)
         cancel = session.jobs["video"] = threading.Event()
         _forget(session)
-        yield {start: gr.Button(interactive=False), stop: gr.Button(interactive=True), downloads: "", notes: "", mark: session.changed(),
+        yield {start: gr.Button(interactive=False), stop: gr.Button(interactive=True), downloads: "", notes: "",
+               mark: session.changed(),
                words: "Reading the clip ..." if context.models.ready else "The model is loading ..."}
         out = Path(tempfile.mkdtemp(prefix="video-"))
         settings = Settings(stride=int(stride), persistence=int(persistence))
@@ -58,7 +60,6 @@ def build(context: Context) -> None:
                 if step.result is None and step.done % 5 == 1:
                     yield {words: progress(step)}
         finally:
-            steps.close()
             Path(path).unlink(missing_ok=True)
         if result is None:
             yield {upload: None, words: "Cancelled: nothing was kept.", **idle()}
@@ -87,7 +88,8 @@ def summary(result: VideoResult) -> str:
     shown = sum(row.area_px > 0 for row in result.rows)
     answer = f"Polyp-like regions in {shown} of {len(result.rows)} frames" if shown else (
         f"No polyp-like region in {len(result.rows)} frames. This does not exclude a polyp.")
-    return f"{answer} ({result.frames_per_second:.1f} frames a second; {result.switches} changes, {result.raw_switches} without smoothing)"
+    return (f"{answer} ({result.frames_per_second:.1f} frames a second; {result.switches} changes, "
+            f"{result.raw_switches} without smoothing)")
 
 
 def _keep(session: Session, result: VideoResult) -> None:
@@ -97,7 +99,8 @@ def _keep(session: Session, result: VideoResult) -> None:
             session.products[VIDEO] = result.video
         times = [round(row.seconds, 3) for row in result.rows]
         session.clip = {
-            "source": f"/clip/{session.token}/{VIDEO}?version={session.version}", "times": times, "seconds": max(times[-1], 0.001),
+            "source": f"/clip/{session.token}/{VIDEO}?version={session.version}", "times": times,
+            "seconds": max(times[-1], 0.001),
             "areas": [round(row.percent, 3) for row in result.rows],
         }
 

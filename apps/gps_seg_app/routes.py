@@ -72,13 +72,13 @@ def _session(sessions: Sessions, token: str) -> Session:
 
 
 def _image_scene(session: Session) -> dict[str, Any]:
-    empty = {"base": "", "heat": "", "spread": "", "width": 0, "height": 0, "polygons": [], "regions": [], "points": [], "box": None,
-             "alt": ""}
+    empty = {"base": "", "heat": "", "spread": "", "width": 0, "height": 0, "polygons": [], "regions": [], "points": [],
+             "box": None, "alt": ""}
     if session.picture is None:
         return empty
     height, width = session.picture.pixels.shape[:2]
-    shown = {**empty, "base": f"/picture/{session.token}/image/base-{session.picture.sha256[:16]}", "width": width, "height": height,
-             "alt": "The picture as it came."}
+    shown = {**empty, "base": f"/picture/{session.token}/image/base-{session.picture.sha256[:16]}", "width": width,
+             "height": height, "alt": "The picture as it came."}
     desk = session.desk
     return shown if desk is None else {**shown, **_answer_scene(desk, session)}
 
@@ -86,8 +86,10 @@ def _image_scene(session: Session) -> dict[str, Any]:
 def _answer_scene(desk: Desk, session: Session) -> dict[str, Any]:
     result = desk.result()
     place = f"/picture/{session.token}/image"
+    number = desk.predictor.names.index(desk.name)
     return {
-        "heat": f"{place}/heat-{session.version}", "spread": "" if desk.spread is None else f"{place}/spread-{session.version}",
+        "heat": f"{place}/heat-{session.version}",
+        "spread": "" if desk.spread is None else f"{place}/spread-{desk.picture.sha256[:16]}{number}",
         "polygons": rings(result), "regions": [{"id": one.id, "x": one.centroid[0], "y": one.centroid[1]}
                                                for one in result.finding.regions],
         "points": [list(point) for point in desk.step.points], "box": desk.step.box, "alt": alt_text(result),
@@ -99,8 +101,8 @@ def _other_scene(session: Session, kind: str) -> dict[str, Any]:
         return session.clip or {"source": ""}
     shown = session.galleries.get(kind, [])
     place = f"/picture/{session.token}/{kind}"
-    return {"pictures": [{"source": f"{place}/{index}-{session.version}" if one.data else "", "caption": one.caption, "alt": one.alt}
-                         for index, one in enumerate(shown)]}
+    return {"pictures": [{"source": f"{place}/{index}-{session.version}" if one.data else "", "caption": one.caption,
+                          "alt": one.alt} for index, one in enumerate(shown)]}
 
 
 def _picture(session: Session, kind: str, slot: str) -> bytes:

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-
 PREFIX = "gps-seg-app-"
 
 

@@ -12,7 +12,6 @@ import webbrowser
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gps_seg.errors import ConfigError
 from gps_seg_app.guard import Guard, Rules
@@ -20,13 +19,11 @@ from gps_seg_app.limits import Limits
 from gps_seg_app.loading import Models
 from gps_seg_app.scratch import Scratch
 
-if TYPE_CHECKING:
-    from fastapi import FastAPI
-
 HOST = "127.0.0.1"
 PORT = 7860
 TRIES = 20  # ports after the first, if none was asked for
 QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+EXTRA = ("gradio", "fastapi", "uvicorn", "av", "pydicom", "reportlab", "pycocotools")
 USER_VARIABLE = "GPS_SEG_APP_USER"
 
 
@@ -47,7 +44,7 @@ class Settings:
     save_folder: Path | None = None
     device: str = "auto"
     open_browser: bool = False
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
 
 def refuse_sharing(environment: Mapping[str, str]) -> None:
@@ -106,7 +103,8 @@ def listen(port: int | None) -> socket.socket:
         return place
     if port is None:
         raise ConfigError(f"ports {PORT} to {PORT + TRIES - 1} are all taken: choose another with --port")
-    raise ConfigError(f"port {port} is taken or not allowed: choose another with --port, or leave --port away for the next free one")
+    raise ConfigError(f"port {port} is taken or not allowed: choose another with --port, or leave --port away for the next "
+                      "free one")
 
 
 def build(settings: Settings, models: Models, port: int) -> Guard:
@@ -156,7 +154,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
             threading.Thread(target=_when_up, args=(server, models, settings, announce, port), daemon=True).start()
             server.run(sockets=[place])
     except ImportError as error:
-        if (error.name or "").partition(".")[0] not in ("gradio", "fastapi", "uvicorn", "av", "pydicom", "reportlab", "pycocotools"):
+        if (error.name or "").partition(".")[0] not in EXTRA:
             raise
         raise ConfigError(f"the app needs {error.name}, which is not installed: pip install 'gps-seg[app]'") from None
     finally:
