@@ -17,11 +17,12 @@ VIEWS = (("dark", 1280, 900, True, 1), ("tablet", 820, 1180, False, 1), ("zoom",
 
 
 def keep(page: Page, folder: Path, name: str, *, whole: bool = True) -> None:
-    """A PNG of the page in 128 colours, below 250 kB."""
+    """A PNG of the page in few colours, below 250 kB."""
     page.wait_for_timeout(700)
     picture = Image.open(io.BytesIO(page.screenshot(full_page=whole))).convert("RGB")
-    for colors in (200, 96, 48, 24):
-        picture.quantize(colors, dither=Image.Dither.NONE).save(folder / f"app-{name}.png", optimize=True)
+    for colors in (256, 128, 64, 32):
+        reduced = picture.quantize(colors, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        reduced.save(folder / f"app-{name}.png", optimize=True)
         if (folder / f"app-{name}.png").stat().st_size < 240_000:
             return
 
@@ -85,7 +86,7 @@ def other_tabs(page: Page, folder: Path, inputs: Path) -> None:
     page.locator("#video-upload input[type=file]").set_input_files(drawn_clip(inputs / "clip.mp4", 40))
     page.wait_for_timeout(1500)
     page.locator("#video-start").click()
-    wait(page, "#video-words", "frames a second")
+    wait(page, "#video-notes", "frames a second")
     keep(page, folder, "video")
     page.get_by_role("tab", name="Compare").click()
     page.locator("#compare-example").click()

@@ -114,7 +114,7 @@ def test_several_users_at_once_are_served_in_fair_order_without_an_error(run: Pa
     command = [sys.executable, "-m", "gps_seg.cli", "benchmark", "app", str(run), "--users", "4", "--seconds", "8",
                "--repetitions", "1", "--json", str(tmp_path / "app.json")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     numbers = json.loads((tmp_path / "app.json").read_text())
     load = numbers["load"]
     assert load["errors"] == 0 and load["pictures"] >= 4 and load["served_most"] - load["served_least"] <= 2

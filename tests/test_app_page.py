@@ -300,7 +300,7 @@ def test_a_clip_is_played_with_its_timeline_and_a_click_seeks(page: Any, tmp_pat
     give(page, "#video-upload", drawn_clip(tmp_path / "clip.mp4"))
     expect(page.locator("#video-upload")).to_contain_text("clip.mp4", timeout=PATIENCE)
     page.locator("#video-start").click()
-    wait(page, "#video-words", "frames a second")
+    wait(page, "#video-notes", "frames a second")
     page.locator(".gs-clip video").wait_for(state="visible")
     assert page.evaluate("""() => new Promise((done) => { const v = document.querySelector('.gs-clip video');
         if (v.readyState > 0) done(v.videoWidth);

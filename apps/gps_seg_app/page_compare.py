@@ -8,6 +8,7 @@ import gradio as gr
 
 from gps_seg_app.corrections import Edits
 from gps_seg_app.examples import EXAMPLES, example
+from gps_seg_app.intake import Picture
 from gps_seg_app.layers import alt_text, picture_png
 from gps_seg_app.limits import AppError
 from gps_seg_app.page_parts import MODEL, PRIVATE, Context, Update, take, told_in
@@ -39,12 +40,12 @@ def build(context: Context) -> None:
     mark = gr.Markdown("", elem_id="compare-mark", elem_classes=["mark"])
     guard = told_in(words)
 
-    def compared(session: Session, chosen: list[str]) -> Iterator[Update]:
+    def compared(session: Session, picture: Picture | None, chosen: list[str]) -> Iterator[Update]:
         if not 2 <= len(chosen) <= MOST_MODELS:
             raise AppError(f"Choose 2 to {MOST_MODELS} models.")
-        if session.picture is None:
+        if picture is None:
             raise AppError("There is no picture yet: drop one, or take the example.")
-        picture, predictor = session.picture, context.models.get()
+        predictor = context.models.get()
         results = []
         for name in chosen:
             yield {words: f"Looking with {name} ..."}
@@ -61,18 +62,17 @@ def build(context: Context) -> None:
         if path:
             session = context.session(request)
             yield {upload: None, words: "Reading the file ..."}
-            session.picture, session.desk = read_pictures(take(path, context.limits.upload_bytes), context.limits)[0], None
-            yield from compared(session, chosen)
+            picture = read_pictures(take(path, context.limits.upload_bytes), context.limits)[0]
+            yield from compared(session, picture, chosen)
 
     @guard
     def shown(chosen: list[str], request: gr.Request) -> Iterator[Update]:
-        session = context.session(request)
-        session.picture, session.desk = example(next(iter(EXAMPLES))), None
-        yield from compared(session, chosen)
+        yield from compared(context.session(request), example(next(iter(EXAMPLES))), chosen)
 
     @guard
     def again(chosen: list[str], request: gr.Request) -> Iterator[Update]:
-        yield from compared(context.session(request), chosen)
+        session = context.session(request)
+        yield from compared(session, session.picture, chosen)
 
     out = [upload, words, table, mark]
     upload.upload(opened, [upload, chosen], out, **MODEL, **PRIVATE)

@@ -166,7 +166,7 @@ def _wire(context: Context, parts: Parts, tools: Tools, buttons: list[gr.Button]
         if not path:
             return
         session = context.session(request)
-        yield {parts.words: "Reading the file ...", parts.upload: None}
+        yield {**_cleared(session, parts, None), parts.words: "Reading the file ...", parts.upload: None}
         frames = read_pictures(take(path, context.limits.upload_bytes), context.limits)
         session.frames = frames if len(frames) > 1 else []
         yield {parts.frame: gr.Slider(maximum=max(2, len(frames)), value=1, visible=len(frames) > 1)}
@@ -196,18 +196,23 @@ def _wire(context: Context, parts: Parts, tools: Tools, buttons: list[gr.Button]
 
 def _put(context: Context, session: Session, parts: Parts, picture: Picture, settings: tuple[str, float]) -> Iterator[Update]:
     """Show the picture at once, then the model's answer to it."""
-    with session.lock:
-        session.picture, session.desk = picture, None
-        mark = session.changed()
     waiting = "Looking at the picture ..." if context.models.ready else LOADING
-    yield {parts.words: waiting, parts.notes: "", parts.table: [], parts.timing: "", parts.downloads: "", parts.saved: "",
-           parts.mark: mark, **{button: gr.Button(interactive=False)
-                                for button in (parts.undo, parts.redo, parts.reset, parts.spread, parts.save)}}
+    yield {**_cleared(session, parts, picture), parts.words: waiting}
     desk = Desk(picture, context.models.get(), *settings)
     with session.lock:
         if session.picture is picture:  # else another one came meanwhile
             session.desk = desk
     yield view(session, parts)
+
+
+def _cleared(session: Session, parts: Parts, picture: Picture | None) -> Update:
+    """Another picture, or none, and no word left of the one before: an answer never stands beside a picture it is not of."""
+    with session.lock:
+        session.picture, session.desk = picture, None
+        mark = session.changed()
+    buttons = (parts.undo, parts.redo, parts.reset, parts.spread, parts.save)
+    return {parts.notes: "", parts.table: [], parts.timing: "", parts.downloads: "", parts.saved: "", parts.mark: mark,
+            **{button: gr.Button(interactive=False) for button in buttons}}
 
 
 def _desk(session: Session) -> Desk:

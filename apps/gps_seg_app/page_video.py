@@ -65,7 +65,7 @@ def build(context: Context) -> None:
             yield {upload: None, words: "Cancelled: nothing was kept.", **idle()}
             return
         _keep(session, result)
-        yield {upload: None, words: f"### {summary(result)}", notes: result.note, mark: session.changed(),
+        yield {upload: None, words: f"### {summary(result)}", notes: details(result), mark: session.changed(),
                downloads: "Take away: " + links(session, FILES), **idle()}
 
     def stopped(request: gr.Request) -> Update:
@@ -88,8 +88,13 @@ def summary(result: VideoResult) -> str:
     shown = sum(row.area_px > 0 for row in result.rows)
     answer = f"Polyp-like regions in {shown} of {len(result.rows)} frames" if shown else (
         f"No polyp-like region in {len(result.rows)} frames. This does not exclude a polyp.")
-    return (f"{answer} ({result.frames_per_second:.1f} frames a second; {result.switches} changes, "
-            f"{result.raw_switches} without smoothing)")
+    return answer
+
+
+def details(result: VideoResult) -> str:
+    """How fast it went, how steady it is, and what was left out."""
+    return (f"{result.frames_per_second:.1f} frames a second. A region comes or goes {result.switches} times; unsmoothed "
+            f"{result.raw_switches}. {result.note}")
 
 
 def _keep(session: Session, result: VideoResult) -> None:
