@@ -193,10 +193,14 @@ class Desk:
         self._cut()
 
     def _cut(self, mask: Mask | None = None) -> None:
-        """Regions of the model's own answer, or of a corrected mask (``mask`` if it is known already)."""
-        if self.step.touched and mask is None:
-            mask = _painted(self.probability > self.threshold, self.step.strokes)
-        self.finding = find(self.probability, self.threshold, self.assessment, mask if self.step.touched else None)
+        """Regions of the model's answer, under prompts or not; or of a painted mask (``mask`` if it is known already)."""
+        found = find(self.probability, self.threshold, self.assessment)
+        insisted = self.step.prompted and not self.assessment.assessable
+        if self.step.strokes or insisted:
+            if mask is None:
+                mask = _painted(self.probability > self.threshold if insisted else found.mask, self.step.strokes)
+            found = find(self.probability, self.threshold, self.assessment, mask)
+        self.finding = found
 
 
 def _painted(mask: Mask, strokes: Sequence[Stroke]) -> Mask:

@@ -59,7 +59,7 @@ class Parts:
 def build(context: Context) -> gr.Slider:
     """Lay the tab out and wire it. Returns the threshold, which the model sets once it is there."""
     with gr.Row(elem_classes=["intake"]):
-        upload = gr.File(label="Picture: JPEG, PNG, TIFF, BMP, WebP or DICOM; drop, choose, or paste with Ctrl-V", height=110,
+        upload = gr.File(label="Picture or DICOM: drop, choose or paste", height=110,
                          elem_id="upload", elem_classes=["upload"], scale=3, min_width=280)
         with gr.Column(scale=2, min_width=280):
             gr.Markdown("Or an example (drawn, not a patient):")
