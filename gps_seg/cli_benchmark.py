@@ -71,3 +71,16 @@ def benchmark_app(
     from gps_seg_app import benchmark as app_benchmark
 
     typer.echo(app_benchmark.benchmark(run, users=users, seconds=seconds, repetitions=repetitions, device=device, json_path=json))
+
+
+@app.command("answers")
+def benchmark_answers(
+    run: RunFolder,
+    data: Annotated[str, typer.Option(help="A known data set or a folder with images/ and masks/; empty masks: no polyp.")],
+    json: Json = None,
+    device: Device = "auto",
+) -> None:
+    """Count the app's three answers on labelled frames with and without a polyp, at several thresholds."""
+    from gps_seg_app import answers
+
+    typer.echo(answers.benchmark(run, data, device=device, json_path=json))
