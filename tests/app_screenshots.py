@@ -40,7 +40,7 @@ def image_states(page: Page, folder: Path) -> None:
     page.get_by_label("Fill").check()
     page.get_by_role("button", name="More").click()
     page.locator("#spread").click()
-    wait(page, "#image-stage", "Disagreement")
+    expect(page.get_by_label("Disagreement")).to_be_checked(timeout=LONG)
     keep(page, folder, "layers")
     page.get_by_label("Heat map").uncheck()
     page.get_by_label("Disagreement").uncheck()

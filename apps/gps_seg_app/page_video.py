@@ -93,7 +93,7 @@ def summary(result: VideoResult) -> str:
 
 def details(result: VideoResult) -> str:
     """How fast it went, how steady it is, and what was left out."""
-    return (f"{result.frames_per_second:.1f} frames a second. A region comes or goes {result.switches} times; unsmoothed "
+    return (f"{result.frames_per_second:.1f} frames a second. Changes between a region and none: {result.switches}; unsmoothed: "
             f"{result.raw_switches}. {result.note}")
 
 
