@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gps_seg.checkpoint import read_json, write_json
+from gps_seg.comparison import shown_p
 from gps_seg.grid import MEAN, MEAN_OF_GROUPS, Cell, GridConfig, Say, best_rate, failures, provenance, run_cells
 from gps_seg.statistics import compare, hierarchical, holm, interval
 from gps_seg.tables import markdown_table, write_text
@@ -136,7 +137,7 @@ def markdown(document: Mapping[str, Any]) -> str:
 
 
 def _cells(row: Row, reference: str, published: int, robust: Sequence[str]) -> list[str]:
-    p = "reference" if row["method"] == reference else f"{row['p']:.4f}" if "p" in row else "-"
+    p = "reference" if row["method"] == reference else shown_p(row["p"]) if "p" in row else "-"
     return [row["method"], "-" if row["rate"] is None else f"{row['rate']:g}", f"{row['accuracy']:.4f}",
             *[_number(row["published"])] * published, f"{row['low']:.4f} to {row['high']:.4f}", _number(row["sd"]), p,
             f"{row['trainable']:,}", f"{100 * row['trainable'] / row['parameters']:.2f}", f"{row['step_s']:.3f}",
@@ -147,9 +148,10 @@ def _means_table(means: Mapping[str, Any]) -> list[str]:
     names = list(dict.fromkeys(name for both in means.values() for values in both.values() for name in values))
     if not names:
         return []
-    columns = ["method", *(column for name in names for column in (name, f"{name}, {PUBLISHED}"))]
-    rows = [[method, *(_number(both[kind].get(name)) for name in names for kind in ("ours", "published"))]
-            for method, both in means.items()]
+    kinds = [kind for kind in ("ours", "published") if any(both[kind] for both in means.values())]
+    titles = {"ours": "", "published": f", {PUBLISHED}"}
+    columns = ["method", *(f"{name}{titles[kind]}" for name in names for kind in kinds)]
+    rows = [[method, *(_number(both[kind].get(name)) for name in names for kind in kinds)] for method, both in means.items()]
     return ["## Means over data sets", "", *markdown_table(columns, rows, left=("method",)), ""]
 
 

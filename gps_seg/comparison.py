@@ -124,8 +124,8 @@ def table(found: Mapping[str, Any]) -> str:
     names = [f"{pair['a']} - {pair['b']}" for pair in found["pairs"]]
     wide = max(10, *(len(name) for name in names))
     lines += ["", f"{'difference':<{wide}} {'mean':>8}   {'95 % interval':<20} {'p':>7} {'p Holm':>7} {'effect':>7}"]
-    lines += [f"{name:<{wide}} {pair['difference']:>+8.4f}   {_interval(pair):<20} {_p(pair['p']):>7} {_p(pair['p_holm']):>7} "
-              f"{pair['effect']:>+7.3f}" for name, pair in zip(names, found["pairs"], strict=True)]
+    lines += [f"{name:<{wide}} {pair['difference']:>+8.4f}   {_interval(pair):<20} {shown_p(pair['p']):>7} "
+              f"{shown_p(pair['p_holm']):>7} {pair['effect']:>+7.3f}" for name, pair in zip(names, found["pairs"], strict=True)]
     return "\n".join([*lines, *_notes(found)])
 
 
@@ -145,8 +145,8 @@ def markdown(found: Mapping[str, Any]) -> str:
         "| method | mean | 95 % interval | seeds |", "|---|--:|---|--:|",
         *(f"| {name} | {row['mean']:.4f} | {_interval(row)} | {row['seeds']} |" for name, row in found["methods"].items()), "",
         "| difference | mean | 95 % interval | p | p Holm | effect |", "|---|--:|---|--:|--:|--:|",
-        *(f"| {pair['a']} - {pair['b']} | {pair['difference']:+.4f} | {_interval(pair)} | {_p(pair['p'])} | "
-          f"{_p(pair['p_holm'])} | {pair['effect']:+.3f} |" for pair in found["pairs"]), ""])
+        *(f"| {pair['a']} - {pair['b']} | {pair['difference']:+.4f} | {_interval(pair)} | {shown_p(pair['p'])} | "
+          f"{shown_p(pair['p_holm'])} | {pair['effect']:+.3f} |" for pair in found["pairs"]), ""])
 
 
 def latex(found: Mapping[str, Any]) -> str:
@@ -154,7 +154,8 @@ def latex(found: Mapping[str, Any]) -> str:
     reference = next(iter(found["methods"]))
     against = {pair["b"]: pair for pair in found["pairs"] if pair["a"] == reference}
     rows = [f"{escape(name)} & {row['mean']:.4f} & {_interval(row).replace(' to ', '--')} & "
-            f"{escape(_p(against[name]['p_holm'])) if name in against else '--'} \\\\" for name, row in found["methods"].items()]
+            f"{escape(shown_p(against[name]['p_holm'])) if name in against else '--'} \\\\"
+            for name, row in found["methods"].items()]
     caption = f"% {found['metric']}, {found['n']} images; p: Wilcoxon against {reference}, Holm"
     return "\n".join([caption, r"\begin{tabular}{lrlr}", r"method & mean & 95\,\% interval & $p$ \\", r"\hline", *rows,
                       r"\end{tabular}", ""])
@@ -178,5 +179,6 @@ def _interval(row: Mapping[str, Any]) -> str:
     return f"{row['low']:.4f} to {row['high']:.4f}"
 
 
-def _p(value: float) -> str:
+def shown_p(value: float) -> str:
+    """A p-value as tables show it: four places, or that it is smaller."""
     return "<0.0001" if value < 0.0001 else f"{value:.4f}"

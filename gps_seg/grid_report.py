@@ -11,7 +11,7 @@ import numpy as np
 
 from gps_seg.checkpoint import read_json, write_json
 from gps_seg.class_grid import run_class_comparison
-from gps_seg.comparison import compare_methods, read_document
+from gps_seg.comparison import compare_methods, read_document, shown_p
 from gps_seg.data.sets import SPLIT, expand, labels, set_pairs
 from gps_seg.grid import Cell, GridConfig, best_rate, cells, failures, load_grid, provenance, run_cells, score_cell
 from gps_seg.plots import cost_of_score_plot
@@ -142,7 +142,7 @@ def markdown(document: Mapping[str, Any], columns: Mapping[str, Mapping[str, flo
 
 def _cells(row: Row, reference: str, published: Mapping[str, float], extra: Sequence[str]) -> list[str]:
     interval = f"{row['low']:.3f} to {row['high']:.3f}" if "low" in row else "-"
-    p = "reference" if row["method"] == reference else ("-" if "p" not in row else f"{row['p']:.4f}")
+    p = "reference" if row["method"] == reference else ("-" if "p" not in row else shown_p(row["p"]))
     rate = "-" if row["rate"] is None else f"{row['rate']:g}"
     return [row["method"], rate, f"{row['dice']:.4f}", interval, p, f"{row['iou']:.4f}",
             *(f"{row[kind]:,}" for kind in ("selected", "bias", "other", "head")), f"{row['step_s']:.2f}",
