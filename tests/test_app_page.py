@@ -298,7 +298,7 @@ def test_a_batch_can_be_cancelled(page: Any) -> None:
 def test_a_clip_is_played_with_its_timeline_and_a_click_seeks(page: Any, tmp_path: Path) -> None:
     page.get_by_role("tab", name="Video").click()
     give(page, "#video-upload", drawn_clip(tmp_path / "clip.mp4"))
-    expect(page.locator("#video-upload")).to_contain_text("clip.mp4", timeout=PATIENCE)
+    expect(page.locator("#video-upload").get_by_role("cell", name="clip.mp4")).to_be_visible(timeout=PATIENCE)
     page.locator("#video-start").click()
     wait(page, "#video-notes", "frames a second")
     page.locator(".gs-clip video").wait_for(state="visible")
