@@ -26,6 +26,10 @@ def app_page(
         Path | None, typer.Option(help="Lines NAME:PASSWORD, readable by you alone; or one such line in $GPS_SEG_APP_USER.")
     ] = None,
     save_folder: Annotated[Path | None, typer.Option(help="Where corrected pictures are kept as training pairs.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(min=0.01, max=0.99, help="Where the threshold begins; default: the run's own. Higher: fewer "
+                                   "false alarms, more polyps missed; gps-seg benchmark answers counts both.")
+    ] = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the page.")] = False,
     device: Device = "auto",
 ) -> None:
@@ -34,7 +38,8 @@ def app_page(
 
     from gps_seg_app.server import Settings, read_users, serve
 
-    serve(Settings(name_runs(runs), port, read_users(user_file, os.environ), save_folder, device, open_browser=not no_browser),
+    serve(Settings(name_runs(runs), port, read_users(user_file, os.environ), save_folder, device, open_browser=not no_browser,
+                   threshold=threshold),
           lambda text: typer.echo(f"gps-seg app: {text}"))
 
 

@@ -208,3 +208,8 @@ def test_any_shape_is_answered_in_its_own_shape(shape: tuple[int, int], runs: di
     predictor = Predictor({"one": runs["one"]}, device="cpu")
     pixels = np.full((*shape, 3), 120, np.uint8)
     assert predictor.predict(pixels)[0].shape == predictor.disagreement(pixels).shape == shape
+
+
+def test_a_given_threshold_stands_for_every_run(runs: dict[str, Path]) -> None:
+    predictor = Predictor({"one": runs["one"]}, device="cpu", threshold=0.7)
+    assert predictor.threshold == 0.7 == predictor.threshold_of(predictor.names[-1])

@@ -22,10 +22,11 @@ class Models:
     Args:
         runs: run folders by the name shown on the page; the first is the default.
         device: auto, cpu or cuda.
+        threshold: operating point for all runs; default: each run's own.
     """
 
-    def __init__(self, runs: Mapping[str, Path], *, device: str = "auto") -> None:
-        self.runs, self.device = dict(runs), device
+    def __init__(self, runs: Mapping[str, Path], *, device: str = "auto", threshold: float | None = None) -> None:
+        self.runs, self.device, self.threshold = dict(runs), device, threshold
         self._done = threading.Event()
         self._predictor: Predictor | None = None
         self._problem = ""
@@ -62,7 +63,7 @@ class Models:
         try:
             from gps_seg_app.predictor import Predictor
 
-            predictor = Predictor(self.runs, device=self.device)
+            predictor = Predictor(self.runs, device=self.device, threshold=self.threshold)
             predictor.warm_up()
             self._predictor = predictor
         except GpsSegError as error:

@@ -78,20 +78,22 @@ class Predictor:
         runs: name -> run folder; the first is the default. All must be of one base and one input size.
         device, precision: as for training; ``auto`` takes what this machine is fastest with.
         cache: embeddings kept, 4 MB each.
+        threshold: operating point for all runs, on the scale of :meth:`probability`; default: each run's own.
 
     Raises:
         AppError: no run, or runs that do not go together.
         CheckpointError: a run is missing or damaged.
     """
 
-    def __init__(self, runs: Mapping[str, Path], *, device: str = "auto", precision: str = "auto", cache: int = 8) -> None:
+    def __init__(self, runs: Mapping[str, Path], *, device: str = "auto", precision: str = "auto", cache: int = 8,
+                 threshold: float | None = None) -> None:
         self._loaded: Loaded = load_runs(runs, device=device, precision=precision)
         self._folders = {name: Path(folder) for name, folder in runs.items()}
         self._calibration: dict[str, Calibration | None] = {name: read_calibration(path) for name, path in self._folders.items()}
         self._encoders: dict[str | None, FastTinyViT] = {}
         self._base: tuple[Tensor, Tensor] | None = None  # the last picture a box was drawn on, and the base's embedding
         self._kept: OrderedDict[tuple[str, str], Embedding] = OrderedDict()
-        self._most, self._lock = cache, threading.Lock()
+        self._most, self._lock, self._threshold = cache, threading.Lock(), threshold
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -123,6 +125,8 @@ class Predictor:
 
     def threshold_of(self, name: str) -> float:
         """A delta's operating point; its calibration moves threshold and probabilities alike, so the mask stays."""
+        if self._threshold is not None:
+            return self._threshold
         threshold, calibration = self._loaded.thresholds[self._known(name)], self.calibration(name)
         return threshold if calibration is None else rescale(threshold, calibration.temperature)
 

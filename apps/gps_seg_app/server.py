@@ -36,6 +36,7 @@ class Settings:
         port: None: the first free one from 7860 on.
         users: passwords by name; empty: no login.
         save_folder: where corrected pairs go; None: they cannot be saved.
+        threshold: where the threshold begins; None: at each run's own.
     """
 
     runs: Mapping[str, Path]
@@ -45,6 +46,7 @@ class Settings:
     device: str = "auto"
     open_browser: bool = False
     limits: Limits = field(default_factory=Limits)
+    threshold: float | None = None
 
 
 def refuse_sharing(environment: Mapping[str, str]) -> None:
@@ -146,7 +148,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         import uvicorn
 
         with Scratch(), _terminable():
-            models = Models(settings.runs, device=settings.device)
+            models = Models(settings.runs, device=settings.device, threshold=settings.threshold)
             app = build(settings, models, port)
             config = uvicorn.Config(app, log_level="critical", access_log=False, server_header=False, ws="none", lifespan="on",
                                     timeout_graceful_shutdown=2, limit_concurrency=512)
