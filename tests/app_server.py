@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -78,7 +79,7 @@ def served(folder: Path, *arguments: object, environment: dict[str, str] | None 
             url = f"http://127.0.0.1:{port}"
             _wait(url, process, log)
             yield Served(url, process, log, refused, time.monotonic() - start)
-            assert process.poll() is None, log.read_text()
+            assert process.poll() in (None, -signal.SIGTERM, 143), log.read_text()
         finally:
             process.terminate()
             process.wait(20)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
+import json
 import os
 import re
+import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -19,14 +22,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from app_browser import png
 from app_runs import train_tiny
 from app_server import Served, free_port, served
 
+from gps_seg.data.phantom import phantom
 from gps_seg.errors import ConfigError
 from gps_seg_app.guard import CLOSED, policy
 from gps_seg_app.intake import Picture
 from gps_seg_app.scratch import PREFIX, Scratch
-from gps_seg_app.server import listen, read_users, refuse_sharing
+from gps_seg_app.server import hosts, listen, read_users, refuse_sharing
 from gps_seg_app.session import Session, Sessions
 
 
@@ -114,6 +119,60 @@ def test_the_api_answers_no_direct_call(app: Served) -> None:
         assert ask(app, path, method="POST", body=b"{}", Content_Type="application/json").status == 404
 
 
+@pytest.mark.parametrize(("inputs", "place"), [("opened", 0), ("cut", 0)])
+@pytest.mark.parametrize("named", ["{folder}/private.png", "http://127.0.0.1:9/picture.png", "/etc/hostname"])
+def test_a_request_opens_no_file_but_an_upload(app: Served, tmp_path: Path, inputs: str, place: int, named: str) -> None:
+    (tmp_path / "private.png").write_bytes(png(phantom(2, size=(240, 320))[0]))
+    found = next(one for one in json.loads(ask(app, "/config").body)["dependencies"] if one["api_name"] == inputs)
+    data: list[object] = [None, "run", 0.5][: len(found["inputs"])]
+    data[place] = {"path": named.format(folder=tmp_path), "meta": {"_type": "gradio.FileData"}}
+    session = f"thief-{inputs}-{abs(hash(named))}"
+    body = json.dumps({"data": data, "fn_index": found["id"], "session_hash": session}).encode()
+    assert ask(app, "/gradio_api/queue/join", method="POST", body=body, Content_Type="application/json").status == 200
+    assert b"Expected a file that was uploaded" in _told(app, session)
+
+
+def _told(app: Served, session: str) -> bytes:
+    """What the queue answers, up to the end of the one request of this session."""
+    with contextlib.closing(http.client.HTTPConnection(app.url.removeprefix("http://"), timeout=60)) as connection:
+        connection.request("GET", f"/gradio_api/queue/data?session_hash={session}")
+        lines = []
+        for line in connection.getresponse():
+            lines.append(line)
+            if b"process_completed" in line:
+                break
+        return b"".join(lines)
+
+
+def test_browsers_name_no_port_where_it_is_the_usual_one() -> None:
+    assert hosts(80) == {"127.0.0.1", "localhost", "127.0.0.1:80", "localhost:80"}
+    assert hosts(7860) == {"127.0.0.1:7860", "localhost:7860"}
+
+
+def test_closing_the_terminal_leaves_no_file(tmp_path: Path, tiny_run: Path) -> None:
+    with served(tmp_path, tiny_run) as running:
+        temp = tmp_path / "temp"
+        assert list(temp.glob(f"{PREFIX}*"))
+        running.process.send_signal(signal.SIGHUP)
+        for _ in range(100):
+            if not list(temp.glob(f"{PREFIX}*")):
+                break
+            time.sleep(0.1)
+        assert not list(temp.glob(f"{PREFIX}*"))
+        running.process.wait(20)
+
+
+def test_a_model_that_cannot_be_loaded_is_said_in_the_terminal_too(tmp_path: Path, tiny_run: Path) -> None:
+    broken = shutil.copytree(tiny_run, tmp_path / "broken")
+    (broken / "adapter_model.safetensors").write_bytes(b"cut short")
+    with served(tmp_path / "app", broken) as running:
+        for _ in range(200):
+            if "could not be loaded" in running.written:
+                break
+            time.sleep(0.1)
+        assert "gps-seg app: The model could not be loaded: " in running.written
+
+
 def test_pictures_need_the_pages_own_token(app: Served) -> None:
     for path in ("/scene/guess/image", "/picture/guess/image/base", "/export/guess/all.zip", "/clip/guess/x.mp4",
                  "/app/../server.py"):
@@ -169,6 +228,7 @@ def test_sharing_is_refused() -> None:
     (["--share"], "No such option: --share"), (["--host", "0.0.0.0"], "No such option: --host"),
     (["--port", "{taken}"], "is taken or not allowed: choose another with --port"),
     (["--user-file", "nothing"], "expected a text file with lines NAME:PASSWORD"),
+    (["--save-folder", "/dev/null/corrected"], "expected a folder that can be written"),
 ])
 def test_wrong_commands_are_one_sentence(tiny_run: Path, arguments: list[str], words: str) -> None:
     with listen(free_port()) as taken:

@@ -6,6 +6,7 @@ import functools
 from pathlib import Path
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
 from gps_seg.errors import GpsSegError
 from gps_seg_app import page_batch, page_card, page_compare, page_image, page_video
@@ -52,7 +53,23 @@ def build_page(models: Models, sessions: Sessions, settings: Settings) -> gr.Blo
 
         page.unload(leave)
         page.queue(max_size=QUEUE, default_concurrency_limit=1, api_open=False)
+    for block in page.blocks.values():  # every one: Gradio looks for files in the input of a slider too
+        vars(block)["async_move_resource_to_block_cache"] = only_uploads
     return page
+
+
+async def only_uploads(named: str | Path | None) -> str | None:
+    """Let through a file that was uploaded. Of a mounted page Gradio takes any path that a request names, and fetches addresses.
+
+    Raises:
+        gr.Error: the path leads elsewhere, or is an address.
+    """
+    if named is None:
+        return None
+    path = Path(named).resolve()
+    if not path.is_relative_to(Path(get_upload_folder()).resolve()):
+        raise gr.Error("Expected a file that was uploaded: drop it on the page.", print_exception=False)
+    return str(path)
 
 
 def _tell(models: Models, threshold: float) -> tuple[str, gr.Timer, float]:

@@ -13,7 +13,7 @@ import gradio as gr
 from gps_seg_app.batch import Item, Progress, by_confidence, run_batch
 from gps_seg_app.layers import picture_png
 from gps_seg_app.model_card import card
-from gps_seg_app.page_parts import JOB, PRIVATE, VIEW, Context, Update, links, told_in
+from gps_seg_app.page_parts import JOB, PRIVATE, VIEW, Context, Update, gone, links, told_in
 from gps_seg_app.result import analyse
 from gps_seg_app.session import Session, Shown
 
@@ -48,6 +48,8 @@ def build(context: Context) -> None:
             yield {words: "Choose pictures or a zip first."}
             return
         session = context.session(request)
+        if PRODUCT in session.products and gone(paths):
+            return  # the second click of a double click: the first one's answer stays
         cancel = session.jobs["batch"] = threading.Event()
         _forget(session)
         yield {start: gr.Button(interactive=False), stop: gr.Button(interactive=True), downloads: "", mark: session.changed(),

@@ -6,7 +6,7 @@ import functools
 import inspect
 import logging
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,11 @@ def take(upload: str, most_bytes: int) -> bytes:
         raise AppError("The upload is gone: drop the file again.") from None
     finally:
         path.unlink(missing_ok=True)
+
+
+def gone(uploads: Sequence[str]) -> bool:
+    """Whether a job has worked through these files before, and deleted them."""
+    return not any(Path(upload).exists() for upload in uploads)
 
 
 def links(session: Session, names: dict[str, str]) -> str:

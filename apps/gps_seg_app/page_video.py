@@ -10,7 +10,7 @@ from pathlib import Path
 import gradio as gr
 
 from gps_seg_app.limits import AppError
-from gps_seg_app.page_parts import JOB, PRIVATE, VIEW, Context, Update, links, told_in
+from gps_seg_app.page_parts import JOB, PRIVATE, VIEW, Context, Update, gone, links, told_in
 from gps_seg_app.session import Session
 from gps_seg_app.video import TABLE, TIMELINE, VIDEO, Progress, Settings, VideoResult, run_video
 
@@ -45,6 +45,8 @@ def build(context: Context) -> None:
         if not path:
             raise AppError("Choose a clip first.")
         session = context.session(request)
+        if TABLE in session.products and gone([path]):
+            return  # the second click of a double click: the first one's answer stays
         cancel = session.jobs["video"] = threading.Event()
         _forget(session)
         yield {start: gr.Button(interactive=False), stop: gr.Button(interactive=True), downloads: "", notes: "",

@@ -7,13 +7,14 @@ import os
 import signal
 import socket
 import stat
+import tempfile
 import threading
 import webbrowser
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gps_seg.errors import ConfigError
+from gps_seg.errors import ConfigError, GpsSegError
 from gps_seg_app.guard import Guard, Rules
 from gps_seg_app.limits import Limits
 from gps_seg_app.loading import Models
@@ -56,6 +57,18 @@ def refuse_sharing(environment: Mapping[str, str]) -> None:
     name = environment.get("GRADIO_SERVER_NAME", HOST)
     if name not in (HOST, "localhost"):
         raise ConfigError(f"GRADIO_SERVER_NAME: expected {HOST}, got {name}: the app never leaves this machine; unset it")
+
+
+def check_save_folder(folder: Path | None) -> None:
+    """Make it now: nobody shall correct for an hour what cannot be kept. Raises ConfigError where it cannot be written."""
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+    except OSError:
+        raise ConfigError(f"--save-folder {folder}: expected a folder that can be written, this one cannot: choose another"
+                          ) from None
 
 
 def read_users(file: Path | None, environment: Mapping[str, str]) -> dict[str, str]:
@@ -109,6 +122,12 @@ def listen(port: int | None) -> socket.socket:
                       "free one")
 
 
+def hosts(port: int) -> frozenset[str]:
+    """The Host headers of this server; browsers leave away the port of plain HTTP."""
+    names = (HOST, "localhost")
+    return frozenset([*(f"{name}:{port}" for name in names), *(names if port == 80 else ())])
+
+
 def build(settings: Settings, models: Models, port: int) -> Guard:
     """The ASGI application: the door, behind it FastAPI with our files and Gradio's page."""
     os.environ.update(QUIET)
@@ -128,7 +147,7 @@ def build(settings: Settings, models: Models, port: int) -> Guard:
         allowed_paths=[], max_file_size=settings.limits.video_bytes, enable_monitoring=False, mcp_server=False, ssr_mode=False,
         pwa=False, theme=theme(), css=CSS, head=HEAD,
     )
-    rules = Rules(frozenset({f"{HOST}:{port}", f"localhost:{port}"}), settings.limits.video_bytes + 1_000_000, settings.users)
+    rules = Rules(hosts(port), settings.limits.video_bytes + 1_000_000, settings.users)
     return Guard(api, rules)
 
 
@@ -139,9 +158,11 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         announce: told the address, as soon as the page answers.
 
     Raises:
-        ConfigError: sharing was asked for, the port is taken, or the packages of the app are not installed.
+        ConfigError: sharing was asked for, the port is taken, the save folder cannot be written, or the packages of the app
+            are not installed.
     """
     refuse_sharing(os.environ)
+    check_save_folder(settings.save_folder)
     place = listen(settings.port)
     port = int(place.getsockname()[1])
     try:
@@ -175,10 +196,16 @@ def _terminable() -> Iterator[None]:
         yield
         return
     before = signal.signal(signal.SIGTERM, leave)
+    closed: int = getattr(signal, "SIGHUP", 0)  # the terminal's window was closed; uvicorn heeds only the other signal
+    heeded = bool(closed) and signal.getsignal(closed) is signal.SIG_DFL  # else nohup asked for this one to be ignored
+    if heeded:
+        signal.signal(closed, lambda *_: signal.raise_signal(signal.SIGTERM))
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        if heeded:
+            signal.signal(closed, signal.SIG_DFL)
 
 
 def _when_up(server: object, models: Models, settings: Settings, announce: Callable[[str], None], port: int) -> None:
@@ -192,3 +219,7 @@ def _when_up(server: object, models: Models, settings: Settings, announce: Calla
     models.start()
     if settings.open_browser:
         webbrowser.open(address)
+    try:
+        models.get()
+    except GpsSegError as error:  # the page says so too
+        announce(str(error))

@@ -89,7 +89,7 @@ function paste(event) {
 
 function keys(event) {
   if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z") return;
-  if (event.target.matches("input, textarea") && event.target.type !== "checkbox" && event.target.type !== "range") return;
+  if (event.target.matches("input, textarea") && !["checkbox", "radio", "range"].includes(event.target.type)) return;
   document.querySelector(event.shiftKey ? "button#redo" : "button#undo")?.click();
   event.preventDefault();
 }

@@ -279,7 +279,9 @@ export class Stage {
 
   move(event) {
     if (!this.scene) return;
-    this.canvas.classList.toggle("gs-tool", this.ask().tool !== "look");
+    const { tool } = this.ask();
+    this.canvas.classList.toggle("gs-tool", tool !== "look");
+    if (this.corner && tool !== "box") this.drop(); // another tool was taken: no half a box stays
     this.at = this.place(event);
     if (this.stroke) {
       const last = this.stroke.points.at(-1);
