@@ -172,6 +172,19 @@ def test_points_box_and_brush_correct_the_mask_and_every_step_can_be_undone(page
     expect(page.locator("#undo")).to_be_disabled()
 
 
+def test_half_a_box_goes_when_another_tool_is_taken(page: Any, app: Served) -> None:
+    with_picture(page)
+    canvas = page.locator(".gs-canvas").bounding_box()
+    page.get_by_label("Box").check()
+    page.mouse.click(canvas["x"] + 20, canvas["y"] + 20)
+    page.get_by_label("Look").check()
+    page.mouse.move(canvas["x"] + 90, canvas["y"] + 90)
+    page.get_by_label("Box").check()
+    page.mouse.click(canvas["x"] + 100, canvas["y"] + 100)
+    after(page, lambda: page.mouse.click(canvas["x"] + 200, canvas["y"] + 200))
+    assert np.allclose(shown(page, app)["box"][:2], 2 * [100 * 320 / canvas["width"]], atol=2)
+
+
 def test_the_keyboard_alone_sets_points_and_boxes(page: Any, app: Served) -> None:
     with_picture(page)
     page.get_by_label("Add point").check()
