@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -22,3 +24,34 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _private_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or fills the user's cache."""
     monkeypatch.setenv("GPS_SEG_CACHE", str(cache))
+
+
+@pytest.fixture(scope="session")
+def app(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Any]:
+    """The app with two tiny runs, in a process of its own."""
+    from app_runs import train_tiny
+    from app_server import served
+
+    place = tmp_path_factory.mktemp("app")
+    runs = [train_tiny(place / name, cache, f"seed={seed}") for seed, name in enumerate(("first", "second"))]
+    with served(place / "server", *runs, "--save-folder", place / "corrected") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from app_browser import SWITCHES, chromium
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as player:
+        found = player.chromium.launch(executable_path=chromium(), args=list(SWITCHES))
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def page(browser: Any, app: Any) -> Iterator[Any]:
+    from app_browser import opened
+
+    with opened(browser, app.url) as made:
+        yield made

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from gps_seg.cli import app
 from gps_seg.data.images import read_image, read_mask
-from gps_seg_app.corrections import LEAST_PAIRS, STEPS, Edits, count_pairs, finetune_command, save_pair
+from gps_seg_app.corrections import LEAST_PAIRS, Edits, count_pairs, finetune_command, save_pair
 from gps_seg_app.limits import AppError
 from gps_seg_app.model_card import card
 
@@ -52,36 +52,13 @@ def test_erasing_takes_away_what_painting_added() -> None:
     assert not painted.stroke([(20, 20)], 10, add=False).mask.any()
 
 
-def test_undo_and_redo_walk_the_steps_and_a_new_edit_forgets_what_was_undone() -> None:
-    first = Edits.start(EMPTY)
-    second = first.stroke([(10, 10)], 5, add=True)
-    third = second.replace(slow_disc(40, 20, 8))
-    assert (first.can_undo, third.can_undo, third.can_redo) == (False, True, False)
-    back = third.undo()
-    assert np.array_equal(back.mask, second.mask) and back.can_redo
-    assert np.array_equal(back.undo().mask, EMPTY) and not back.undo().can_undo
-    assert np.array_equal(back.undo().redo().redo().mask, third.mask)
-    assert not back.stroke([(30, 30)], 3, add=True).can_redo
-    assert first.undo() is first and third.redo() is third
-
-
 def test_no_step_changes_the_one_before() -> None:
     first = Edits.start(EMPTY).stroke([(10, 10)], 5, add=True)
     before = first.mask.copy()
-    first.stroke([(30, 30)], 5, add=True).undo().stroke([(9, 9)], 4, add=False)
+    first.stroke([(30, 30)], 5, add=True).stroke([(9, 9)], 4, add=False)
     assert np.array_equal(first.mask, before)
     with pytest.raises(ValueError, match="read-only"):
         first.mask[0, 0] = True
-
-
-def test_the_history_is_bounded() -> None:
-    edits = Edits.start(EMPTY)
-    for number in range(STEPS + 20):
-        edits = edits.replace(slow_disc(number % 60, number % 40, 3 + number % 7))
-    steps = 0
-    while edits.can_undo:
-        edits, steps = edits.undo(), steps + 1
-    assert steps == STEPS
 
 
 def test_edited_and_dice_compare_with_the_models_mask() -> None:
@@ -90,12 +67,7 @@ def test_edited_and_dice_compare_with_the_models_mask() -> None:
     halved = edits.replace(edits.mask & (np.arange(60) < 20))
     both = np.count_nonzero(halved.mask)
     assert halved.edited and halved.dice == pytest.approx(2 * both / (both + np.count_nonzero(edits.mask)))
-    assert not halved.undo().edited and Edits.start(EMPTY).dice == 1.0
-
-
-def test_a_step_that_changes_nothing_is_no_step() -> None:
-    edits = Edits.start(EMPTY)
-    assert not edits.stroke([(5, 5)], 3, add=False).can_undo and not edits.replace(EMPTY).can_undo
+    assert Edits.start(EMPTY).dice == 1.0
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from gps_seg_app.layers import map_png, picture_png, rings
 from gps_seg_app.limits import AppError
 from gps_seg_app.loading import Models
 from gps_seg_app.outlines import mask_of_polygons
-from gps_seg_app.page_image import use_tool
+from gps_seg_app.page_correct import use_tool
 from gps_seg_app.predictor import Predictor
 
 

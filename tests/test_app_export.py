@@ -115,7 +115,8 @@ def test_the_json_document_holds_the_schema_and_the_exact_mask(found: Result, mo
     document = json.loads(report_json(found, model))
     assert document["schema"] == "gps-seg-result/1" and document["disclaimer"] == DISCLAIMER
     assert datetime.fromisoformat(document["created_utc"]).utcoffset() is not None and document["created_utc"].endswith("Z")
-    assert document["input"] == {"sha256": found.picture.sha256, "height": 120, "width": 160, "burnt_in_text": False}
+    assert document["input"] == {"sha256": found.picture.sha256, "frame": None, "frames": 1, "height": 120, "width": 160,
+                                 "burnt_in_text": False}
     assert document["model"]["id"] == model.model_id and document["model"]["weights_sha256"] == model.weights_sha256
     assert document["preprocessing"] == {"input_size": 256, "resize": "longest_side", "mean": [0.0] * 3, "std": [255.0] * 3}
     assert document["calibration"] == {"calibrated": False, "temperature": None} and document["threshold"] == 0.5

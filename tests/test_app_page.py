@@ -1,101 +1,23 @@
-"""The page in a real browser: the whole path of each tab, on the real server with a real (tiny) run."""
+"""The Image tab in a real browser: its whole path, on the real server with a real (tiny) run."""
 
 from __future__ import annotations
 
 import io
 import json
 import re
-import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from app_browser import PATIENCE, SWITCHES, chromium, drawn_clip, drawn_zip, opened, png, scene
-from app_runs import train_tiny
-from app_server import Served, served
+from app_browser import PATIENCE, png, scene
+from app_dicoms import SECRETS, make
+from app_server import Served
+from app_steps import PASTE, after, cut, expect, fetch, give, shown, shown_mask, wait, with_picture
 from PIL import Image
 
-from gps_seg_app.outlines import mask_of_polygons, mask_of_run_lengths
-
-if chromium() is None:
-    pytest.skip("browser tests skipped: no Chromium on this machine; apt-get install chromium", allow_module_level=True)
-sync = pytest.importorskip("playwright.sync_api", reason="browser tests skipped: pip install playwright")
-expect = sync.expect
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Served]:
-    place = tmp_path_factory.mktemp("app")
-    runs = [train_tiny(place / name, cache, f"seed={seed}") for seed, name in enumerate(("first", "second"))]
-    with served(place / "server", *runs, "--save-folder", place / "corrected") as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync.sync_playwright() as player:
-        found = player.chromium.launch(executable_path=chromium(), args=list(SWITCHES))
-        yield found
-        found.close()
-
-
-@pytest.fixture
-def page(browser: Any, app: Served) -> Iterator[Any]:
-    with opened(browser, app.url) as made:
-        yield made
-
-
-def wait(page: Any, place: str, words: str | re.Pattern[str]) -> None:
-    expect(page.locator(place)).to_contain_text(words, timeout=PATIENCE)
-
-
-def give(page: Any, place: str, data: bytes | Path, name: str = "picture.png") -> None:
-    given = data if isinstance(data, Path) else {"name": name, "mimeType": "application/octet-stream", "buffer": data}
-    page.locator(f"{place} input[type=file]").set_input_files(given)
-
-
-def cut(page: Any, threshold: str) -> None:
-    page.locator("#threshold input[type=number]").fill(threshold)
-    page.locator("#threshold input[type=number]").press("Tab")
-
-
-def mark(page: Any) -> str:
-    return str(re.search(r"[\w-]{20,}:\d+", page.locator("#image-mark").inner_text())[0])  # type: ignore[index]
-
-
-def after(page: Any, act: Callable[[], object]) -> None:
-    """Do something, and wait until the page shows something new."""
-    before = mark(page)
-    act()
-    expect(page.locator("#image-mark")).not_to_contain_text(before, timeout=PATIENCE)
-
-
-def with_picture(page: Any, threshold: str = "0.01") -> None:
-    give(page, "#upload", png(scene()))
-    wait(page, "#timing", "320 x 240 pixels")
-    after(page, lambda: cut(page, threshold))
-
-
-def shown(page: Any, app: Served) -> dict[str, Any]:
-    with urllib.request.urlopen(f"{app.url}/scene/{mark(page).partition(':')[0]}/image") as answer:
-        return dict(json.load(answer))
-
-
-def shown_mask(page: Any, app: Served) -> Any:
-    found = shown(page, app)
-    parts = [{"exterior": part[0], "holes": part[1:]} for part in found["polygons"]]
-    return mask_of_polygons(parts, (found["height"], found["width"]))
-
-
-def fetch(page: Any, link: str) -> bytes:
-    with page.expect_download() as waiting:
-        page.locator("#downloads").get_by_role("link", name=link, exact=True).click()
-    assert waiting.value.suggested_filename.startswith("gps-seg-")
-    return Path(waiting.value.path()).read_bytes()
+from gps_seg_app.outlines import mask_of_run_lengths
 
 
 def test_a_picture_is_answered_in_words_and_numbers_and_the_threshold_moves_both(page: Any, app: Served) -> None:
@@ -237,13 +159,24 @@ def test_layers_and_the_disagreement_map_are_drawn_on_demand(page: Any) -> None:
 
 
 def test_a_corrected_picture_is_kept_as_a_training_pair(page: Any, app: Served) -> None:
+    page.get_by_role("button", name="One polyp").click()
+    wait(page, "#timing", "768 x 576 pixels")
+    page.locator("#save").click()
+    wait(page, "#saved", "it is not kept as a training pair")
     with_picture(page)
     page.locator("#save").click()
-    wait(page, "#saved", "gps-seg train")
+    wait(page, "#saved", "the model's own mask, unchanged: take it as ground truth only if it is right")
+    wait(page, "#saved", "Fine-tuning needs at least 3 pairs; there are 1.")
     folder = app.log.parent.parent / "corrected"
     [image], [mask] = (folder / "images").iterdir(), (folder / "masks").iterdir()
     assert image.name == mask.name and np.array_equal(np.array(Image.open(image)), scene())
     assert np.array_equal(np.array(Image.open(mask)) > 0, shown_mask(page, app))
+    for index in (5, 6):
+        after(page, lambda index=index: give(page, "#upload", png(scene(index))))
+        expect(page.locator("#save")).to_be_enabled(timeout=PATIENCE)
+        page.locator("#save").click()
+        wait(page, "#saved", "Saved as")
+    wait(page, "#saved", "To fine-tune on the 3 pairs that were saved: gps-seg train")
 
 
 @pytest.mark.parametrize(("data", "words"), [
@@ -268,115 +201,60 @@ def test_what_cannot_be_assessed_is_said(page: Any) -> None:
 
 
 def test_a_picture_can_be_pasted(page: Any) -> None:
-    page.evaluate("""(bytes) => {
-        const parcel = new DataTransfer();
-        parcel.items.add(new File([new Uint8Array(bytes)], 'pasted.png', {type: 'image/png'}));
-        document.dispatchEvent(new ClipboardEvent('paste', {clipboardData: parcel, bubbles: true}));
-    }""", list(png(scene(size=(96, 128)))))
+    page.evaluate(PASTE, list(png(scene(size=(96, 128)))))
     wait(page, "#timing", "128 x 96 pixels")
 
 
-def test_a_batch_is_worked_through_and_packed(page: Any) -> None:
-    page.get_by_role("tab", name="Batch").click()
-    page.locator("#batch-start").click()
-    wait(page, "#batch-words", "Choose pictures or a zip first.")
-    give(page, "#batch-upload", drawn_zip(), "all.zip")
-    expect(page.locator("#batch-upload")).to_contain_text("all.zip", timeout=PATIENCE)
-    page.locator("#batch-start").click()
-    wait(page, "#batch-words", "Done: 4 pictures")
-    expect(page.locator("#batch-gallery figure")).to_have_count(4)
-    assert "patient" not in page.locator("#batch-gallery").inner_text()
-    assert "1 unreadable" in page.locator("#batch-words").inner_text()
-    with page.expect_download() as waiting:
-        page.locator("#batch-downloads a").click()
-    names = zipfile.ZipFile(waiting.value.path()).namelist()
-    assert "summary.csv" in names and sum(name.endswith("mask.png") for name in names) == 3
-    give(page, "#batch-upload", b"PK\x03\x04 broken", "broken.zip")
-    expect(page.locator("#batch-upload")).to_contain_text("broken.zip", timeout=PATIENCE)
-    page.locator("#batch-start").click()
-    wait(page, "#batch-words", re.compile("zip"))
-    expect(page.locator("#batch-start")).to_be_enabled()
+def test_a_dicom_object_opens_frame_by_frame_and_names_nobody(page: Any, app: Served) -> None:
+    views = np.stack([scene(4), scene(5), scene(6)])
+    give(page, "#upload", make(views), "Secretname.dcm")
+    wait(page, "#timing", "320 x 240 pixels")
+    expect(page.locator("#frame")).to_be_visible()
+    assert np.array_equal(picture(page, app), views[0])
+    page.locator("#frame input[type=number]").fill("3")
+    after(page, lambda: page.locator("#frame input[type=number]").press("Tab"))
+    wait(page, "#timing", "320 x 240 pixels")
+    assert np.array_equal(picture(page, app), views[2])
+    report = fetch(page, "JSON").decode()
+    for secret in SECRETS.values():
+        assert secret not in page.content() and secret not in report and secret not in app.written
+    give(page, "#upload", make(views[:1]), "one.dcm")
+    expect(page.locator("#frame")).to_be_hidden(timeout=PATIENCE)
+    wait(page, "#timing", "320 x 240 pixels")
 
 
-def test_a_batch_can_be_cancelled(page: Any) -> None:
-    page.get_by_role("tab", name="Batch").click()
-    give(page, "#batch-upload", drawn_zip(60), "all.zip")
-    expect(page.locator("#batch-upload")).to_contain_text("all.zip", timeout=PATIENCE)
-    page.locator("#batch-start").click()
-    wait(page, "#batch-words", " of 61 pictures")
-    page.locator("#batch-stop").click()
-    wait(page, "#batch-words", "Cancelled after")
+def picture(page: Any, app: Served) -> Any:
+    with urllib.request.urlopen(app.url + shown(page, app)["base"]) as answer:
+        return np.array(Image.open(answer))
 
 
-def test_a_clip_is_played_with_its_timeline_and_a_click_seeks(page: Any, tmp_path: Path) -> None:
-    page.get_by_role("tab", name="Video").click()
-    give(page, "#video-upload", drawn_clip(tmp_path / "clip.mp4"))
-    expect(page.locator("#video-upload").get_by_role("cell", name="clip.mp4")).to_be_visible(timeout=PATIENCE)
-    page.locator("#video-start").click()
-    wait(page, "#video-notes", "frames a second")
-    page.locator(".gs-clip video").wait_for(state="visible")
-    assert page.evaluate("""() => new Promise((done) => { const v = document.querySelector('.gs-clip video');
-        if (v.readyState > 0) done(v.videoWidth);
-        v.onloadedmetadata = () => done(v.videoWidth);
-        v.onerror = () => done(-1); })""") > 0
-    timeline = page.locator(".gs-timeline").bounding_box()
-    page.locator(".gs-timeline").click(position={"x": 0.75 * timeline["width"], "y": timeline["height"] / 2})
-    assert page.evaluate("() => document.querySelector('.gs-clip video').currentTime") == pytest.approx(1.7, abs=0.3)
-    with page.expect_download() as waiting:
-        page.locator("#video-downloads").get_by_role("link", name="Table, a row a frame").click()
-    assert Path(waiting.value.path()).read_text().startswith("# Research use only")
-    give(page, "#video-upload", b"no clip at all", "clip.mov")
-    expect(page.locator("#video-upload")).to_contain_text("clip.mov", timeout=PATIENCE)
-    page.locator("#video-start").click()
-    wait(page, "#video-words", "Expected")
+def test_a_second_picture_given_while_the_first_is_at_work_is_the_one_that_is_answered(page: Any, app: Served) -> None:
+    give(page, "#upload", png(scene(size=(2000, 2600))), "first.png")
+    give(page, "#upload", png(scene(5)), "second.png")
+    wait(page, "#timing", "320 x 240 pixels")
+    page.wait_for_timeout(1500)
+    wait(page, "#timing", "320 x 240 pixels")
+    assert np.array_equal(picture(page, app), scene(5))
 
 
-def test_two_models_are_compared_on_one_picture(page: Any) -> None:
-    page.get_by_role("tab", name="Compare").click()
-    page.locator("#compare-current").click()
-    wait(page, "#compare-words", "There is no picture yet")
-    give(page, "#compare-upload", png(scene()))
-    wait(page, "#compare-words", "2 models, one picture")
-    expect(page.locator("#compare-gallery figure")).to_have_count(2)
-    expect(page.locator("#compare-table")).to_contain_text("second")
+def test_a_threshold_moved_while_the_picture_is_at_work_is_the_one_that_cuts_it(page: Any) -> None:
+    give(page, "#upload", png(scene(size=(2000, 2600))))
+    cut(page, "0.97")
+    wait(page, "#timing", "2600 x 2000 pixels")
+    assert json.loads(fetch(page, "JSON"))["threshold"] == 0.97
+    page.get_by_role("button", name="One polyp").click()
+    wait(page, "#timing", "768 x 576 pixels")
+    assert json.loads(fetch(page, "JSON"))["threshold"] == 0.97
 
 
-def test_the_model_card_and_the_limits_are_on_the_page(page: Any) -> None:
-    page.get_by_role("tab", name="About").click()
-    text = page.inner_text("body")
-    assert "Model card" in text and "Limits of this page" in text and "Privacy" in text
-
-
-def test_two_tabs_do_not_see_each_other_and_closing_one_forgets_it(browser: Any, app: Served) -> None:
-    with opened(browser, app.url) as first, opened(browser, app.url) as second:
-        with_picture(first)
-        give(second, "#upload", png(scene(size=(96, 128))))
-        wait(second, "#timing", "128 x 96 pixels")
-        assert "320 x 240 pixels" in first.locator("#timing").inner_text()
-        assert shown(first, app)["width"] == 320 and shown(second, app)["width"] == 128
-        token = mark(first).partition(":")[0]
-        first.close()
-        waited = 0
-        while _status(f"{app.url}/scene/{token}/image") != 404:
-            waited += 1
-            assert waited < 60, "the closed page is still remembered"
-            second.wait_for_timeout(500)
-
-
-def _status(url: str) -> int:
-    try:
-        with urllib.request.urlopen(url) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        error.close()
-        return error.code
-
-
-@pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (820, "dark"), (640, "light")])
-def test_nothing_is_wider_than_the_window(browser: Any, app: Served, width: int, theme: str) -> None:
-    with opened(browser, f"{app.url}/?__theme={theme}") as page:
-        page.set_viewport_size({"width": width, "height": 800})
-        with_picture(page)
-        for tab in ("Image", "Batch", "Video", "Compare", "About"):
-            page.get_by_role("tab", name=tab).click()
-            assert page.evaluate("() => document.documentElement.scrollWidth") <= width, tab
+def test_a_wrong_file_after_a_dicom_object_leaves_no_frame_of_it(page: Any) -> None:
+    give(page, "#upload", make(np.stack([scene(4), scene(5)])), "two.dcm")
+    expect(page.locator("#frame")).to_be_visible(timeout=PATIENCE)
+    wait(page, "#timing", "320 x 240 pixels")
+    page.locator("#frame input[type=range]").focus()
+    after(page, lambda: page.keyboard.press("ArrowRight"))
+    wait(page, "#timing", "320 x 240 pixels")
+    assert json.loads(fetch(page, "JSON"))["input"]["frame"] == 2
+    give(page, "#upload", b"no picture", "none.png")
+    wait(page, "#words", "Expected")
+    expect(page.locator("#frame")).to_be_hidden()

@@ -35,6 +35,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> dict[str, Pat
         "two": train_tiny(folder / "two", cache, "seed=2", "method=bitfit"),
         "vit": train_tiny(folder / "vit", cache, model="tiny"),
         "adapter": train_tiny(folder / "adapter", cache, "method=adapter"),
+        "lora": train_tiny(folder / "lora", cache, "method=lora", "seed=3"),
+        "ssf": train_tiny(folder / "ssf", cache, "method=ssf", "seed=4"),
     }
 
 
@@ -68,7 +70,7 @@ def test_the_fast_encoder_is_the_encoder(size: int, seed: int) -> None:
     assert rough.dtype == torch.float32 and (rough - expected).abs().max() < 0.1 * expected.abs().max()
 
 
-@pytest.mark.parametrize("name", ["one", "two", "vit", "adapter"])
+@pytest.mark.parametrize("name", ["one", "two", "vit", "adapter", "lora", "ssf"])
 def test_the_mask_is_the_one_of_the_command_line(name: str, runs: dict[str, Path], tmp_path: Path) -> None:
     predictor = Predictor({name: runs[name]}, device="cpu", precision="fp32")
     for pixels, mask in zip(PIXELS, maps(runs[name], tmp_path), strict=True):
@@ -88,12 +90,21 @@ def test_deltas_take_turns_on_one_base(runs: dict[str, Path]) -> None:
     assert np.array_equal(both.predict(PIXELS[0])[0], alone["one"])
 
 
+def test_runs_that_add_modules_take_turns_too_once_merged(runs: dict[str, Path]) -> None:
+    names = ("lora", "one", "ssf")
+    together = Predictor({name: runs[name] for name in names}, device="cpu", precision="fp32")
+    alone = {name: Predictor({name: runs[name]}, device="cpu", precision="fp32").predict(PIXELS[0])[0] for name in names}
+    for name in ("ssf", "one", "lora", "one", "ssf"):
+        assert np.array_equal(together.predict(PIXELS[0], name)[0], alone[name])
+    assert np.abs(alone["lora"] - alone["ssf"]).max() > 1e-3
+
+
 def test_runs_that_do_not_go_together_are_refused_in_a_sentence(runs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(AppError, match="at least one run folder"):
         Predictor({})
     with pytest.raises(AppError, match="one base and input size, but one has tiny_lite and vit has tiny"):
         Predictor({"one": runs["one"], "vit": runs["vit"]})
-    with pytest.raises(AppError, match="open such a run alone"):
+    with pytest.raises(AppError, match="adapter adds cannot be merged into its weights: open that run alone"):
         Predictor({"one": runs["one"], "adapter": runs["adapter"]})
     with pytest.raises(AppError, match="Expected one of the loaded models"):
         Predictor({"one": runs["one"]}).embed(PIXELS[0], "three")

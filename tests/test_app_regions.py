@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gps_seg_app.quality import Assessment
-from gps_seg_app.regions import NONE, NONE_LEFT, SPECK_PERCENT, find
+from gps_seg_app.regions import NONE, SPECK_PERCENT, find
 
 SHAPE = (120, 200)
 
@@ -79,8 +79,17 @@ def test_a_corrected_mask_is_taken_as_drawn_even_where_the_model_may_not_judge()
     mask[10:12, 10:12] = mask[50:90, 50:90] = True
     found = find(blocks(), 0.5, assessment(assessable=False), mask)
     assert found.state == "found" and len(found.regions) == 2 and np.array_equal(found.mask, mask)
+    assert found.words == "Corrected by hand: 2 regions. The picture itself is not assessable: too dark."
+    assert {one.confidence for one in found.regions} == {None}
     empty = find(blocks((20, 10, 60, 30)), 0.5, assessment(), np.zeros(SHAPE, np.bool_))
-    assert empty.state == "none" and empty.words == NONE_LEFT
+    assert empty.state == "none" and empty.words == "Corrected by hand: no region. This does not exclude a polyp."
+
+
+def test_confidences_are_the_models_own_whatever_points_have_moved() -> None:
+    moved, own = blocks((20, 10, 60, 30)), np.full(SHAPE, 0.25, np.float32)
+    found = find(moved, 0.5, assessment(), own=own, prompted=True)
+    assert found.words == "With your marks: 1 region."
+    assert (found.regions[0].confidence, found.regions[0].least_confidence) == (0.25, 0.25)
 
 
 def test_an_outline_is_the_more_uncertain_the_flatter_the_probability_falls() -> None:

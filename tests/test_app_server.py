@@ -314,9 +314,20 @@ def test_sessions_are_bounded_in_number_in_size_and_in_time() -> None:
     large.get("b")
     assert len(large) == 1
     idle = Sessions(idle_seconds=0.0)
-    idle.get("a")
-    idle.get("b")
-    assert len(idle) == 1
+    left = idle.get("a")
+    left.picture = _picture(8)
+    time.sleep(0.01)
+    idle.sweep()  # no other page needs to ask for anything
+    assert len(idle) == 0 and left.picture is None
+
+
+def test_a_page_belongs_to_who_opened_it() -> None:
+    sessions = Sessions()
+    alice = sessions.get("hash", "alice")
+    assert sessions.get("hash", "bob") is not alice and sessions.get("hash", "alice") is alice
+    assert sessions.by_token(alice.token, "alice") is alice and sessions.by_token(alice.token, "bob") is None
+    sessions.drop("hash", "bob")
+    assert sessions.by_token(alice.token, "alice") is alice
 
 
 def test_a_closed_session_stops_its_jobs_and_deletes_its_files(tmp_path: Path) -> None:

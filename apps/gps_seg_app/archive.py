@@ -47,10 +47,9 @@ def entries(source: Path | Sequence[Path], limits: Limits) -> list[Entry]:
     paths = [source] if isinstance(source, Path) else list(source)
     if not paths:
         raise AppError(f"{WANTED}; nothing came: choose some files.")
-    if len(paths) == 1 and is_zip(paths[0]):
-        found = _inside(paths[0], limits)
-    else:
-        found = [Entry(path, shown_name(path.name)) for path in paths]
+    found = []
+    for path in paths:
+        found += _inside(path, limits) if is_zip(path) else [Entry(path, shown_name(path.name))]
     if not found:
         raise AppError(f"{WANTED}; this zip holds no file: choose another.")
     if len(found) > limits.batch_files:

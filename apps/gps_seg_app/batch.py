@@ -38,6 +38,7 @@ class Item:
     """One picture of a batch, small enough to keep.
 
     Attributes:
+        state: found, none or not_assessable; empty without a result.
         words: the answer, or why there is none.
         confidence: of the surest region; 0 without a region or a result.
         thumbnail: the picture with its contours, longer side at most 320 pixels; None without a result.
@@ -45,6 +46,7 @@ class Item:
     """
 
     label: str
+    state: str
     words: str
     regions: int
     confidence: float
@@ -157,11 +159,12 @@ def _answer(
     names: bool,
 ) -> tuple[Item, Sequence[object]]:
     if isinstance(picture, AppError):
-        return Item(label, str(picture), 0, 0.0, None, failed=True), (label, "unreadable", "", "", "", "", "", "", str(picture))
+        row: Sequence[object] = label, "unreadable", "", "", "", "", "", "", str(picture)
+        return Item(label, "", str(picture), 0, 0.0, None, failed=True), row
     try:
         result = analyse(picture)
     except AppError as error:
-        return Item(label, str(error), 0, 0.0, None, failed=True), (
+        return Item(label, "", str(error), 0, 0.0, None, failed=True), (
             label, "failed", "", "", "", "", "", picture.sha256, str(error))
     for name, data in files(result, card, name=label if names else None).items():
         if name != "README.txt":  # the same for all: once, at the top
@@ -170,7 +173,8 @@ def _answer(
     largest = max((one.area_px for one in regions), default=0)
     row = (label, result.finding.state, len(regions), f"{result.confidence:.4f}", largest,
            f"{sum(one.field_percent for one in regions):.4f}", f"{result.threshold:g}", picture.sha256, result.finding.words)
-    return Item(label, result.finding.words, len(regions), result.confidence, _thumbnail(result), failed=False), row
+    found = result.finding
+    return Item(label, found.state, found.words, len(regions), result.confidence, _thumbnail(result), failed=False), row
 
 
 def summary_csv(rows: Sequence[Sequence[object]], *, note: str = "") -> str:

@@ -179,7 +179,7 @@ def measure_one(server: Server, model: str, repetitions: int) -> dict[str, float
     count = iter(range(10**6))
 
     def picture() -> None:
-        user.call("opened", [user.upload(next(pictures)), model, 0.5])
+        user.call("opened", [user.upload(next(pictures)), model])
         scene = user.scene()
         _get(server.url + scene["base"])
 
@@ -210,7 +210,7 @@ def measure_load(server: Server, model: str, users: int, seconds: float) -> Load
         while time.perf_counter() < end:
             start = time.perf_counter()
             try:
-                user.call("opened", [user.upload(pictures[(index + len(times[index])) % SCENES]), model, 0.5])
+                user.call("opened", [user.upload(pictures[(index + len(times[index])) % SCENES]), model])
                 user.scene()
                 times[index].append(time.perf_counter() - start)
             except (OSError, BenchmarkError) as error:

@@ -1,11 +1,10 @@
-"""Corrected masks: a history of edits that can be undone, and training pairs that ``gps-seg train`` accepts."""
+"""Corrected masks: strokes and how far they lead from the model, and training pairs that ``gps-seg train`` accepts."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 import shlex
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,33 +18,13 @@ from gps_seg.errors import DataError
 from gps_seg_app.limits import AppError
 
 Mask = NDArray[np.bool_]
-STEPS = 100  # that can be undone
 MOST_POINTS = 20_000
 LEAST_PAIRS = 3  # one to test, one to choose the training step, one to train
 
 
-@dataclass(frozen=True)
-class _Packed:
-    """A mask in a few kilobytes."""
-
-    shape: tuple[int, int]
-    data: bytes
-
-    @classmethod
-    def of(cls, mask: Mask) -> _Packed:
-        return cls((mask.shape[0], mask.shape[1]), zlib.compress(np.packbits(mask).tobytes(), 1))
-
-    def unpack(self) -> Mask:
-        bits = np.frombuffer(zlib.decompress(self.data), np.uint8)
-        return np.unpackbits(bits, count=self.shape[0] * self.shape[1]).reshape(self.shape).astype(np.bool_)
-
-
 @dataclass(frozen=True, eq=False)
 class Edits:
-    """A mask and how it came about. Nothing changes in place: every edit returns new ``Edits``.
-
-    ``edits = Edits.start(mask)``, then ``edits = edits.stroke(...)``, ``edits = edits.undo()``. The last 100 steps can be
-    undone; each keeps a packed copy of a few kilobytes.
+    """A mask beside the model's. Nothing changes in place: every edit returns new ``Edits``; undoing is the desk's work.
 
     Attributes:
         mask: as it stands, bool (H, W); not to be written to.
@@ -54,8 +33,6 @@ class Edits:
 
     mask: Mask
     model_mask: Mask
-    _past: tuple[_Packed, ...] = ()
-    _future: tuple[_Packed, ...] = ()
 
     @classmethod
     def start(cls, mask: Mask) -> Edits:
@@ -86,28 +63,6 @@ class Edits:
                            f"{mask.shape[1]} x {mask.shape[0]}: open the picture again.")
         return self._to(mask.astype(np.bool_, copy=True))
 
-    def undo(self) -> Edits:
-        """One step back; unchanged at the beginning."""
-        if not self._past:
-            return self
-        return self._at(self._past[-1], self._past[:-1], (_Packed.of(self.mask), *self._future))
-
-    def redo(self) -> Edits:
-        """One step forward again; unchanged if nothing was undone since the last edit."""
-        if not self._future:
-            return self
-        return self._at(self._future[0], (*self._past, _Packed.of(self.mask)), self._future[1:])
-
-    @property
-    def can_undo(self) -> bool:
-        """Whether there is a step to go back to."""
-        return bool(self._past)
-
-    @property
-    def can_redo(self) -> bool:
-        """Whether a step was undone."""
-        return bool(self._future)
-
     @property
     def edited(self) -> bool:
         """Whether the mask differs from the model's."""
@@ -120,16 +75,8 @@ class Edits:
         return 1.0 if both == 0 else 2 * int(np.count_nonzero(self.mask & self.model_mask)) / both
 
     def _to(self, mask: Mask) -> Edits:
-        """A step that changes nothing is no step."""
-        if np.array_equal(mask, self.mask):
-            return self
         mask.setflags(write=False)
-        return replace(self, mask=mask, _past=(*self._past, _Packed.of(self.mask))[-STEPS:], _future=())
-
-    def _at(self, packed: _Packed, past: tuple[_Packed, ...], future: tuple[_Packed, ...]) -> Edits:
-        mask = packed.unpack()
-        mask.setflags(write=False)
-        return replace(self, mask=mask, _past=past, _future=future)
+        return replace(self, mask=mask)
 
 
 def _touched(points: Sequence[tuple[float, float]], radius: float, shape: tuple[int, ...]) -> Mask:

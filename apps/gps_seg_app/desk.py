@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,7 +158,7 @@ class Desk:
         if self.step.touched:
             edits = Edits.start(find(self.first, self.threshold, self.assessment).mask).replace(self.finding.mask)
             edited, dice = edits.edited, edits.dice if edits.edited else None
-        return Result(self.picture, self.probability, self.finding, self.assessment, self.threshold, edited=edited,
+        return Result(self.picture, self.first, self.finding, self.assessment, self.threshold, edited=edited,
                       dice_to_model=dice, timing=self.timing)
 
     def _check(self, places: Sequence[Place]) -> None:
@@ -194,12 +194,13 @@ class Desk:
 
     def _cut(self, mask: Mask | None = None) -> None:
         """Regions of the model's answer, under prompts or not; or of a painted mask (``mask`` if it is known already)."""
-        found = find(self.probability, self.threshold, self.assessment)
+        moved: dict[str, Any] = {"own": self.first, "prompted": True} if self.step.prompted else {}
+        found = find(self.probability, self.threshold, self.assessment, **moved)
         insisted = self.step.prompted and not self.assessment.assessable
         if self.step.strokes or insisted:
             if mask is None:
                 mask = _painted(self.probability > self.threshold if insisted else found.mask, self.step.strokes)
-            found = find(self.probability, self.threshold, self.assessment, mask)
+            found = find(self.probability, self.threshold, self.assessment, mask, **moved)
         self.finding = found
 
 

@@ -119,7 +119,7 @@ def _frames(dataset: Any, count: int, digest: str) -> Iterator[Picture]:
     from pydicom.pixels import iter_pixels
 
     frames = None
-    for _ in range(count):
+    for number in range(1, count + 1):
         try:
             with SILENCE:
                 frames = iter_pixels(dataset) if frames is None else frames
@@ -127,7 +127,7 @@ def _frames(dataset: Any, count: int, digest: str) -> Iterator[Picture]:
         except Exception:  # see _parse; StopIteration is here too: fewer frames than announced
             raise AppError("The pixels of this DICOM object are cut short, damaged or of an unusual kind: "
                            f"{ADVICE}.") from None
-        yield Picture(pixels, digest)
+        yield Picture(pixels, digest, number if count > 1 else 0, count)
 
 
 def _as_rgb(frame: NDArray[Any], dataset: Any) -> NDArray[np.uint8]:

@@ -7,7 +7,8 @@ lines that begin with ``#``, the others in plain sight.
 The JSON document, schema ``gps-seg-result/1`` (a later schema keeps every name that is here, or counts up):
 
 - ``schema``, ``disclaimer``, ``created_utc``, ``software`` {name, version};
-- ``input`` {sha256 (of the bytes as uploaded), height, width, burnt_in_text, and ``name`` if opted in};
+- ``input`` {sha256 (of the bytes as uploaded), frame (from 1; null in a file of one), frames, height, width, burnt_in_text, and
+  ``name`` if opted in};
 - ``model`` {id, base, base_sha256, method, weights_sha256, trained_on, weights_licence};
 - ``preprocessing`` {input_size, resize, mean, std} (mean and std in the units of 0..255 pixels);
 - ``threshold`` (a pixel belongs to a region if its probability is above), ``calibration`` {calibrated, temperature};
@@ -74,7 +75,8 @@ def report_json(result: Result, card: ModelCard, *, name: str | None = None, cre
     document = {
         "schema": SCHEMA, "disclaimer": DISCLAIMER, "created_utc": created or utc_now(),
         "software": {"name": "gps-seg", "version": card.version},
-        "input": {"sha256": result.picture.sha256, "height": height, "width": width,
+        "input": {"sha256": result.picture.sha256, "frame": result.picture.frame or None, "frames": result.picture.frames,
+                  "height": height, "width": width,
                   "burnt_in_text": result.assessment.burnt_in_text, **({"name": shown_name(name)} if name else {})},
         **_model(card), "threshold": result.threshold,
         "outcome": {"state": result.finding.state, "words": result.finding.words},
@@ -97,10 +99,14 @@ def regions_csv(result: Result) -> str:
     for region in result.finding.regions:
         writer.writerow([
             region.id, region.area_px, f"{region.field_percent:.4f}", *region.box, *(f"{value:.2f}" for value in region.centroid),
-            f"{region.diameter_px:.2f}", f"{region.confidence:.4f}", f"{region.least_confidence:.4f}",
+            f"{region.diameter_px:.2f}", _part(region.confidence), _part(region.least_confidence),
             f"{region.boundary_uncertainty:.2f}", region.position,
         ])
     return buffer.getvalue()
+
+
+def _part(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def files(result: Result, card: ModelCard, *, name: str | None = None) -> dict[str, bytes]:
@@ -137,7 +143,7 @@ def readme(card: ModelCard) -> str:
         f"{DISCLAIMER}\n\n"
         "mask.png         0 and 255, at the size of the picture\n"
         "overlay.png      the picture with the contours of the mask\n"
-        "probability.png  16 bit: 65535 times the probability of polyp\n"
+        "probability.png  16 bit: 65535 times the model's own probability of polyp, whatever was corrected\n"
         "result.json      everything in numbers; the mask as COCO run lengths (exact) and polygons\n"
         "regions.csv      a row a region\n"
         "report.pdf       one page to read\n\n"
@@ -146,7 +152,8 @@ def readme(card: ModelCard) -> str:
 
 
 def _answer(result: Result) -> str:
-    return result.finding.words + (" Mask corrected by hand." if result.edited else "")
+    frame = f" Frame {result.picture.frame} of {result.picture.frames}." if result.picture.frame else ""
+    return result.finding.words + (" Mask corrected by hand." if result.edited else "") + frame
 
 
 def _model(card: ModelCard) -> dict[str, Any]:

@@ -67,6 +67,16 @@ class Rules:
     users: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
+def credentials(authorization: str) -> tuple[str, str]:
+    """Name and password of an Authorization header; both empty if it holds none."""
+    kind, _, code = authorization.partition(" ")
+    try:
+        name, _, password = base64.b64decode(code, validate=True).decode().partition(":")
+    except ValueError:
+        return "", ""
+    return (name, password) if kind.lower() == "basic" else ("", "")
+
+
 class Guard:
     """Wraps an ASGI application: checks each request by :class:`Rules`, then adds headers to what comes back."""
 
@@ -110,14 +120,9 @@ class Guard:
         return 0, ""
 
     def _known(self, authorization: bytes) -> bool:
-        kind, _, code = authorization.partition(b" ")
-        try:
-            name, _, password = base64.b64decode(code, validate=True).decode().partition(":")
-        except ValueError:
-            return False
+        name, password = credentials(authorization.decode("latin-1"))
         expected = self.rules.users.get(name)
-        right = hmac.compare_digest(password.encode(), (expected or "").encode())
-        return kind.lower() == b"basic" and expected is not None and right
+        return expected is not None and hmac.compare_digest(password.encode(), expected.encode())
 
     async def _refuse(self, send: Send, status: int, text: str) -> None:
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store"), (b"connection", b"close")]

@@ -39,10 +39,19 @@ class Picture:
     Attributes:
         pixels: uint8 RGB (H, W, 3), upright.
         sha256: of the bytes as uploaded, in hexadecimal.
+        frame: its number in a file of several, from 1; 0 for the only one.
+        frames: how many the file has.
     """
 
     pixels: NDArray[np.uint8]
     sha256: str
+    frame: int = 0
+    frames: int = 1
+
+    @property
+    def key(self) -> str:
+        """Tells it from every other picture, frames of one file included."""
+        return f"{self.sha256[:32]}.{self.frame}"
 
 
 def file_kind(head: bytes) -> str:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gps_seg.checkpoint import load_delta, read_delta_config
 from gps_seg.config import ModelConfig, parse_config
 from gps_seg.engine import resolve_device, resolve_precision
 from gps_seg.inference import load_model, load_run
+from gps_seg.methods.inserts import INSERTS, fold_modules, insert_modules
 from gps_seg.models.sam import SamModel
+from gps_seg.selection import Selection, fingerprint
 from gps_seg.swap import Switchboard
 from gps_seg_app.limits import AppError
+
+Delta = tuple[Selection, dict[str, Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +29,7 @@ class Loaded:
     """A model that holds one delta at a time.
 
     Attributes:
-        board: None where modules were inserted, and the only delta is always on.
+        board: None where modules were added that no weight can hold, and the only delta is always on.
         thresholds: of each run, as it was made.
     """
 
@@ -54,16 +60,14 @@ def load_runs(runs: Mapping[str, Path], *, device: str = "auto", precision: str 
     if not runs:
         raise AppError("Expected at least one run folder, got none: gps-seg train CONFIG --out DIR makes one.")
     described = {name: read_delta_config(Path(folder)) for name, folder in runs.items()}
-    if any("insert" in description["meta"] for description in described.values()):
-        return _load_alone(runs, device=device, precision=precision)
+    alone = [name for name, found in described.items() if _kind(found) and INSERTS[_kind(found)].fold is None]
+    if alone:
+        return _load_alone(runs, alone[0], device=device, precision=precision)
     config = _common_base(described)
     place = resolve_device(device)
     model = load_model(config, torch.device("cpu"))
-    deltas = {}
-    for name, folder in runs.items():
-        attached = load_delta(Path(folder), model)
-        deltas[name] = attached.selection, attached.state()
-        attached.unmerge()
+    deltas = {name: _merged(Path(folder), config) if _kind(described[name]) else _delta(Path(folder), model)
+              for name, folder in runs.items()}
     board = Switchboard(model.to(place).eval())
     for name, (selection, state) in deltas.items():
         board.add(name, selection, state)
@@ -71,13 +75,36 @@ def load_runs(runs: Mapping[str, Path], *, device: str = "auto", precision: str 
     return Loaded(model, board, thresholds, place, resolve_precision(precision, place))
 
 
-def _load_alone(runs: Mapping[str, Path], *, device: str, precision: str) -> Loaded:
+def _kind(description: Mapping[str, Any]) -> str:
+    """Of the modules that a run adds to its base; empty for a run that changes weights only."""
+    return str(json.loads(description["meta"]["insert"])["kind"]) if "insert" in description["meta"] else ""
+
+
+def _delta(folder: Path, model: SamModel) -> Delta:
+    """A run's delta; the model is the base again afterwards."""
+    attached = load_delta(folder, model)
+    delta = attached.selection, attached.state()
+    attached.unmerge()
+    return delta
+
+
+def _merged(folder: Path, config: ModelConfig) -> Delta:
+    """What a run that adds modules (lora, shira, ssf) does to the base's weights, its modules merged into them."""
+    base = load_model(config, torch.device("cpu"))
+    before, digest = {name: value.detach().clone() for name, value in base.named_parameters()}, fingerprint(base)
+    attached = load_delta(folder, base, insert_modules)
+    attached.merge()
+    fold_modules(base, attached.selection.meta)
+    state = {name: value.detach() for name, value in base.named_parameters() if not torch.equal(value, before[name])}
+    return Selection({}, dict.fromkeys(state, "inserted"), digest), state
+
+
+def _load_alone(runs: Mapping[str, Path], alone: str, *, device: str, precision: str) -> Loaded:
     if len(runs) > 1:
-        raise AppError(f"Expected runs that only change weights, got {len(runs)} of which at least one adds modules (adapter, "
-                       "lora, ssf or prompts): open such a run alone.")
-    name, folder = next(iter(runs.items()))
-    run = load_run(Path(folder), device=device, precision=precision)
-    return Loaded(run.model, None, {name: run.threshold}, run.device, run.precision)
+        raise AppError(f"Expected runs that can take turns on one base, but the modules that {alone} adds cannot be merged into "
+                       "its weights: open that run alone.")
+    run = load_run(Path(runs[alone]), device=device, precision=precision)
+    return Loaded(run.model, None, {alone: run.threshold}, run.device, run.precision)
 
 
 def _common_base(described: Mapping[str, dict[str, Any]]) -> ModelConfig:

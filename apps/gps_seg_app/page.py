@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from gradio.utils import get_upload_folder
@@ -12,44 +12,51 @@ from gps_seg.errors import GpsSegError
 from gps_seg_app import page_batch, page_card, page_compare, page_image, page_video
 from gps_seg_app.loading import Models
 from gps_seg_app.model_card import DISCLAIMER
-from gps_seg_app.page_parts import PRIVATE, VIEW, Context
+from gps_seg_app.page_parts import PRIVATE, VIEW, Context, user_of
 from gps_seg_app.server import Settings
 from gps_seg_app.session import Sessions
 
 CSS = (Path(__file__).parent / "web" / "page.css").read_text(encoding="utf-8")
 HEAD = '<script type="module" src="/app/page.js"></script>'
-QUEUE = 16  # events that may wait; one more is told to come back
+QUEUE = 32  # events that may wait; one more is told to come back
 
 
 def theme() -> gr.themes.Base:
     """Gradio's default with its local fonts (a Google font would call out) and colours of enough contrast."""
     return gr.themes.Default(primary_hue="blue", secondary_hue="slate", neutral_hue="slate", font=["system-ui", "sans-serif"],
-                             font_mono=["ui-monospace", "monospace"])
+                             font_mono=["ui-monospace", "monospace"]).set(
+        body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300",
+        button_primary_background_fill="*primary_700", button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover="*primary_800", button_primary_background_fill_hover_dark="*primary_800")
 
 
 def build_page(models: Models, sessions: Sessions, settings: Settings) -> gr.Blocks:
     """All tabs, wired to the model and to the sessions."""
     context = Context(models, sessions, settings.limits, settings.save_folder)
-    with gr.Blocks(analytics_enabled=False, title="gps-seg", fill_width=True, delete_cache=(600, 1800)) as page:
+    with gr.Blocks(analytics_enabled=False, title="gps-seg", fill_width=True, delete_cache=(600, 7200)) as page:
         gr.Markdown(f"# gps-seg: polyp segmentation\n\n**{DISCLAIMER}**", elem_id="banner")
         status = gr.Markdown(models.status, elem_id="status", elem_classes=["words"])
         with gr.Tabs():
             with gr.Tab("Image", id="image"):
                 threshold = page_image.build(context)
             with gr.Tab("Batch", id="batch"):
-                page_batch.build(context)
+                batch_threshold = page_batch.build(context)
             with gr.Tab("Video", id="video"):
-                page_video.build(context)
+                video_threshold = page_video.build(context)
             if len(models.runs) > 1:
                 with gr.Tab("Compare", id="compare"):
                     page_compare.build(context)
             with gr.Tab("About", id="about"):
                 page_card.build(context)
         timer = gr.Timer(0.5)
-        timer.tick(functools.partial(_tell, models), [threshold], [status, timer, threshold], **VIEW, **PRIVATE)
+
+        def tell(request: gr.Request) -> tuple[Any, ...]:
+            return _tell(context, request)
+
+        timer.tick(tell, None, [status, timer, threshold, batch_threshold, video_threshold], **VIEW, **PRIVATE)
 
         def leave(request: gr.Request) -> None:
-            sessions.drop(str(request.session_hash))
+            sessions.drop(str(request.session_hash), user_of(request))
 
         page.unload(leave)
         page.queue(max_size=QUEUE, default_concurrency_limit=1, api_open=False)
@@ -72,14 +79,19 @@ async def only_uploads(named: str | Path | None) -> str | None:
     return str(path)
 
 
-def _tell(models: Models, threshold: float) -> tuple[str, gr.Timer, float]:
-    """The state of the model until there is one; then how it runs and its own threshold, and no more questions."""
+def _tell(context: Context, request: gr.Request) -> tuple[Any, ...]:
+    """The state of the model until there is one; then how it runs and its own threshold on every tab, and no more questions."""
+    models = context.models
     if not models.ready:
-        return models.status, gr.Timer(active=True), threshold
+        return models.status, gr.Timer(active=True), *3 * [gr.skip()]
     try:
         predictor = models.get(wait_seconds=0)
     except GpsSegError as error:
-        return str(error), gr.Timer(active=False), threshold
-    known = "calibrated" if predictor.calibrated else "not calibrated: take them as an order, not as chances"
-    chosen = predictor.threshold if threshold == page_image.THRESHOLD else threshold
-    return f"The model is ready on {predictor.device}. Its probabilities are {known}.", gr.Timer(active=False), round(chosen, 2)
+        return str(error), gr.Timer(active=False), *3 * [gr.skip()]
+    without = [name for name in predictor.names if predictor.calibration(name) is None]
+    known = "calibrated" if not without else "not calibrated: take them as an order, not as chances"
+    if 0 < len(without) < len(predictor.names):
+        known = f"calibrated, but not those of {', '.join(without)}"
+    own = round(predictor.threshold, 2)
+    return (f"The model is ready on {predictor.device}. Its probabilities are {known}.", gr.Timer(active=False),
+            context.session(request).threshold or own, own, own)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import gradio as gr
 from gps_seg_app.batch import Item, Progress, by_confidence, run_batch
 from gps_seg_app.layers import picture_png
 from gps_seg_app.model_card import card
-from gps_seg_app.page_parts import JOB, PRIVATE, VIEW, Context, Update, gone, links, told_in
+from gps_seg_app.page_jobs import Job
+from gps_seg_app.page_parts import Context, Update, links, model_and_threshold
 from gps_seg_app.result import analyse
 from gps_seg_app.session import Session, Shown
 
@@ -21,80 +23,47 @@ PRODUCT = "batch.zip"
 EVERY = 4  # the gallery is shown anew after so many pictures
 
 
-def build(context: Context) -> None:
-    """Lay the tab out and wire it."""
+def build(context: Context) -> gr.Slider:
+    """Lay the tab out and wire it. Returns the threshold, which the model sets once it is there."""
     limits = context.limits
     with gr.Row(elem_classes=["intake"]):
         upload = gr.File(label=f"Pictures, or one zip; at most {limits.batch_files}", file_count="multiple", height=130,
                          elem_id="batch-upload", elem_classes=["upload"], scale=3, min_width=280)
         with gr.Column(scale=2, min_width=280):
-            threshold = gr.Slider(0.01, 0.99, value=0.5, step=0.01, label="Threshold", elem_id="batch-threshold")
+            model, threshold = model_and_threshold(context, "batch")
             names = gr.Checkbox(value=False, elem_id="batch-names",
                                 label="Put file names into results (a name may tell who the patient is)")
-            with gr.Row():
-                start = gr.Button("Start", variant="primary", elem_id="batch-start", min_width=90)
-                stop = gr.Button("Cancel", interactive=False, elem_id="batch-stop", min_width=90)
+            job = Job.build("batch", "Choose pictures or a zip first.")
     words = gr.Markdown("No pictures yet.", elem_id="batch-words", elem_classes=["words", "answer"])
     downloads = gr.Markdown("", elem_id="batch-downloads")
     gr.Column(elem_id="batch-gallery")
     mark = gr.Markdown("", elem_id="batch-mark", elem_classes=["mark"])
 
-    def idle() -> Update:
-        return {start: gr.Button(interactive=True), stop: gr.Button(interactive=False)}
-
-    @told_in(words, also=idle)
-    def started(paths: list[str] | None, limit: float, named: object, request: gr.Request) -> Iterator[Update]:
-        if not paths:
-            yield {words: "Choose pictures or a zip first."}
-            return
-        session = context.session(request)
-        if PRODUCT in session.products and gone(paths):
-            return  # the second click of a double click: the first one's answer stays
-        cancel = session.jobs["batch"] = threading.Event()
+    def work(
+        session: Session, cancel: threading.Event, paths: list[Path], name: str, limit: float, named: object
+    ) -> Iterator[Update]:
         _forget(session)
-        yield {start: gr.Button(interactive=False), stop: gr.Button(interactive=True), downloads: "", mark: session.changed(),
+        yield {downloads: "", mark: session.changed(),
                words: "Reading the files ..." if context.models.ready else "The model is loading ..."}
         predictor = context.models.get()
         out = Path(tempfile.mkdtemp(prefix="batch-")) / PRODUCT
-        steps = run_batch(_source(paths), functools.partial(analyse, predictor=predictor, threshold=limit),
-                          card(predictor.folder(predictor.names[0])), out, limits=limits, names=bool(named), cancel=cancel)
+        steps = run_batch(paths, functools.partial(analyse, predictor=predictor, delta=name, threshold=limit),
+                          card(predictor.folder(name)), out, limits=limits, names=bool(named), cancel=cancel)
         items: list[Item] = []
-        try:
-            for step in steps:
-                items.append(step.item)
-                last = step.done == step.total
-                if step.done % EVERY == 1 or last:
-                    session.galleries["batch"] = [_shown(item) for item in by_confidence(items)]
-                    yield {words: _progress(step), mark: session.changed()}
-                else:
-                    yield {words: _progress(step)}
-        finally:
-            for path in paths:
-                Path(path).unlink(missing_ok=True)
+        for step in steps:
+            items.append(step.item)
+            if step.done % EVERY == 1 or step.done == step.total:
+                session.galleries["batch"] = [_shown(item) for item in by_confidence(items)]
+                yield {words: _progress(step), mark: session.changed()}
+            else:
+                yield {words: _progress(step)}
         session.galleries["batch"] = [_shown(item) for item in by_confidence(items)]
         session.products[PRODUCT] = out
-        yield {upload: None, words: f"### {_summary(items, stopped=cancel.is_set())}", mark: session.changed(),
-               downloads: "Take away: " + links(session, {PRODUCT: "All results in one zip"}), **idle()}
+        yield {words: f"## {_summary(items, stopped=cancel.is_set())}", mark: session.changed(),
+               downloads: "Take away: " + links(session, {PRODUCT: "All results in one zip"})}
 
-    def stopped(request: gr.Request) -> Update:
-        session = context.session(request)
-        if "batch" in session.jobs:
-            session.jobs["batch"].set()
-        return {stop: gr.Button(interactive=False)}
-
-    out = [upload, words, downloads, mark, start, stop]
-    start.click(started, [upload, threshold, names], out, **JOB, **PRIVATE)
-    stop.click(stopped, None, [stop], **VIEW, **PRIVATE)
-
-
-def _source(paths: list[str]) -> Path | list[Path]:
-    """One zip, known by its content, or files."""
-    found = [Path(path) for path in paths]
-    if len(found) == 1:
-        with found[0].open("rb") as file:
-            if file.read(4) in (b"PK\x03\x04", b"PK\x05\x06"):
-                return found[0]
-    return found
+    job.wire(context, work, upload, words, ([model, threshold, names], [downloads, mark]))
+    return threshold
 
 
 def _forget(session: Session) -> None:
@@ -114,11 +83,10 @@ def _duration(seconds: float) -> str:
 
 
 def _summary(items: list[Item], *, stopped: bool) -> str:
-    found, failed = sum(item.regions > 0 for item in items), sum(item.failed for item in items)
+    number = Counter("unreadable" if item.failed else item.state for item in items)
     begin = "Cancelled after" if stopped else "Done:"
-    rest = len(items) - found - failed
-    return (f"{begin} {len(items)} pictures, {found} with polyp-like regions, {rest} without or not assessable, "
-            f"{failed} unreadable")
+    return (f"{begin} {len(items)} pictures: {number['found']} with polyp-like regions, {number['none']} without, which does not "
+            f"exclude a polyp, {number['not_assessable']} not assessable, {number['unreadable']} unreadable")
 
 
 def _shown(item: Item) -> Shown:

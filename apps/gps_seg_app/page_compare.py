@@ -19,7 +19,7 @@ from gps_seg_app.session import Session, Shown
 
 MOST_MODELS = 3
 SIDE = 1280  # pixels of a picture in the comparison
-HEADERS = ["Model", "Answer", "Regions", "Visible field, %", "Mean confidence, %", "Dice to the first", "Model, ms"]
+HEADERS = ["Model", "Answer", "Threshold", "Regions", "Visible field, %", "Mean confidence, %", "Dice to the first", "Model, ms"]
 
 
 def build(context: Context) -> None:
@@ -35,7 +35,7 @@ def build(context: Context) -> None:
                 drawn = gr.Button("Example", size="sm", elem_id="compare-example")
     words = gr.Markdown("No picture yet.", elem_id="compare-words", elem_classes=["words", "answer"])
     gr.Column(elem_id="compare-gallery")
-    table = gr.Dataframe(headers=HEADERS, datatype=["str", "str"] + ["number"] * 5, interactive=False, label="Answers", wrap=True,
+    table = gr.Dataframe(headers=HEADERS, datatype=["str", "str"] + ["number"] * 6, interactive=False, label="Answers", wrap=True,
                          buttons=[], elem_id="compare-table", row_count=(0, "dynamic"))
     mark = gr.Markdown("", elem_id="compare-mark", elem_classes=["mark"])
     guard = told_in(words)
@@ -45,6 +45,8 @@ def build(context: Context) -> None:
             raise AppError(f"Choose 2 to {MOST_MODELS} models.")
         if picture is None:
             raise AppError("There is no picture yet: drop one, or take the example.")
+        session.galleries.pop("compare", None)
+        yield {words: "Looking at the picture ...", table: [], mark: session.changed()}
         predictor = context.models.get()
         results = []
         for name in chosen:
@@ -55,13 +57,14 @@ def build(context: Context) -> None:
                   alt_text(result))
             for name, result in zip(chosen, results, strict=True)]
         rows = [_row(name, result, results[0]) for name, result in zip(chosen, results, strict=True)]
-        yield {words: f"### {len(chosen)} models, one picture", table: rows, mark: session.changed()}
+        yield {words: f"## {len(chosen)} models, one picture", table: rows, mark: session.changed()}
 
     @guard
     def opened(path: str | None, chosen: list[str], request: gr.Request) -> Iterator[Update]:
         if path:
             session = context.session(request)
-            yield {upload: None, words: "Reading the file ..."}
+            session.galleries.pop("compare", None)
+            yield {upload: None, words: "Reading the file ...", table: [], mark: session.changed()}
             picture = read_pictures(take(path, context.limits.upload_bytes), context.limits)[0]
             yield from compared(session, picture, chosen)
 
@@ -75,7 +78,7 @@ def build(context: Context) -> None:
         yield from compared(session, session.picture, chosen)
 
     out = [upload, words, table, mark]
-    upload.upload(opened, [upload, chosen], out, **MODEL, **PRIVATE)
+    upload.upload(opened, [upload, chosen], out, trigger_mode="multiple", **MODEL, **PRIVATE)
     drawn.click(shown, [chosen], out, **MODEL, **PRIVATE)
     current.click(again, [chosen], out, **MODEL, **PRIVATE)
 
@@ -83,5 +86,6 @@ def build(context: Context) -> None:
 def _row(name: str, result: Result, first: Result) -> list[str | float]:
     dice = Edits.start(first.finding.mask).replace(result.finding.mask).dice
     regions = result.finding.regions
-    return [name, result.finding.words, len(regions), round(sum(one.field_percent for one in regions), 2),
+    field = round(sum(one.field_percent for one in regions), 2)
+    return [name, result.finding.words, round(result.threshold, 3), len(regions), field,
             round(100 * result.confidence, 1), round(dice, 3), round(result.timing.model_ms) if result.timing else 0]

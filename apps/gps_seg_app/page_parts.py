@@ -6,7 +6,7 @@ import functools
 import inspect
 import logging
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import gradio as gr
 
 from gps_seg.errors import GpsSegError
+from gps_seg_app.guard import credentials
 from gps_seg_app.limits import AppError, Limits
 from gps_seg_app.loading import Models
 from gps_seg_app.session import Session, Sessions
@@ -28,6 +29,11 @@ Update = dict[Any, Any]
 Handler = Callable[..., Any]
 
 
+def user_of(request: gr.Request) -> str:
+    """Who has logged in; empty where nobody need."""
+    return credentials(str(request.headers.get("authorization", "")))[0]
+
+
 @dataclass(frozen=True)
 class Context:
     """What handlers need: the model, the open pages, and the settings."""
@@ -39,7 +45,7 @@ class Context:
 
     def session(self, request: gr.Request) -> Session:
         """The session of the page that asks."""
-        return self.sessions.get(str(request.session_hash))
+        return self.sessions.get(str(request.session_hash), user_of(request))
 
 
 def sentence(error: Exception) -> str:
@@ -54,12 +60,16 @@ def sentence(error: Exception) -> str:
 
 
 def told_in(words: Any, *, also: Callable[[], Update] | None = None) -> Callable[[Handler], Handler]:
-    """Decorate a handler: what goes wrong becomes a sentence in ``words``, whatever it was.
+    """Decorate a handler: what goes wrong becomes a sentence in ``words``, whatever it was; no update changes nothing.
+
+    Gradio itself takes an empty dict for a mistake, and a generator that ends at once for empty values everywhere.
 
     Args:
         words: the component that shows it.
         also: further updates after an error, such as a button that is usable again.
     """
+
+    unchanged: Update = {words: gr.skip()}
 
     def answer(error: Exception) -> Update:
         return {words: sentence(error), **(also() if also else {})}
@@ -69,8 +79,13 @@ def told_in(words: Any, *, also: Callable[[], Update] | None = None) -> Callable
 
             @functools.wraps(handler)
             def run_steps(*inputs: Any, **named: Any) -> Iterator[Update]:
+                silent = True
                 try:
-                    yield from handler(*inputs, **named)
+                    for update in handler(*inputs, **named):
+                        silent = False
+                        yield update or unchanged
+                    if silent:
+                        yield unchanged
                 except Exception as error:
                     yield answer(error)
 
@@ -79,13 +94,20 @@ def told_in(words: Any, *, also: Callable[[], Update] | None = None) -> Callable
         @functools.wraps(handler)
         def run(*inputs: Any, **named: Any) -> Update:
             try:
-                return dict(handler(*inputs, **named))
+                return dict(handler(*inputs, **named)) or unchanged
             except Exception as error:
                 return answer(error)
 
         return run
 
     return decorate
+
+
+def model_and_threshold(context: Context, tab: str) -> tuple[gr.Dropdown, gr.Slider]:
+    """Which run answers, and where its probabilities are cut; lays both out."""
+    names = list(context.models.runs)
+    return (gr.Dropdown(names, value=names[0], label="Model", visible=len(names) > 1, elem_id=f"{tab}-model"),
+            gr.Slider(0.01, 0.99, value=0.5, step=0.01, label="Threshold", elem_id=f"{tab}-threshold"))
 
 
 def take(upload: str, most_bytes: int) -> bytes:
@@ -101,11 +123,6 @@ def take(upload: str, most_bytes: int) -> bytes:
         raise AppError("The upload is gone: drop the file again.") from None
     finally:
         path.unlink(missing_ok=True)
-
-
-def gone(uploads: Sequence[str]) -> bool:
-    """Whether a job has worked through these files before, and deleted them."""
-    return not any(Path(upload).exists() for upload in uploads)
 
 
 def links(session: Session, names: dict[str, str]) -> str:

@@ -9,75 +9,60 @@ from pathlib import Path
 
 import gradio as gr
 
-from gps_seg_app.limits import AppError
-from gps_seg_app.page_parts import JOB, PRIVATE, VIEW, Context, Update, gone, links, told_in
+from gps_seg_app.model_card import card
+from gps_seg_app.page_jobs import Job
+from gps_seg_app.page_parts import Context, Update, links, model_and_threshold
 from gps_seg_app.session import Session
 from gps_seg_app.video import TABLE, TIMELINE, VIDEO, Progress, Settings, VideoResult, run_video
+from gps_seg_app.video_table import describe
 
 FILES = {VIDEO: "Annotated clip", TABLE: "Table, a row a frame", TIMELINE: "Timeline"}
 EVERY_SECONDS = 0.5
 
 
-def build(context: Context) -> None:
-    """Lay the tab out and wire it."""
+def build(context: Context) -> gr.Slider:
+    """Lay the tab out and wire it. Returns the threshold, which the model sets once it is there."""
     limits = context.limits
     label = f"Clip: MP4, AVI or MOV; at most {limits.video_seconds / 60:.0f} minutes, {limits.video_bytes // 1_000_000} MB"
     with gr.Row(elem_classes=["intake"]):
         upload = gr.File(label=label, height=130, elem_id="video-upload", elem_classes=["upload"], scale=3, min_width=280)
         with gr.Column(scale=2, min_width=280):
+            model, threshold = model_and_threshold(context, "video")
             stride = gr.Slider(1, 30, value=2, step=1, label="Look at every n-th frame", elem_id="stride")
             persistence = gr.Slider(1, 10, value=3, step=1, elem_id="persistence",
                                     label="Show a region after so many frames in a row")
-            with gr.Row():
-                start = gr.Button("Start", variant="primary", elem_id="video-start", min_width=90)
-                stop = gr.Button("Cancel", interactive=False, elem_id="video-stop", min_width=90)
+            job = Job.build("video", "Choose a clip first.")
     words = gr.Markdown("No clip yet.", elem_id="video-words", elem_classes=["words", "answer"])
     notes = gr.Markdown("", elem_id="video-notes")
     downloads = gr.Markdown("", elem_id="video-downloads")
     gr.Column(elem_id="video-stage")
     mark = gr.Markdown("", elem_id="video-mark", elem_classes=["mark"])
 
-    def idle() -> Update:
-        return {start: gr.Button(interactive=True), stop: gr.Button(interactive=False)}
-
-    @told_in(words, also=idle)
-    def started(path: str | None, stride: float, persistence: float, request: gr.Request) -> Iterator[Update]:
-        if not path:
-            raise AppError("Choose a clip first.")
-        session = context.session(request)
-        if TABLE in session.products and gone([path]):
-            return  # the second click of a double click: the first one's answer stays
-        cancel = session.jobs["video"] = threading.Event()
+    def work(
+        session: Session, cancel: threading.Event, paths: list[Path], name: str, limit: float, stride: float, persistence: float
+    ) -> Iterator[Update]:
         _forget(session)
-        yield {start: gr.Button(interactive=False), stop: gr.Button(interactive=True), downloads: "", notes: "",
-               mark: session.changed(),
+        yield {downloads: "", notes: "", mark: session.changed(),
                words: "Reading the clip ..." if context.models.ready else "The model is loading ..."}
         out = Path(tempfile.mkdtemp(prefix="video-"))
-        settings = Settings(stride=int(stride), persistence=int(persistence))
-        steps = run_video(Path(path), context.models.get(), out, settings=settings, limits=limits, cancel=cancel)
+        predictor = context.models.get()
+        about = card(predictor.folder(name))
+        settings = Settings(stride=int(stride), persistence=int(persistence), delta=name, threshold=limit,
+                            model=f"{about.model_id}, gps-seg {about.version}")
         result = None
-        try:
-            for step in steps:
-                result = step.result
-                if step.result is None and step.done % 5 == 1:
-                    yield {words: progress(step)}
-        finally:
-            Path(path).unlink(missing_ok=True)
+        for step in run_video(paths[0], predictor, out, settings=settings, limits=limits, cancel=cancel):
+            result = step.result
+            if step.result is None and step.done % 5 == 1:
+                yield {words: progress(step)}
         if result is None:
-            yield {upload: None, words: "Cancelled: nothing was kept.", **idle()}
+            yield {words: "Cancelled: nothing was kept."}
             return
         _keep(session, result)
-        yield {upload: None, words: f"### {summary(result)}", notes: details(result), mark: session.changed(),
-               downloads: "Take away: " + links(session, FILES), **idle()}
+        yield {words: f"## {summary(result)}", notes: details(result), mark: session.changed(),
+               downloads: "Take away: " + links(session, FILES)}
 
-    def stopped(request: gr.Request) -> Update:
-        session = context.session(request)
-        if "video" in session.jobs:
-            session.jobs["video"].set()
-        return {stop: gr.Button(interactive=False)}
-
-    start.click(started, [upload, stride, persistence], [upload, words, notes, downloads, mark, start, stop], **JOB, **PRIVATE)
-    stop.click(stopped, None, [stop], **VIEW, **PRIVATE)
+    job.wire(context, work, upload, words, ([model, threshold, stride, persistence], [notes, downloads, mark]))
+    return threshold
 
 
 def progress(step: Progress) -> str:
@@ -86,17 +71,22 @@ def progress(step: Progress) -> str:
 
 
 def summary(result: VideoResult) -> str:
-    """The answer to a clip in a line."""
-    shown = sum(row.area_px > 0 for row in result.rows)
-    answer = f"Polyp-like regions in {shown} of {len(result.rows)} frames" if shown else (
-        f"No polyp-like region in {len(result.rows)} frames. This does not exclude a polyp.")
-    return answer
+    """The answer to a clip in a line: found, none, or not assessable; and what it is not an answer to."""
+    looked = [row for row in result.rows if row.assessable]
+    shown, brief = sum(row.area_px > 0 for row in looked), sum(row.raw_regions > 0 and not row.area_px for row in looked)
+    if not looked:
+        return f"Not assessable: none of the {len(result.rows)} frames (too dark, too blurred or not endoscopic)."
+    answer = f"Polyp-like regions in {shown} of {len(looked)} frames." if shown else (
+        f"No lasting polyp-like region in {len(looked)} frames. This does not exclude a polyp.")
+    passing = f" In {brief} more a region came up too briefly to be shown." if brief else ""
+    left = len(result.rows) - len(looked)
+    return answer + passing + (f" {left} frames could not be assessed (too dark, too blurred or not endoscopic)." if left else "")
 
 
 def details(result: VideoResult) -> str:
     """How fast it went, how steady it is, and what was left out."""
-    return (f"{result.frames_per_second:.1f} frames a second. Changes between a region and none: {result.switches}; unsmoothed: "
-            f"{result.raw_switches}. {result.note}")
+    return (f"{describe(result.settings)}\n\n{result.frames_per_second:.1f} frames a second. Changes between a region and none: "
+            f"{result.switches}; unsmoothed: {result.raw_switches}. {result.note}")
 
 
 def _keep(session: Session, result: VideoResult) -> None:

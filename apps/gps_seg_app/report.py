@@ -113,6 +113,7 @@ def _settings(result: Result, card: ModelCard) -> Sequence[tuple[str, str]]:
         ("Threshold", f"{result.threshold:g}"), ("Probabilities", card.calibration),
         ("Model input", f"{card.input_size} px, {card.resize.replace('_', ' ')}"),
         ("Visible field", f"{np.count_nonzero(result.assessment.field):,} px"),
+        *([("Frame", f"{result.picture.frame} of {result.picture.frames}")] if result.picture.frame else []),
         ("Input sha256", " ".join(result.picture.sha256[at : at + 22] for at in range(0, 64, 22))),
         *measured,
     )
@@ -125,7 +126,7 @@ def _regions(canvas: Canvas, result: Result, top: float, bottom: float) -> float
     if not regions:
         return _flow(canvas, Paragraph("None.", _style(8.5, 11)), MARGIN, top, WIDTH) - GAP
     rows = [(f"{one.id}", one.position, f"{one.area_px:,}", f"{one.field_percent:.2f}", " ".join(map(str, one.box)),
-             f"{one.diameter_px:.0f}", f"{one.confidence:.2f}", f"{one.least_confidence:.2f}") for one in regions]
+             f"{one.diameter_px:.0f}", _part(one.confidence), _part(one.least_confidence)) for one in regions]
     height = 13.0
     room = max(1, int((top - bottom - 12) / height) - 1)
     table = Table([HEADS, *rows[:room]], colWidths=COLUMNS, rowHeights=height, style=TableStyle([
@@ -138,6 +139,10 @@ def _regions(canvas: Canvas, result: Result, top: float, bottom: float) -> float
         more = f"{len(rows) - room} smaller regions are not listed here; result.json and regions.csv hold all {len(rows)}."
         low = _flow(canvas, Paragraph(more, _style(8, 10, color=MUTED)), MARGIN, low - 1, WIDTH)
     return low - GAP
+
+
+def _part(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _sentences(card: ModelCard) -> list[Paragraph]:

@@ -25,7 +25,7 @@ class Result:
     """A picture and the answer to it.
 
     Attributes:
-        probability: float32 (H, W) in 0..1, of the picture's size.
+        probability: float32 (H, W) in 0..1, of the picture's size: the model's own, whatever a person did to the mask.
         threshold: above which a pixel belongs to a region.
         edited: whether a person changed the mask; ``dice_to_model`` then compares it with the model's.
         timing: of the model's run; None if it was not measured.
@@ -43,7 +43,7 @@ class Result:
     @property
     def confidence(self) -> float:
         """Of the surest region; 0 if there is none."""
-        return max((region.confidence for region in self.finding.regions), default=0.0)
+        return max((region.confidence or 0.0 for region in self.finding.regions), default=0.0)
 
 
 def analyse(picture: Picture, predictor: Predictor, *, delta: str | None = None, threshold: float | None = None) -> Result:

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Response
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 
 from gps_seg.errors import GpsSegError
 from gps_seg_app import export
 from gps_seg_app.desk import Desk
+from gps_seg_app.guard import credentials
 from gps_seg_app.layers import alt_text, map_png, picture_png, rings
 from gps_seg_app.model_card import ModelCard, card
 from gps_seg_app.session import Session, Sessions
@@ -43,29 +44,29 @@ def add_routes(api: FastAPI, sessions: Sessions) -> None:
         return Response((WEB / name).read_bytes(), media_type="text/javascript; charset=utf-8")
 
     @api.get("/scene/{token}/{kind}")
-    def scene(token: str, kind: str) -> Response:
-        session = _session(sessions, token)
+    def scene(token: str, kind: str, request: Request) -> Response:
+        session = _session(sessions, token, request)
         with session.lock:
             return JSONResponse(_image_scene(session) if kind == "image" else _other_scene(session, kind))
 
     @api.get("/picture/{token}/{kind}/{slot}")
-    def picture(token: str, kind: str, slot: str) -> Response:
-        return Response(_picture(_session(sessions, token), kind, slot), media_type="image/png")
+    def picture(token: str, kind: str, slot: str, request: Request) -> Response:
+        return Response(_picture(_session(sessions, token, request), kind, slot), media_type="image/png")
 
     @api.get("/export/{token}/{name}")
-    def exported(token: str, name: str) -> Response:
-        return _export(_session(sessions, token), name)
+    def exported(token: str, name: str, request: Request) -> Response:
+        return _export(_session(sessions, token, request), name)
 
     @api.get("/clip/{token}/{name}")
-    def clip(token: str, name: str) -> Response:
-        path = _session(sessions, token).products.get(name)
+    def clip(token: str, name: str, request: Request) -> Response:
+        path = _session(sessions, token, request).products.get(name)
         if not isinstance(path, Path) or not path.is_file():
             raise HTTPException(404)
         return FileResponse(path, media_type=_kind(name))
 
 
-def _session(sessions: Sessions, token: str) -> Session:
-    session = sessions.by_token(token)
+def _session(sessions: Sessions, token: str, request: Request) -> Session:
+    session = sessions.by_token(token, credentials(request.headers.get("authorization", ""))[0])
     if session is None:
         raise HTTPException(404, "This page was closed: reload it.")
     return session
@@ -73,12 +74,12 @@ def _session(sessions: Sessions, token: str) -> Session:
 
 def _image_scene(session: Session) -> dict[str, Any]:
     empty = {"base": "", "heat": "", "spread": "", "width": 0, "height": 0, "polygons": [], "regions": [], "points": [],
-             "box": None, "alt": ""}
+             "box": None, "alt": "", "key": ""}
     if session.picture is None:
         return empty
     height, width = session.picture.pixels.shape[:2]
-    shown = {**empty, "base": f"/picture/{session.token}/image/base-{session.picture.sha256[:16]}", "width": width,
-             "height": height, "alt": "The picture as it came."}
+    shown = {**empty, "base": f"/picture/{session.token}/image/base-{session.picture.key}", "width": width,
+             "key": session.picture.key, "height": height, "alt": "The picture as it came."}
     desk = session.desk
     return shown if desk is None else {**shown, **_answer_scene(desk, session)}
 
@@ -89,7 +90,7 @@ def _answer_scene(desk: Desk, session: Session) -> dict[str, Any]:
     number = desk.predictor.names.index(desk.name)
     return {
         "heat": f"{place}/heat-{session.version}",
-        "spread": "" if desk.spread is None else f"{place}/spread-{desk.picture.sha256[:16]}{number}",
+        "spread": "" if desk.spread is None else f"{place}/spread-{desk.picture.key}.{number}",
         "polygons": rings(result), "regions": [{"id": one.id, "x": one.centroid[0], "y": one.centroid[1]}
                                                for one in result.finding.regions],
         "points": [list(point) for point in desk.step.points], "box": desk.step.box, "alt": alt_text(result),
@@ -127,6 +128,8 @@ def _export(session: Session, name: str) -> Response:
     product = session.products.get(name)
     headers = {"Content-Disposition": f'attachment; filename="gps-seg-{name}"'}
     if isinstance(product, Path):
+        if not product.is_file():
+            raise HTTPException(404, "These results are gone: they are kept for two hours. Run it again.")
         return FileResponse(product, media_type=_kind(name), headers=headers)
     if isinstance(product, bytes):
         return Response(product, media_type=_kind(name), headers=headers)

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -36,8 +37,9 @@ class Scratch:
         every_seconds: how often it runs by itself.
     """
 
-    def __init__(self, *, keep_seconds: float = 1800, every_seconds: float = 60) -> None:
+    def __init__(self, *, keep_seconds: float = 7200, every_seconds: float = 60) -> None:
         self.keep_seconds, self.every_seconds = keep_seconds, every_seconds
+        self.also: list[Callable[[], object]] = []  # further things to do as often
         self._stop = threading.Event()
 
     def __enter__(self) -> Scratch:
@@ -77,3 +79,5 @@ class Scratch:
     def _run(self) -> None:
         while not self._stop.wait(self.every_seconds):
             self.sweep()
+            for act in self.also:
+                act()

@@ -128,7 +128,7 @@ def hosts(port: int) -> frozenset[str]:
     return frozenset([*(f"{name}:{port}" for name in names), *(names if port == 80 else ())])
 
 
-def build(settings: Settings, models: Models, port: int) -> Guard:
+def build(settings: Settings, models: Models, port: int, scratch: Scratch | None = None) -> Guard:
     """The ASGI application: the door, behind it FastAPI with our files and Gradio's page."""
     os.environ.update(QUIET)
     import gradio as gr
@@ -140,6 +140,8 @@ def build(settings: Settings, models: Models, port: int) -> Guard:
 
     api = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     sessions = Sessions()
+    if scratch is not None:
+        scratch.also.append(sessions.sweep)
     add_routes(api, sessions)
     page = build_page(models, sessions, settings)
     gr.mount_gradio_app(
@@ -168,9 +170,9 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     try:
         import uvicorn
 
-        with Scratch(), _terminable():
+        with Scratch() as scratch, _terminable():
             models = Models(settings.runs, device=settings.device, threshold=settings.threshold)
-            app = build(settings, models, port)
+            app = build(settings, models, port, scratch)
             config = uvicorn.Config(app, log_level="critical", access_log=False, server_header=False, ws="none", lifespan="on",
                                     timeout_graceful_shutdown=2, limit_concurrency=512)
             server = uvicorn.Server(config)

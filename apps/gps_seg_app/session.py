@@ -33,26 +33,35 @@ class Session:
     """One open page.
 
     Attributes:
+        user: who has logged in, empty where nobody need; nobody else is given anything.
         token: what its pictures and exports are fetched by; cannot be guessed.
         version: counts up with every change of what is shown, so that no browser shows an old picture.
+        threshold: as the user has set it; None: the model's own.
+        corrected: desks of its other frames that were worked at, by the key of their picture.
         frames: of a DICOM object with several; ``frame`` is the one at work.
         galleries: pictures of "batch" and "compare".
         products: files to take away, by name: bytes, or a path in the private folder.
         clip: what the video tab draws.
-        jobs: events that stop what is running, by tab.
+        jobs: events that stop what waits or runs, by tab. waiting: those that have not begun.
+        uploads: files given to tabs that work on Start.
     """
 
+    user: str = ""
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     used: float = field(default_factory=time.monotonic)
     version: int = 0
     picture: Picture | None = None
     desk: Desk | None = None
+    threshold: float | None = None
+    corrected: dict[str, Desk] = field(default_factory=dict, repr=False)
     frames: list[Picture] = field(default_factory=list, repr=False)
     galleries: dict[str, list[Shown]] = field(default_factory=dict, repr=False)
     products: dict[str, bytes | Path] = field(default_factory=dict, repr=False)
     clip: dict[str, Any] = field(default_factory=dict, repr=False)
     jobs: dict[str, threading.Event] = field(default_factory=dict, repr=False)
+    waiting: set[str] = field(default_factory=set, repr=False)
+    uploads: set[Path] = field(default_factory=set, repr=False)
     cache: dict[str, bytes] = field(default_factory=dict, repr=False)
 
     def changed(self) -> str:
@@ -71,19 +80,21 @@ class Session:
         """Bytes held, about."""
         pixels = 0 if self.picture is None else self.picture.pixels.size // 3
         gallery = sum(len(shown.data) for group in self.galleries.values() for shown in group)
+        pixels += sum(desk.picture.pixels.size // 3 for desk in self.corrected.values())
         return (BYTES_A_PIXEL * pixels + gallery + sum(frame.pixels.nbytes for frame in self.frames)
                 + sum(len(data) for data in self.cache.values()))
 
     def close(self) -> None:
         """Stop what runs, delete what lies on the disk, forget the pictures."""
-        for stop in self.jobs.values():
+        for stop in list(self.jobs.values()):
             stop.set()
-        for product in self.products.values():
-            if isinstance(product, Path):
-                product.unlink(missing_ok=True)
+        for path in (*self.products.values(), *self.uploads):
+            if isinstance(path, Path):
+                path.unlink(missing_ok=True)
         with self.lock:
             self.picture = self.desk = None
-            self.frames, self.galleries, self.products, self.clip, self.cache = [], {}, {}, {}, {}
+            self.frames, self.corrected = [], {}
+            self.galleries, self.products, self.clip, self.cache = {}, {}, {}, {}
 
 
 class Sessions:
@@ -92,40 +103,55 @@ class Sessions:
     def __init__(self, *, most: int = MOST_SESSIONS, most_bytes: int = MOST_BYTES, idle_seconds: float = IDLE_SECONDS) -> None:
         self.most, self.most_bytes, self.idle_seconds = most, most_bytes, idle_seconds
         self._lock = threading.Lock()
-        self._by_name: OrderedDict[str, Session] = OrderedDict()
+        self._by_name: OrderedDict[tuple[str, str], Session] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._by_name)
 
-    def get(self, name: str) -> Session:
-        """The session of a page, made if it is new."""
+    def get(self, name: str, user: str = "") -> Session:
+        """The session of a user's page, made if it is new."""
         with self._lock:
-            session = self._by_name.setdefault(name, Session())
+            session = self._by_name.setdefault((user, name), Session(user=user))
             session.used = time.monotonic()
-            self._by_name.move_to_end(name)
+            self._by_name.move_to_end((user, name))
             leaving = self._leaving()
         for gone in leaving:
             gone.close()
         return session
 
-    def by_token(self, token: str) -> Session | None:
-        """The session that gave out a token."""
+    def by_token(self, token: str, user: str = "") -> Session | None:
+        """The session that gave out a token, to the same user."""
         with self._lock:
-            return next((one for one in self._by_name.values() if _same(one.token, token)), None)
+            return next((one for one in self._by_name.values() if _same(one.token, token) and one.user == user), None)
 
-    def drop(self, name: str) -> None:
+    def drop(self, name: str, user: str = "") -> None:
         """Forget a page."""
         with self._lock:
-            session = self._by_name.pop(name, None)
+            session = self._by_name.pop((user, name), None)
         if session is not None:
             session.close()
+
+    @property
+    def waiting(self) -> int:
+        """Jobs of all pages that have not begun."""
+        with self._lock:
+            return sum(len(one.waiting) for one in self._by_name.values())
+
+    def sweep(self) -> None:
+        """Forget every page that has asked for nothing in a long time, also if no other page asks for anything."""
+        with self._lock:
+            now = time.monotonic()
+            idle = [name for name, one in self._by_name.items() if now - one.used > self.idle_seconds]
+            leaving = [self._by_name.pop(name) for name in idle]
+        for gone in leaving:
+            gone.close()
 
     def _leaving(self) -> list[Session]:
         """Takes out the oldest until the rest fits; the newest, which is being asked for, always stays."""
         gone = []
-        total, now = sum(one.size for one in self._by_name.values()), time.monotonic()
+        total = sum(one.size for one in self._by_name.values())
         for name, one in list(self._by_name.items())[:-1]:
-            if len(self._by_name) > self.most or total > self.most_bytes or now - one.used > self.idle_seconds:
+            if len(self._by_name) > self.most or total > self.most_bytes:
                 total -= one.size
                 gone.append(self._by_name.pop(name))
         return gone

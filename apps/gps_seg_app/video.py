@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,6 +52,7 @@ class VideoResult:
         rows: of every frame looked at, for a chart.
         raw_switches, switches: how often a finding appears or goes, frame by frame on its own and as shown: flicker.
         frames_per_second: looked at, all work included.
+        settings: as they were used, threshold included.
         video: None if it was not asked for. note: a sentence if the clip was read in part only, else empty.
     """
 
@@ -63,6 +64,7 @@ class VideoResult:
     table: Path
     timeline: Path
     note: str
+    settings: Settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +93,8 @@ def run_video(
     """
     if settings.stride < 1 or settings.persistence < 1 or settings.smoothing < 0 or not 0 < settings.lower <= 1:
         raise AppError("Expected a stride and a persistence of at least 1 frame and a smoothing of at least 0 seconds.")
+    if settings.threshold is None:
+        settings = replace(settings, threshold=model.threshold_of(settings.delta or model.names[0]))
     clip = probe(path, limits)
     files = [out / name for name in (VIDEO, TABLE, TIMELINE)]
     finished = False
@@ -173,7 +177,7 @@ def _row(frame: Frame, raw: Finding, drawn: Finding, *, shown: bool, scene: bool
 def _numbers(finding: Finding) -> tuple[int, float, float, int]:
     regions = finding.regions
     return (sum(one.area_px for one in regions), sum(one.field_percent for one in regions),
-            max((one.confidence for one in regions), default=0.0), len(regions))
+            max((one.confidence or 0.0 for one in regions), default=0.0), len(regions))
 
 
 def _finish(rows: list[FrameRow], out: Path, spent: float, note: str, settings: Settings) -> VideoResult:
@@ -181,4 +185,5 @@ def _finish(rows: list[FrameRow], out: Path, spent: float, note: str, settings: 
     (out / TIMELINE).write_bytes(timeline_png(rows))
     return VideoResult(
         tuple(rows), switches([row.raw_regions > 0 for row in rows]), switches([row.shown for row in rows]),
-        len(rows) / max(spent, 1e-9), out / VIDEO if settings.annotate else None, out / TABLE, out / TIMELINE, note)
+        len(rows) / max(spent, 1e-9), out / VIDEO if settings.annotate else None, out / TABLE, out / TIMELINE, note,
+        settings)

@@ -20,6 +20,7 @@ class Settings:
         persistence: frames looked at, in a row, that a finding must be there to appear, and be gone to go.
         lower: part of the threshold to which probabilities may fall before a finding that is shown counts as gone.
         annotate: write the annotated video.
+        model: says which model it is and which version runs it, in results.
     """
 
     stride: int = 1
@@ -29,6 +30,7 @@ class Settings:
     persistence: int = 3
     lower: float = 0.8
     annotate: bool = True
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,5 +76,7 @@ def _cell(value: float) -> str:
 def describe(settings: Settings) -> str:
     """In one line, for the table and the video."""
     looked = "every frame" if settings.stride == 1 else f"1 frame in {settings.stride}"
-    return (f"Polyp segmentation of {looked}; smoothed over {settings.smoothing:g} s; a finding appears and goes after "
-            f"{settings.persistence} frames.")
+    model = f"{settings.model}, " if settings.model else ""
+    cut = "" if settings.threshold is None else f"threshold {settings.threshold:g}; "
+    return (f"{model}{cut}polyp segmentation of {looked}; smoothed over {settings.smoothing:g} s; a finding appears and goes "
+            f"after {settings.persistence} frames.")

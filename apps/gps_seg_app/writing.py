@@ -1,4 +1,4 @@
-"""Is there writing burnt into a picture? Names and dates are; the page then warns and offers to crop."""
+"""Is there writing burnt into a picture? Names and dates are; the page then warns."""
 
 from __future__ import annotations
 

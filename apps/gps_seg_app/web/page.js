@@ -27,7 +27,7 @@ function tool() {
 
 function gesture(made) {
   count += 1;
-  type("#gesture", JSON.stringify({ ...made, count }));
+  type("#gesture", JSON.stringify({ ...made, key: stages.image.scene.key, count }));
 }
 
 async function follow(kind, text) {
@@ -71,14 +71,24 @@ function join() {
     hidden.setAttribute("aria-hidden", "true");
     for (const box of hidden.querySelectorAll("textarea, input")) box.tabIndex = -1;
   }
+  for (const button of document.querySelectorAll('.upload button[aria-label="Click to upload or drop files"]')) {
+    button.setAttribute("aria-label", button.innerText.replace(/\s+/g, " ").trim()); // the name contains what is read
+  }
   for (const input of document.querySelectorAll(".upload input[type=file]:not([aria-label])")) {
     input.setAttribute("aria-label", "Choose a file");
   }
 }
 
+function shown(selector) {
+  const found = document.querySelector(selector);
+  return found && found.offsetParent !== null ? found : null;
+}
+
+/** A pasted picture goes to the tab that is open, if that takes pictures. */
 function paste(event) {
   const file = [...(event.clipboardData?.files || [])].find((one) => one.type.startsWith("image/"));
-  const input = document.querySelector("#upload input[type=file]");
+  const place = ["#upload", "#batch-upload", "#compare-upload"].find(shown);
+  const input = place && document.querySelector(`${place} input[type=file]`);
   if (!file || !input) return;
   const parcel = new DataTransfer();
   parcel.items.add(file);
@@ -88,14 +98,19 @@ function paste(event) {
 }
 
 function keys(event) {
-  if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z") return;
+  if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z" || !shown("#image-stage")) return;
   if (event.target.matches("input, textarea") && !["checkbox", "radio", "range"].includes(event.target.type)) return;
   document.querySelector(event.shiftKey ? "button#redo" : "button#undo")?.click();
   event.preventDefault();
 }
 
 document.documentElement.lang = "en";
+const strip = document.body.appendChild(document.createElement("div")); // the banner, once it has scrolled away
+strip.className = "gs-strip";
+strip.setAttribute("aria-hidden", "true");
+strip.textContent = "Research use only. Not a medical device.";
 document.addEventListener("paste", paste);
 document.addEventListener("keydown", keys);
+document.addEventListener("change", (event) => event.target.closest("#tool") && stages.image?.taken());
 new MutationObserver(join).observe(document.documentElement, { childList: true, subtree: true, characterData: true });
 join();

@@ -46,7 +46,7 @@ export class Stage {
     this.wipe = this.range("Before / after", 100);
     this.wipe.title = "100: all layers; 0: the picture alone";
     for (const [text, label, act] of [["−", "Zoom out", () => this.scale(1 / 1.5)], ["Fit", "Fit to the page", () => this.scale(0)],
-      ["1:1", "One picture pixel per screen pixel", () => this.scale("native")], ["+", "Zoom in", () => this.scale(1.5)],
+      ["1:1", "1:1, one picture pixel per screen pixel", () => this.scale("native")], ["+", "Zoom in", () => this.scale(1.5)],
       ["Full", "Full screen", () => this.fullscreen()]]) {
       const button = make("button", { type: "button", "aria-label": label, title: label }, text);
       button.addEventListener("click", act);
@@ -280,7 +280,6 @@ export class Stage {
   move(event) {
     if (!this.scene) return;
     const { tool } = this.ask();
-    this.canvas.classList.toggle("gs-tool", tool !== "look");
     if (this.corner && tool !== "box") this.drop(); // another tool was taken: no half a box stays
     this.at = this.place(event);
     if (this.stroke) {
@@ -289,6 +288,11 @@ export class Stage {
       if (this.stroke.tool.startsWith("brush") && far && this.stroke.points.length < 2000) this.stroke.points.push(this.at);
     }
     if (this.stroke || this.corner) this.draw();
+  }
+
+  /** Another tool: a touch must know at its start whether it draws or scrolls. */
+  taken() {
+    this.canvas.classList.toggle("gs-tool", this.ask().tool !== "look");
   }
 
   up(event) {
