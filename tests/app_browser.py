@@ -19,7 +19,7 @@ from gps_seg.data.phantom import phantom
 
 SWITCHES = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
             "--disable-component-update", "--disable-sync")
-PATIENCE = 90_000  # ms; machines may be busy
+PATIENCE = 20_000  # ms; machines may be busy
 
 
 def chromium() -> str | None:
@@ -81,7 +81,7 @@ def drawn_zip(scenes: int = 3) -> bytes:
     return buffer.getvalue()
 
 
-def drawn_clip(path: Path, frames: int = 24, size: tuple[int, int] = (240, 320)) -> Path:
+def drawn_clip(path: Path, frames: int = 24, size: tuple[int, int] = (240, 320), light: float = 1.0) -> Path:
     """A clip that pans over a scene; its first quarter shows another one, without a polyp."""
     import av
 
@@ -91,7 +91,7 @@ def drawn_clip(path: Path, frames: int = 24, size: tuple[int, int] = (240, 320))
         stream = container.add_stream("libx264", rate=10, width=width, height=height, pix_fmt="yuv420p")
         for number in range(frames):
             view = views[number >= frames // 4]
-            pixels = np.ascontiguousarray(view[40 : 40 + height, 60 + number : 60 + number + width])
+            pixels = (view[40 : 40 + height, 60 + number : 60 + number + width] * light).astype(np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode(None))
     return path

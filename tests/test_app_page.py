@@ -247,6 +247,34 @@ def test_a_threshold_moved_while_the_picture_is_at_work_is_the_one_that_cuts_it(
     assert json.loads(fetch(page, "JSON"))["threshold"] == 0.97
 
 
+def test_a_gesture_made_on_another_picture_is_refused(page: Any, app: Served) -> None:
+    with_picture(page)
+    page.get_by_label("Add point").check()
+    canvas = page.locator(".gs-canvas").bounding_box()
+    give(page, "#upload", png(scene(5, size=(2400, 3000))))
+    page.mouse.click(canvas["x"] + 30, canvas["y"] + 30)
+    wait(page, "#timing", "3000 x 2400 pixels")
+    page.wait_for_timeout(1000)
+    assert shown(page, app)["points"] == [] and "Corrected" not in page.locator("#notes").inner_text()
+
+
+def test_corrections_of_a_frame_are_there_again_when_it_is_turned_back_to(page: Any, app: Served) -> None:
+    give(page, "#upload", make(np.stack([scene(4), scene(5)])), "two.dcm")
+    expect(page.locator("#frame")).to_be_visible(timeout=PATIENCE)
+    wait(page, "#timing", "320 x 240 pixels")
+    page.get_by_label("Add point").check()
+    canvas = page.locator(".gs-canvas").bounding_box()
+    after(page, lambda: page.mouse.click(canvas["x"] + 50, canvas["y"] + 50))
+    points = shown(page, app)["points"]
+    assert len(points) == 1
+    for frame in ("2", "1"):
+        page.locator("#frame input[type=number]").fill(frame)
+        after(page, lambda: page.locator("#frame input[type=number]").press("Tab"))
+        wait(page, "#timing", "320 x 240 pixels")
+    assert shown(page, app)["points"] == points
+    expect(page.locator("#undo")).to_be_enabled()
+
+
 def test_a_wrong_file_after_a_dicom_object_leaves_no_frame_of_it(page: Any) -> None:
     give(page, "#upload", make(np.stack([scene(4), scene(5)])), "two.dcm")
     expect(page.locator("#frame")).to_be_visible(timeout=PATIENCE)

@@ -132,10 +132,10 @@ def test_a_request_opens_no_file_but_an_upload(app: Served, tmp_path: Path, inpu
     assert b"Expected a file that was uploaded" in _told(app, session)
 
 
-def _told(app: Served, session: str) -> bytes:
+def _told(app: Served, session: str, **headers: str) -> bytes:
     """What the queue answers, up to the end of the one request of this session."""
     with contextlib.closing(http.client.HTTPConnection(app.url.removeprefix("http://"), timeout=60)) as connection:
-        connection.request("GET", f"/gradio_api/queue/data?session_hash={session}")
+        connection.request("GET", f"/gradio_api/queue/data?session_hash={session}", headers=headers)
         lines = []
         for line in connection.getresponse():
             lines.append(line)
@@ -191,6 +191,29 @@ def test_a_login_is_asked_for_everywhere(tmp_path: Path, tiny_run: Path) -> None
             assert ask(app, "/", Authorization=_basic(wrong)).status == 401
         assert ask(app, "/", Authorization="Basic !!").status == 401
         assert ask(app, "/", Authorization=_basic("doctor:correct horse")).status == 200
+
+
+def test_another_user_gets_nothing_of_a_page_even_with_its_name_and_token(tmp_path: Path, tiny_run: Path) -> None:
+    users = tmp_path / "users"
+    users.write_text("alice:one\nbob:two\n")
+    users.chmod(0o600)
+    with served(tmp_path / "server", tiny_run, "--user-file", users) as app:
+        marks = {name: _example(app, name, password) for name, password in (("alice", "one"), ("bob", "two"))}
+        assert marks["alice"] != marks["bob"]
+        for path in ("scene/{}/image", "export/{}/mask.png"):
+            place = "/" + path.format(marks["alice"])
+            assert ask(app, place, Authorization=_basic("alice:one")).status == 200
+            assert ask(app, place, Authorization=_basic("bob:two")).status == 404
+            assert ask(app, place).status == 401
+
+
+def _example(app: Served, name: str, password: str) -> str:
+    """The token that a user gets for an example, all users under the same session name."""
+    signed = {"Authorization": _basic(f"{name}:{password}")}
+    found = next(one for one in json.loads(ask(app, "/config", **signed).body)["dependencies"] if one["api_name"] == "shown")
+    body = json.dumps({"data": ["One polyp", "run"], "fn_index": found["id"], "session_hash": "same"}).encode()
+    assert ask(app, "/gradio_api/queue/join", method="POST", body=body, Content_Type="application/json", **signed).status == 200
+    return re.findall(r"([\w-]{32}):\d+", _told(app, "same", **signed).decode())[-1]
 
 
 def _basic(text: str) -> str:

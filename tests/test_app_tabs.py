@@ -151,6 +151,14 @@ def test_files_that_were_never_started_go_with_the_page(browser: Any, app: Serve
         time.sleep(0.5)
 
 
+def test_a_clip_in_which_nothing_can_be_assessed_is_said_to_be_so(page: Any, tmp_path: Path) -> None:
+    page.get_by_role("tab", name="Video").click()
+    give(page, "#video-upload", drawn_clip(tmp_path / "dark.mp4", frames=8, light=0.03))
+    expect(page.locator("#video-upload").get_by_role("cell", name="dark.mp4")).to_be_visible(timeout=PATIENCE)
+    page.locator("#video-start").click()
+    wait(page, "#video-words", "Not assessable: none of the 4 frames")
+
+
 def test_two_models_are_compared_on_one_picture(page: Any) -> None:
     page.get_by_role("tab", name="Compare").click()
     page.locator("#compare-current").click()

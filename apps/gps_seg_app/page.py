@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,11 @@ from gps_seg_app.loading import Models
 from gps_seg_app.model_card import DISCLAIMER
 from gps_seg_app.page_parts import PRIVATE, VIEW, Context, user_of
 from gps_seg_app.server import Settings
-from gps_seg_app.session import Sessions
+from gps_seg_app.session import MOST_SESSIONS, Sessions
 
 CSS = (Path(__file__).parent / "web" / "page.css").read_text(encoding="utf-8")
 HEAD = '<script type="module" src="/app/page.js"></script>'
+THREADS = 40 + 2 * MOST_SESSIONS  # Gradio's own number, and a place for every page that stays open
 QUEUE = 32  # events that may wait; one more is told to come back
 
 
@@ -58,11 +61,21 @@ def build_page(models: Models, sessions: Sessions, settings: Settings) -> gr.Blo
         def leave(request: gr.Request) -> None:
             sessions.drop(str(request.session_hash), user_of(request))
 
+        page.load(stay, None, None, concurrency_id="stay", concurrency_limit=None, **PRIVATE)
         page.unload(leave)
         page.queue(max_size=QUEUE, default_concurrency_limit=1, api_open=False)
+        page.max_threads = page._queue.max_thread_count = THREADS
     for block in page.blocks.values():  # every one: Gradio looks for files in the input of a slider too
         vars(block)["async_move_resource_to_block_cache"] = only_uploads
     return page
+
+
+async def stay() -> AsyncIterator[None]:
+    """Never ends while the page is open: Gradio's client shuts its stream of answers whenever nothing is under way, and with it
+    loses an event that is asked for in just that moment, so that a picture would never be answered."""
+    while True:
+        await asyncio.sleep(10)
+        yield None
 
 
 async def only_uploads(named: str | Path | None) -> str | None:
