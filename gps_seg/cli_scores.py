@@ -72,7 +72,7 @@ def score(
     ] = False,
     blocks: Blocks = DEFAULT_BLOCKS,
     threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Probability above which a pixel is polyp.")] = 0.5,
-    tolerance: Annotated[float, typer.Option(min=0.0, help="Of the surface Dice (NSD), in pixels.")] = 2.0,
+    tolerance: Annotated[float, typer.Option(min=0.0, max=1e6, help="Of the surface Dice (NSD), in pixels.")] = 2.0,
     groups: Groups = None,
     markdown: Markdown = None,
     latex: Latex = None,

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gps_seg.errors import ConfigError, DataError
+from gps_seg.contradictions import check_document
+from gps_seg.errors import ConfigError, DataError, GpsSegError
 from gps_seg.plots_scores import box_plots
 from gps_seg.scoring import read_groups
 from gps_seg.statistics import RESAMPLES, compare, hierarchical, holm, interval
-from gps_seg.summary import check_document
 from gps_seg.tables import escape, write_json, write_text
 
 Documents = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -39,6 +39,9 @@ def parse_methods(arguments: Sequence[str]) -> dict[str, list[Path]]:
         if not (name and equals and path):
             raise ConfigError(f"expected NAME=FILE, such as gps=runs/gps/result.json, got {text!r}")
         methods.setdefault(name, []).append(Path(path))
+    for name, paths in methods.items():
+        if len({path.resolve() for path in paths}) < len(paths):
+            raise ConfigError(f"{name}: the same file is given twice; each file is another seed")
     if len(methods) < 2:
         raise ConfigError(f"expected at least two methods to compare, got {', '.join(methods) or 'none'}")
     return methods
@@ -59,7 +62,10 @@ def read_document(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: expected the JSON of gps-seg score or evaluate, the content is something else") from None
     if not isinstance(document, dict) or not {"n", "per_image", "dataset", "images"} <= set(document) or not document["images"]:
         raise DataError(f"{path}: expected the JSON of gps-seg score or evaluate, with one row an image")
-    check_document(document)
+    try:
+        check_document(document)
+    except GpsSegError as error:
+        raise type(error)(f"{path}: {error}") from None
     return document
 
 
@@ -102,6 +108,8 @@ def compare_methods(
 
 def _column(name: str, document: Mapping[str, Any], first: Mapping[str, Any], metric: str) -> NDArray[np.float64]:
     rows = {image["id"]: image for image in document["images"]}
+    if len(rows) < len(document["images"]):
+        raise DataError(f"{name}: {len(document['images'])} rows of images have only {len(rows)} names")
     wanted = [image["id"] for image in first["images"]]
     if different := sorted(set(rows) ^ set(wanted)):
         raise DataError(f"{name}: expected the images of the first report, {len(different)} differ: {', '.join(different[:5])}")

@@ -14,7 +14,7 @@ from gps_seg.blocks import DEFAULT_BLOCKS
 from gps_seg.config import EvaluateConfig, RunConfig, load_config
 from gps_seg.data.images import read_image
 from gps_seg.data.polyps import Pair, load_splits
-from gps_seg.data.sets import SPLIT, label
+from gps_seg.data.sets import SPLIT, label, pairs_digest
 from gps_seg.errors import ConfigError, DataError
 from gps_seg.inference import Run, draw_cases, find_pairs, load_run, score_pairs
 from gps_seg.models.weights import sha256
@@ -62,6 +62,7 @@ def evaluate_run(
         scores = score_pairs(run.model, task, pairs, device=run.device, precision=run.precision,
                              config=EvaluateConfig(), progress=bar.update, blocks=blocks or DEFAULT_BLOCKS)
     settings = _settings(run, data or config.data.name, split, task, config.data.protocol)
+    settings["files_sha256"] = pairs_digest(pairs)
     settings["images_trained_on"] = seen = count_trained_on(pairs, config)
     own = str(config.data.root) if config.data.name == "folder" else config.data.name
     warnings = data_warnings(run.model.spec.name, data or own, len(pairs), whole=data is not None and _is_whole(data))

@@ -225,12 +225,20 @@ def _run(grid: GridConfig, cell: Cell, device: str, say: Say) -> None:
           cell.failed, device, f"training {cell.title}", say)
 
 
-def score_cell(cell: Cell, data: str | None, target: Path, blocks: Sequence[str], device: str, say: Say = print) -> bool:
-    """Score a finished cell on a data set, once; whether the scores are there afterwards."""
+def score_cell(
+    cell: Cell, data: str | None, target: Path, blocks: Sequence[str], device: str, say: Say = print, *, digest: str = ""
+) -> bool:
+    """Score a finished cell on a data set, once; whether the scores are there afterwards.
+
+    Args:
+        digest: of the data set's files; scores of other files are made anew.
+    """
     if not cell.finished:
         return False
     if target.is_file() and target.stat().st_mtime >= (cell.folder / "result.json").stat().st_mtime:
-        return True
+        if read_json(target, "a report").get("settings", {}).get("files_sha256") == digest:
+            return True
+        target.unlink()
     command = [sys.executable, "-m", "gps_seg.cli", "evaluate", str(cell.folder), "--json", str(target), "--blocks",
                ",".join(blocks), "--device", device.partition(":")[0], *(["--data", data] if data else [])]
     where = data or "its test list"

@@ -8,12 +8,14 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
+import yaml
 
 from gps_seg.checkpoint import read_json, write_json
 from gps_seg.class_grid import run_class_comparison
 from gps_seg.comparison import compare_methods, read_document, shown_p
-from gps_seg.data.sets import SPLIT, expand, labels, set_pairs
-from gps_seg.grid import Cell, GridConfig, best_rate, cells, failures, load_grid, provenance, run_cells, score_cell
+from gps_seg.config import load_config
+from gps_seg.data.sets import SPLIT, expand, labels, pairs_digest, set_pairs
+from gps_seg.grid import Cell, GridConfig, best_rate, cells, failures, load_grid, provenance, run_cells, score_cell, settings_of
 from gps_seg.plots import cost_of_score_plot
 from gps_seg.statistics import hierarchical, interval
 from gps_seg.tables import markdown_table, write_text
@@ -67,13 +69,25 @@ def _failed(plans: Mapping[str, Any], final: Mapping[str, Sequence[Cell]]) -> di
     return failures({cell.title: cell.failed for cell in every if not cell.finished})
 
 
+def _digest(grid: GridConfig, final: Mapping[str, Sequence[Cell]], data: str | None) -> str:
+    """Of the files that scores on a data set are of."""
+    from gps_seg.inference import find_pairs
+
+    cell = next((cell for group in final.values() for cell in group), None)
+    if cell is None:
+        return ""
+    config = load_config(None).model_validate(yaml.safe_load(settings_of(grid, cell, ())))
+    return pairs_digest(find_pairs(data, "test", config.data))
+
+
 def _one_set(
     grid: GridConfig, final: Mapping[str, Sequence[Cell]], data: str | None, folder: Path, device: str, say: Any
 ) -> dict[str, Any]:
     documents: dict[str, list[dict[str, Any]]] = {}
+    digest = _digest(grid, final, data)
     for method, group in final.items():
         files = [(cell, _score_file(folder, cell)) for cell in group]
-        there = [file for cell, file in files if score_cell(cell, data, file, grid.blocks, device, say)]
+        there = [file for cell, file in files if score_cell(cell, data, file, grid.blocks, device, say, digest=digest)]
         if there:
             documents[method] = [read_document(file) for file in there]
     rows = {method: {"method": method, "seeds": len(found), **_scores(found), **_cost(final[method])}

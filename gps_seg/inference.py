@@ -83,12 +83,12 @@ def find_pairs(data: str | None, split: str, config: DataConfig) -> list[Pair]:
         data: a known name or a folder (all of its pairs), or None for the run's own data set.
         split: "test", "inner" or "train" of kvasir-seg, of phantoms and of the run's own data set.
     """
+    if split not in ("train", "inner", "test"):
+        raise ConfigError(f"--split: expected train, inner or test, got {split!r}")
     if data is not None and (Path(data).is_dir() or data not in SPLIT):
         return set_pairs(data)
     chosen = config if data in (None, config.name) else config.model_copy(update={"name": data, "root": None})
     splits = load_splits(chosen)
-    if split not in ("train", "inner", "test"):
-        raise ConfigError(f"--split: expected train, inner or test, got {split!r}")
     return list(getattr(splits, split))
 
 

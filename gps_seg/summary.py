@@ -23,15 +23,13 @@ from numpy.typing import NDArray
 
 from gps_seg import calibration, instances, pranet
 from gps_seg.blocks import BlockScore, row
-from gps_seg.errors import GpsSegError
-from gps_seg.metrics import METRICS, ImageScore, aggregate, check_consistent
+from gps_seg.contradictions import BOUNDARIES, check_document
+from gps_seg.metrics import METRICS, ImageScore, aggregate
 from gps_seg.statistics import LEVEL, RESAMPLES, clusters, interval, resample
 
 SCHEMA = 2
 AGGREGATION = "per_image: mean over images; dataset: pixel counts pooled over all images; foreground only"
 HARD = "the predictions are hard masks: they hold no probabilities to calibrate"
-BOUNDARIES = ("hd95", "hd95_of_diagonal", "nsd")
-SLACK = 1e-6
 
 Float = NDArray[np.float64]
 # A block's columns (n, k), which add up over images, and the numbers they give: sums (..., k) -> values (...).
@@ -190,40 +188,3 @@ def _alarms(images: Sequence[instances.Instances]) -> Resampled:
                 "area_mean": area / frames}
 
     return np.array(columns, np.float64), values
-
-
-def check_document(document: Mapping[str, Any]) -> None:
-    """Refuse a document whose numbers contradict each other, by a bug or by hand.
-
-    Raises:
-        GpsSegError: a mean Dice and a mean IoU that no masks have together; pooled precision and recall that do not give the
-            pooled Dice; a mean that is not the mean of the images' rows; another number of rows than images.
-    """
-    pairs = [("per_image", "dice", "iou"), ("dataset", "dice", "iou"), ("pranet", "mean_dice", "mean_iou"),
-             ("pranet", "max_dice", "max_iou")]
-    for block, dice, iou in pairs:
-        if block in document:
-            _in_block(block, document[block][dice], document[block][iou])
-    pooled = document["dataset"]
-    both = pooled["precision"] + pooled["recall"]
-    _must_equal("dataset.dice", pooled["dice"], 2 * pooled["precision"] * pooled["recall"] / both if both else pooled["dice"],
-                "precision and recall give")
-    images = document.get("images")
-    if images is not None:
-        _must_equal("n", document["n"], len(images), "the rows of images are")
-        for name in METRICS:
-            if name in document["per_image"] and all(name in image for image in images):
-                mean = float(np.mean([image[name] for image in images]))
-                _must_equal(f"per_image.{name}", document["per_image"][name], mean, "the mean of the images' rows is")
-
-
-def _in_block(block: str, dice: float, iou: float) -> None:
-    try:
-        check_consistent(dice, iou)
-    except GpsSegError as error:
-        raise GpsSegError(f"{block}: {error}") from None
-
-
-def _must_equal(name: str, said: float, found: float, why: str) -> None:
-    if abs(said - found) > SLACK:
-        raise GpsSegError(f"{name} is {said:.6g}, but {why} {found:.6g}: the numbers come from different masks or definitions")

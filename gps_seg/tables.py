@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from gps_seg.blocks import row
+from gps_seg.contradictions import check_document
 from gps_seg.errors import DataError
 from gps_seg.metrics import ImageScore
-from gps_seg.summary import check_document
 
 # Block, what it is, and its rows: key and label.
 LAYOUT: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
@@ -132,7 +132,8 @@ def markdown(document: Mapping[str, Any]) -> str:
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: Collection[str] = ()) -> list[str]:
     """Lines of a Markdown table; columns named in ``left`` hold text, all others numbers, which stand right."""
     marks = "|".join("---" if column in left else "--:" for column in columns)
-    return [f"| {' | '.join(columns)} |", f"|{marks}|", *(f"| {' | '.join(cells)} |" for cells in rows)]
+    return [f"| {' | '.join(columns)} |", f"|{marks}|",
+            *(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |" for cells in rows)]
 
 
 def latex(document: Mapping[str, Any]) -> str:

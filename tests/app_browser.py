@@ -19,7 +19,7 @@ from gps_seg.data.phantom import phantom
 
 SWITCHES = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
             "--disable-component-update", "--disable-sync")
-PATIENCE = 20_000  # ms; machines may be busy
+PATIENCE = 90_000  # ms; machines may be busy
 
 
 def chromium() -> str | None:

@@ -47,8 +47,9 @@ def test_the_first_touch_after_a_tool_is_taken_draws_and_does_not_scroll(browser
         assert page.locator(".gs-canvas").evaluate("(it) => getComputedStyle(it).touchAction") in SCROLLS
         page.get_by_label("Brush: add").tap()
         assert page.locator(".gs-canvas").evaluate("(it) => getComputedStyle(it).touchAction") == "none"
+        page.locator(".gs-canvas").scroll_into_view_if_needed()
         box, touches = page.locator(".gs-canvas").bounding_box(), page.context.new_cdp_session(page)
-        x, y = box["x"] + 200, box["y"] + 300
+        x, y = box["x"] + 200, box["y"] + box["height"] - 60
 
         def touch(kind: str, *places: tuple[float, float]) -> None:
             touches.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": a, "y": b} for a, b in places]})

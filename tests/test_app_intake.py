@@ -135,7 +135,7 @@ def test_orientation_is_applied_and_the_place_where_it_was_taken_is_gone() -> No
     assert b"Maker of Cameras" in data
     found = read_upload(data)
     assert np.array_equal(found.pixels, np.rot90(PIXELS, -1))
-    assert set(vars(found)) == {"pixels", "sha256"} and type(found.pixels) is np.ndarray
+    assert set(vars(found)) == {"pixels", "sha256", "frame", "frames"} and type(found.pixels) is np.ndarray
 
 
 def test_one_pixel_and_eight_thousand_pixels_are_read() -> None:

@@ -14,6 +14,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from gps_seg.data.images import write_image, write_mask
+from gps_seg.data.phantom import phantom
 from gps_seg.errors import ConfigError
 from gps_seg.grid import Cell, GridConfig, best_rate, load_grid, overrides, run_cells, settings_of
 from gps_seg.grid_report import markdown, run_comparison
@@ -154,3 +156,22 @@ def test_an_interrupted_comparison_says_how_to_go_on_and_begins_nothing_more(tmp
     _, said = running.communicate(timeout=120)
     assert running.returncode == 2 and "interrupted; the same command goes on" in said and "Traceback" not in said
     assert len([folder for folder in runs.iterdir() if folder.is_dir()]) == 1
+
+
+def test_scores_of_other_files_are_not_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same name may come to hold other images: scores know the bytes they are of."""
+    monkeypatch.setenv("GPS_SEG_CACHE", str(tmp_path / "cache"))
+    sets = []
+    for number in range(2):
+        folder = tmp_path / str(number) / "set"
+        for index in range(3):
+            image, mask = phantom(10 * number + index, size=(48, 48))
+            write_image(folder / "images" / f"{index}.png", image)
+            write_mask(folder / "masks" / f"{index}.png", mask)
+        sets.append(folder)
+    means = []
+    for folder in (*sets, sets[0]):
+        path = write(tmp_path, methods={"head": {}}, seeds=[0], data=[str(folder)])
+        document = run_comparison(path, tmp_path / "out", ["cpu"], lambda _: None)
+        means.append(document["data"]["set"]["rows"][0]["dice"])
+    assert means[0] == means[2] != means[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hypothesis.extra.numpy import arrays
 from gps_seg.blocks import BLOCKS, BlockScore, score_blocks
 from gps_seg.comparison import compare_methods, latex, markdown, parse_methods, read_document
 from gps_seg.comparison import table as comparison_table
+from gps_seg.contradictions import check_document
 from gps_seg.data.images import read_image, write_image, write_mask
 from gps_seg.data.maps import Prediction
 from gps_seg.errors import ConfigError, DataError, GpsSegError
@@ -24,7 +26,7 @@ from gps_seg.plots_scores import box_plots, plot_folders, plot_scores, size_plot
 from gps_seg.score_benchmark import benchmark, draw_pair
 from gps_seg.scoring import hold_maps, score_folders
 from gps_seg.statistics import mean_interval
-from gps_seg.summary import check_document, report
+from gps_seg.summary import report
 from gps_seg.tables import escape, lines, table
 from gps_seg.tables import latex as latex_table
 from gps_seg.tables import markdown as markdown_table
@@ -109,6 +111,12 @@ def test_missed_polyps_are_counted_and_cost_the_diagonal() -> None:
     ("per_image", "dice", 0.99, "per_image: mean Dice"),
     ("per_image", "f2", 0.1, r"per_image.f2 is 0.1, but the mean of the images' rows is"),
     ("dataset", "recall", 0.2, "dataset.dice is .*, but precision and recall give"),
+    ("dataset", "specificity", 0.2, "dataset.specificity is 0.2, but the images' pixel counts give"),
+    ("per_image", "nsd", 0.999, "per_image.nsd is 0.999, but the mean of the images' rows is"),
+    ("per_image", "hd95", -5.0, "per_image.hd95 is -5, outside of what can be"),
+    ("per_image", "precision", math.nan, "per_image.precision is nan: expected a finite number"),
+    ("polyps", "detection_rate", 1.7, "polyps.detection_rate is 1.7, outside of 0 to 1"),
+    ("pranet", "s_measure", 5.0, "pranet.s_measure is 5, outside of 0 to 1"),
     ("pranet", "mean_iou", 0.95, "pranet: mean IoU 0.9500 is above mean Dice"),
 ])
 def test_numbers_that_contradict_each_other_are_refused_in_every_table(
@@ -119,10 +127,30 @@ def test_numbers_that_contradict_each_other_are_refused_in_every_table(
     for make in (table, markdown_table, latex_table, check_document):
         with pytest.raises(GpsSegError, match=message):
             make(edited)
+    invented = copy.deepcopy(document)
+    invented["dataset"] |= {"dice": 0.95, "iou": 0.95 / 1.05, "precision": 0.95, "recall": 0.95}
+    with pytest.raises(GpsSegError, match="dataset.dice is 0.95, but the images' pixel counts give"):
+        check_document(invented)
     removed = copy.deepcopy(document)
     del removed["images"][0]
     with pytest.raises(GpsSegError, match="n is 12, but the rows of images are 11"):
         check_document(removed)
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda d: d["per_image"].update(dice=None), lambda d: d["per_image"].update(dice="x"), lambda d: d.update(n="6"),
+    lambda d: d.update(images=["a"]), lambda d: d["images"][0].pop("tp"), lambda d: d["images"][0].pop("id"),
+    lambda d: d.update(per_image=[]), lambda d: d.update(dataset={}), lambda d: d.update(intervals={"per_image": {"dice": 3}}),
+])
+def test_a_damaged_report_is_one_sentence(
+    document: dict[str, Any], tmp_path: Path, spoil: Callable[[dict[str, Any]], Any]
+) -> None:
+    edited = json.loads(json.dumps(document))
+    spoil(edited)
+    (tmp_path / "a.json").write_text(json.dumps(edited))
+    with pytest.raises(GpsSegError, match=r"a\.json: ") as raised:
+        read_document(tmp_path / "a.json")
+    assert "\n" not in str(raised.value)
 
 
 def test_all_three_tables_show_the_same_numbers(document: dict[str, Any]) -> None:

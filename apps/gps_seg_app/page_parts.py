@@ -62,7 +62,8 @@ def sentence(error: Exception) -> str:
 def told_in(words: Any, *, also: Callable[[], Update] | None = None) -> Callable[[Handler], Handler]:
     """Decorate a handler: what goes wrong becomes a sentence in ``words``, whatever it was; no update changes nothing.
 
-    Gradio itself takes an empty dict for a mistake, and a generator that ends at once for empty values everywhere.
+    Gradio itself takes an empty dict for a mistake, and a generator that ends at once for empty values everywhere. And of
+    several updates that come in quick succession its page may show the last alone, so each holds those before it.
 
     Args:
         words: the component that shows it.
@@ -79,15 +80,15 @@ def told_in(words: Any, *, also: Callable[[], Update] | None = None) -> Callable
 
             @functools.wraps(handler)
             def run_steps(*inputs: Any, **named: Any) -> Iterator[Update]:
-                silent = True
+                shown: Update = {}
                 try:
                     for update in handler(*inputs, **named):
-                        silent = False
-                        yield update or unchanged
-                    if silent:
+                        shown |= update
+                        yield shown or unchanged
+                    if not shown:
                         yield unchanged
                 except Exception as error:
-                    yield answer(error)
+                    yield {**shown, **answer(error)}
 
             return run_steps
 

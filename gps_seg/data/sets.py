@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -50,6 +51,15 @@ def unknown(name: str) -> str:
     nearest = difflib.get_close_matches(_plain(name), [*KNOWN, *GROUPS], n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}?" if nearest else "gps-seg data list shows all names"
     return f"--data: expected kvasir-seg, phantom or a folder with images/ and masks/, or a known name, got {name!r}; {hint}"
+
+
+def pairs_digest(pairs: Sequence[Pair]) -> str:
+    """sha256 over names and bytes of all images and masks: tells whether scores are of these files."""
+    found = hashlib.sha256()
+    for pair in pairs:
+        for path in (pair.image, pair.mask):
+            found.update(pair.id.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return found.hexdigest()
 
 
 def set_pairs(data: str) -> list[Pair]:
