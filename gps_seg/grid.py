@@ -109,9 +109,12 @@ def load_grid(path: Path) -> GridConfig:
         raise ConfigError(f"{path}: reference: expected one of {', '.join(grid.methods)}, got {grid.reference!r}")
     if len(set(grid.seeds)) < len(grid.seeds):
         raise ConfigError(f"{path}: seeds: expected different numbers, got {list(grid.seeds)}")
+    if len(set(grid.learning_rates)) < len(grid.learning_rates):
+        raise ConfigError(f"{path}: learning_rates: expected different numbers, got {list(grid.learning_rates)}")
+    if wrong := [name for name in grid.methods if not name.strip() or set(name) & set('/\\:*?"<>|') or name.startswith(".")]:
+        raise ConfigError(f"{path}: methods: {wrong[0]!r} cannot be a file's name; use letters, digits, spaces, commas, = and -")
     parse_blocks(",".join(grid.blocks))
-    if grid.task == "classification":
-        _check_names(path, grid)
+    _check_names(path, grid)
     grid = grid.model_copy(update={"base": path.parent / grid.base})
     for method in grid.methods:
         for rate in grid.learning_rates or (None,):
@@ -123,7 +126,13 @@ def load_grid(path: Path) -> GridConfig:
 
 
 def _check_names(path: Path, grid: GridConfig) -> None:
-    """Of a classification comparison: what names a data set, a mean or a method names one of its own. Raises ConfigError."""
+    """What names a data set, a mean or a method names one of the comparison's own. Raises ConfigError."""
+    if grid.task == "segmentation":
+        if wrong := [name for name in grid.columns if name not in grid.methods]:
+            raise ConfigError(f"{path}: columns: expected one of {', '.join(grid.methods)}, got {wrong[0]!r}")
+        if grid.groups:
+            raise ConfigError(f"{path}: groups: only classification data sets are grouped")
+        return
     if not grid.data:
         raise ConfigError(f"{path}: data: expected the names of classification data sets, got none")
     shown = (*grid.data, *grid.groups, MEAN, MEAN_OF_GROUPS)

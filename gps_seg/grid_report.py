@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import yaml
+from filelock import FileLock, Timeout
 
-from gps_seg.checkpoint import read_json, write_json
+from gps_seg.checkpoint import disk_error, read_json, write_json
 from gps_seg.class_grid import run_class_comparison
 from gps_seg.comparison import compare_methods, read_document, shown_p
 from gps_seg.config import load_config
 from gps_seg.data.sets import SPLIT, expand, labels, pairs_digest, set_pairs
+from gps_seg.errors import ConfigError
 from gps_seg.grid import Cell, GridConfig, best_rate, cells, failures, load_grid, provenance, run_cells, score_cell, settings_of
 from gps_seg.plots import cost_of_score_plot
 from gps_seg.statistics import hierarchical, interval
@@ -27,10 +29,21 @@ def run_comparison(path: Path, out: Path, devices: Sequence[str], say: Any = pri
     """Run, score and write ``compare.json``, ``compare.md`` and plots under ``out``; returns the document.
 
     Raises:
-        ConfigError: the YAML is wrong; nothing was run then.
+        ConfigError: the YAML is wrong, or another comparison is at work in ``out``; nothing was run then.
         DataError: a data set to score on is not there; nothing was run then.
     """
     grid = load_grid(path)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with FileLock(out / ".lock", timeout=0):
+            return _run(path, grid, out, devices, say)
+    except Timeout:
+        raise ConfigError(f"{out}: another gps-seg compare is at work there; wait for it, or choose another --out") from None
+    except OSError as error:
+        raise disk_error(out, error) from None
+
+
+def _run(path: Path, grid: GridConfig, out: Path, devices: Sequence[str], say: Any) -> dict[str, Any]:
     if grid.task == "classification":
         return run_class_comparison(grid, path.stem, out, devices, say)
     sets = expand(grid.data)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 from PIL import Image
 
 from gps_seg.data.images import write_image, write_mask
@@ -134,13 +135,25 @@ def test_a_finished_cell_of_other_settings_is_not_reused(tmp_path: Path) -> None
         run_cells(grid, [cell], ["gpu"], lambda text: None)
 
 
+def test_two_comparisons_do_not_work_in_one_folder(tmp_path: Path) -> None:
+    path = write(tmp_path, methods={"head": {}}, seeds=[0])
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out" / ".lock"), pytest.raises(ConfigError, match="another gps-seg compare is at work there"):
+        run_comparison(path, tmp_path / "out", ["cpu"], lambda _: None)
+    assert not (tmp_path / "out" / "runs").exists()
+
+
 @pytest.mark.parametrize(("values", "text"), [
     ({"learning_rates": [-1.0]}, "train.lr: input should be greater than 0"), ({"blocks": ["bogus"]}, "--blocks: expected"),
     ({"seeds": [0, 0]}, "seeds: expected different numbers"),
+    ({"learning_rates": [0.001, 1.0e-3]}, "learning_rates: expected different numbers"),
+    ({"columns": {"hed": {"paper": 0.8}}}, "columns: expected one of gps, got 'hed'"),
+    ({"groups": {"a": ["b"]}}, "groups: only classification data sets are grouped"),
+    ({"methods": {"../up": {}}}, "methods: '../up' cannot be a file's name"),
 ])
 def test_rates_blocks_and_seeds_are_checked_before_anything_runs(tmp_path: Path, values: dict[str, object], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
-        load_grid(write(tmp_path, methods={"gps": {}}, **values))
+        load_grid(write(tmp_path, **({"methods": {"gps": {}}} | values)))
 
 
 def test_an_interrupted_comparison_says_how_to_go_on_and_begins_nothing_more(tmp_path: Path) -> None:
