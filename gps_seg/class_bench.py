@@ -16,7 +16,7 @@ from gps_seg.checkpoint import load_delta
 from gps_seg.class_config import ClassConfig, load_class_config
 from gps_seg.config import TrainConfig
 from gps_seg.data.class_dataset import ClassDataset
-from gps_seg.data.class_items import ClassSplits, Item
+from gps_seg.data.class_items import ClassSplits, Item, check_copies
 from gps_seg.data.classes import load_classification
 from gps_seg.data.dataset import EpochBatches
 from gps_seg.engine import autocast, resolve_device, resolve_precision
@@ -71,8 +71,11 @@ def prepare(config: ClassConfig) -> Bench:
 def load_splits(config: ClassConfig) -> ClassSplits:
     """The images of a run. Raises DataError."""
     data = config.data
-    return load_classification(data.name, data.root, protocol=data.protocol, few_shot=data.few_shot, seed=data.split_seed,
-                               check_counts=data.check_counts)
+    splits = load_classification(data.name, data.root, protocol=data.protocol, few_shot=data.few_shot, seed=data.split_seed,
+                                 check_counts=data.check_counts)
+    if data.name == "folder":  # published sets are what they are, copies and all
+        check_copies("folder", splits)
+    return splits
 
 
 def load_run(folder: Path, device: str = "auto") -> Bench:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from gps_seg.config import GPSConfig, Method, Precision, check_settings, read_settings
+from gps_seg.config import GPSConfig, Method, Precision, check_files, check_settings, read_settings
 
 
 class _Section(BaseModel):
@@ -104,6 +104,17 @@ class ClassConfig(_Section):
     selection_loss: SelectionLossConfig = Field(SelectionLossConfig(), description="of method gps")
     train: ClassTrainConfig = Field(ClassTrainConfig(), description="the fine-tuning")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="CUDA_VISIBLE_DEVICES chooses among several GPUs")
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _linear(cls, value: object) -> object:
+        """The linear probe trains the head alone."""
+        return "head" if value == "linear" else value
+
+    @model_validator(mode="after")
+    def _files_are_of_gps(self) -> ClassConfig:
+        check_files(self.method, self.selection)
+        return self
 
 
 def load_class_config(path: Path | None, overrides: Sequence[str] = ()) -> ClassConfig:

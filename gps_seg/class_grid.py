@@ -8,10 +8,14 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
+import yaml
 
 from gps_seg.checkpoint import read_json, write_json
+from gps_seg.class_config import load_class_config
 from gps_seg.comparison import shown_p
-from gps_seg.grid import MEAN, MEAN_OF_GROUPS, Cell, GridConfig, Say, best_rate, failures, provenance, run_cells
+from gps_seg.data.classes import ADAPTERS, locate
+from gps_seg.errors import ConfigError
+from gps_seg.grid import MEAN, MEAN_OF_GROUPS, Cell, GridConfig, Say, best_rate, failures, provenance, run_cells, settings_of
 from gps_seg.statistics import compare, hierarchical, holm, interval
 from gps_seg.tables import markdown_table, write_text
 
@@ -20,7 +24,12 @@ PUBLISHED = "paper"
 
 
 def run_class_comparison(grid: GridConfig, name: str, out: Path, devices: Sequence[str], say: Say = print) -> dict[str, Any]:
-    """Run, score and write ``compare.json`` and ``compare.md`` under ``out``; returns the document."""
+    """Run, score and write ``compare.json`` and ``compare.md`` under ``out``; returns the document.
+
+    Raises:
+        DataError, ConfigError: a data set or a weight file is not there; nothing was run then.
+    """
+    _check_inputs(grid, out)
     document: dict[str, Any] = {"name": name, "seeds": list(grid.seeds), "learning_rates": list(grid.learning_rates),
                                 "tuning": {}, "data": {}, "failed": {}}
     folders: list[Path] = []
@@ -42,6 +51,16 @@ def run_class_comparison(grid: GridConfig, name: str, out: Path, devices: Sequen
     write_json(out / "compare.json", document)
     write_text(out / "compare.md", markdown(document))
     return document
+
+
+def _check_inputs(grid: GridConfig, out: Path) -> None:
+    """What every cell would fail for is said once, before hours of cells that fail."""
+    for data in grid.data:
+        cell = _tuning_cells(grid, next(iter(grid.methods)), data, out)[0]
+        config = load_class_config(None).model_validate(yaml.safe_load(settings_of(grid, cell, ())))
+        locate(config.data.name, ADAPTERS[config.data.name], config.data.root)
+        if config.model.checkpoint is not None and not config.model.checkpoint.is_file():
+            raise ConfigError(f"{data}: model.checkpoint: expected a weight file at {config.model.checkpoint}, found none")
 
 
 def group_means(values: Mapping[str, float], data: Sequence[str], groups: Mapping[str, Sequence[str]]) -> dict[str, float]:

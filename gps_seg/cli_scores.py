@@ -102,11 +102,14 @@ def compare(
 ) -> None:
     """Train and score methods x seeds x data sets from one YAML, each method with its own learning rate."""
     from gps_seg.engine import resolve_device
+    from gps_seg.errors import TrainingError
     from gps_seg.grid_report import run_comparison
 
     places = [str(resolve_device("auto"))] if devices == "auto" else devices.split(",")
-    run_comparison(config, out, places, typer.echo)
+    document = run_comparison(config, out, places, typer.echo)
     typer.echo((out / "compare.md").read_text(encoding="utf-8"))
+    if not any(found["rows"] for found in document["data"].values()):
+        raise TrainingError(f"every cell failed; why stands above and in {out / 'compare.md'}")
 
 
 def compare_scores(

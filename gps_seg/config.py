@@ -226,6 +226,17 @@ class RunConfig(_Section):
     seed: int = Field(0, ge=0, description="of order, augmentation and random scores; the base model has no randomness")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="CUDA_VISIBLE_DEVICES chooses among several GPUs")
 
+    @model_validator(mode="after")
+    def _files_are_of_gps(self) -> RunConfig:
+        check_files(self.method, self.selection)
+        return self
+
+
+def check_files(method: str, selection: GPSConfig) -> None:
+    """Selections from files are of method gps alone. Raises ValueError."""
+    if selection.files and method != "gps":
+        raise ValueError(f"selection.files: only method gps takes its connections from files, got method {method}")
+
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file and apply ``key=value`` overrides with dotted keys.

@@ -88,7 +88,10 @@ class Cell:
         if not self.finished:
             return None
         result = read_json(self.folder / "result.json", "a result")
-        return float(result["accuracy"] if "accuracy" in result else result["run"]["best_inner_dice"])
+        try:
+            return float(result["accuracy"] if "accuracy" in result else result["run"]["best_inner_dice"])
+        except (KeyError, TypeError, ValueError):
+            raise ConfigError(f"{self.folder / 'result.json'} holds no score: remove that folder to run it again") from None
 
 
 def load_grid(path: Path) -> GridConfig:

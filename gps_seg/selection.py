@@ -188,6 +188,9 @@ def gradient_scores(
             parameter.requires_grad_(required[name])
     if count == 0:
         raise TrainingError("selection pass: expected at least one batch, got none")
+    if not any(bool(total.any()) for total in running.values()):
+        raise TrainingError("selection pass: every gradient is zero, nothing tells connections apart; a contrastive loss "
+                            "needs several images, of at least two classes, in a batch")
     return {name: _finish(name, total, parameters[name], score) for name, total in running.items()}
 
 

@@ -46,5 +46,7 @@ def report_overlap(arguments: Sequence[str], *, least: float = 0.5, plots: Path 
               for name, row in zip(selections, matrix, strict=True)]
     sizes, apart = shared.sizes(), sum(sum(found.values()) for found in counts.values())
     stored = sizes["common"] + sizes["rest"]
+    if not apart:
+        raise ConfigError("expected selections of single connections, as gps makes; these choose whole parameters only")
     return "\n".join([*lines, f"{len(selections)} selections hold {apart:,} connections; one shared by at least {least:.0%} of "
                       f"them holds {sizes['common']:,}, the rests {sizes['rest']:,}: {100 * (1 - stored / apart):.0f} % saved"])

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gps_seg.data.class_items import check_copies
 from gps_seg.data.classes import ADAPTERS, ClassSplits, Item, load_classification
 from gps_seg.data.images import read_image
 from gps_seg.data.robustness import ALEXNET_ERRORS, SETS, imagenet_classes, load_robustness, mce
@@ -261,6 +262,35 @@ def test_a_class_without_an_image_is_one_line(tmp_path: Path) -> None:
         path.write_text("".join(f"{line}\n" for line in path.read_text().splitlines() if not line.endswith(" 4")))
     with pytest.raises(DataError, match="vtab_svhn in .*: 1 of 10 classes have no image: 4"):
         load_classification("vtab_svhn", root, check_counts=False)
+
+
+def class_tree(root: Path, **parts: dict[str, int]) -> Path:
+    """part -> class -> number of images, each of its own bytes."""
+    chance = np.random.default_rng(0)
+    for part, classes in parts.items():
+        for name, count in classes.items():
+            (root / part / name).mkdir(parents=True)
+            for index in range(count):
+                Image.fromarray(chance.integers(0, 255, (8, 8, 3), np.uint8)).save(root / part / name / f"{part}{index}.png")
+    return root
+
+
+def test_a_class_that_only_validation_holds_and_a_class_of_one_image_are_one_line(tmp_path: Path) -> None:
+    root = class_tree(tmp_path / "a", train={"x": 3, "z": 3}, val={"x": 2, "y": 2, "z": 2}, test={"x": 2, "y": 2, "z": 2})
+    (root / "train" / "y").mkdir()
+    with pytest.raises(DataError, match="data.protocol=tune trains without any image of 1 classes: y"):
+        load_classification("folder", root)
+    single = class_tree(tmp_path / "b", train={"x": 1, "y": 1}, test={"x": 2, "y": 2})
+    with pytest.raises(DataError, match="nothing is left to validate on; a class needs at least 2 training images"):
+        load_classification("folder", single)
+
+
+def test_a_test_image_that_is_a_training_image_under_another_name_is_one_line(tmp_path: Path) -> None:
+    root = class_tree(tmp_path, train={"x": 4, "y": 4}, test={"x": 2, "y": 2})
+    check_copies("folder", load_classification("folder", root, protocol="final"))
+    (root / "test" / "y" / "new.png").write_bytes((root / "train" / "x" / "train2.png").read_bytes())
+    with pytest.raises(DataError, match="train2.png trains and .*new.png is scored, but they are the same image"):
+        check_copies("folder", load_classification("folder", root, protocol="final"))
 
 
 def test_a_listed_image_without_a_file_is_named(tmp_path: Path) -> None:

@@ -60,6 +60,18 @@ def test_a_batch_without_positives_is_explained() -> None:
         supervised_contrastive(torch.randn(3, 4), torch.tensor([0, 0, 1]))
 
 
+@pytest.mark.parametrize("setting", ["selection.batch_size=1", "selection.max_images=1"])
+def test_a_contrastive_selection_that_sees_one_image_at_a_time_is_one_line(setting: str, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="every gradient is zero.*needs several images, of at least two classes, in a batch"):
+        train_classifier(load_class_config(None, [*SMALL, setting]), tmp_path / "run", say=silent)
+
+
+def test_the_linear_probe_has_both_its_names_and_files_are_of_gps_alone() -> None:
+    assert load_class_config(None, ["method=linear"]).method == "head"
+    with pytest.raises(ConfigError, match="only method gps takes its connections from files, got method full"):
+        load_class_config(None, ["method=full", "selection.files=[a.safetensors]"])
+
+
 def test_the_contrastive_selection_gives_the_head_no_gradient() -> None:
     model = build_backbone("vit_tiny_patch16_224", classes=3, input_size=32)
     batch = Labelled(torch.randn(2, 2, 3, 32, 32), torch.tensor([0, 1]))

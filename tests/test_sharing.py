@@ -27,12 +27,12 @@ def tree(tmp_path: Path) -> Path:
     """Three classes of plain colors, three training images and one test image each."""
     from PIL import Image
 
-    for part, number in (("train", 3), ("test", 1)):
+    for part, number, shade in (("train", 3, 0), ("test", 1, 9)):
         for name, color in (("red", (200, 40, 40)), ("green", (40, 200, 40)), ("blue", (40, 40, 200))):
             folder = tmp_path / "tree" / part / name
             folder.mkdir(parents=True)
             for index in range(number):
-                Image.new("RGB", (70, 70), tuple(value + index for value in color)).save(folder / f"{index}.png")
+                Image.new("RGB", (70, 70), tuple(value + index + shade for value in color)).save(folder / f"{index}.png")
     return tmp_path / "tree"
 
 

@@ -131,3 +131,26 @@ def test_the_hierarchical_interval_covers() -> None:
 def test_scores_of_different_images_are_refused() -> None:
     with pytest.raises(DataError, match="expected scores of the same images, got 3 and 2"):
         compare([0.1, 0.2, 0.3], [0.1, 0.2])
+
+
+@pytest.mark.parametrize("seeds", [3, 7])
+def test_a_method_against_itself_in_another_order_of_seeds_does_not_differ(seeds: int) -> None:
+    """Sums of the same numbers in another order differ in their last bits; ranks must not see that."""
+    chance = np.random.default_rng(0)
+    for _ in range(30):
+        scores = chance.random((seeds, 120))
+        found = compare(scores, scores[chance.permutation(seeds)], resamples=50)
+        assert (found.p, found.effect) == (1.0, 0.0)
+
+
+def test_means_of_seeds_tie_as_their_sums_do() -> None:
+    chance = np.random.default_rng(1)
+    for _ in range(10):
+        a, b = chance.integers(0, 2, (2, 3, 200))
+        expected = stats.wilcoxon(a.sum(axis=0) - b.sum(axis=0), zero_method="pratt").pvalue
+        assert compare(a, b, resamples=50).p == pytest.approx(expected, rel=1e-9)
+
+
+def test_scores_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(DataError, match="finite"):
+        compare([0.5, np.nan], [0.4, 0.4], resamples=50)

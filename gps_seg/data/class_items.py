@@ -82,7 +82,31 @@ def divide(parts: Parts, protocol: Protocol, *, few_shot: int | None = None, see
         train, val, test = parts.training(), (), parts.test
     if few_shot is not None:
         train = few(train, few_shot, parts.class_names, seed)
+    _check_division(parts, train, val, protocol)
     return ClassSplits(tuple(train), tuple(val), tuple(test), parts.class_names)
+
+
+def _check_division(parts: Parts, train: Sequence[Item], val: Sequence[Item], protocol: Protocol) -> None:
+    """What trains holds every class, and there is something to validate on. Raises DataError."""
+    present = {item.label for item in train}
+    empty = [name for label, name in enumerate(parts.class_names) if label not in present]
+    if empty and not parts.sparse:
+        raise DataError(f"data.protocol={protocol} trains without any image of {len(empty)} classes: {listed(empty)}")
+    if protocol == "tune" and not val:
+        raise DataError("data.protocol=tune: nothing is left to validate on; a class needs at least 2 training images")
+
+
+def check_copies(name: str, splits: ClassSplits) -> None:
+    """Raise DataError for an image file that is the same, byte for byte, in what trains and in what is scored."""
+    sizes: defaultdict[int, list[Item]] = defaultdict(list)
+    for item in splits.train:
+        if isinstance(item.source, Path) and item.source.is_file():
+            sizes[item.source.stat().st_size].append(item)
+    for item in (*splits.val, *splits.test):
+        if isinstance(item.source, Path) and item.source.is_file():
+            for other in sizes.get(item.source.stat().st_size, ()):
+                if isinstance(other.source, Path) and other.source.read_bytes() == item.source.read_bytes():
+                    raise DataError(f"{name}: {other.id} trains and {item.id} is scored, but they are the same image: remove one")
 
 
 def hold_out(items: Sequence[Item], fraction: float, salt: str) -> tuple[list[Item], list[Item]]:
