@@ -15,10 +15,11 @@ from statistics import median
 import torch
 
 from gps_seg.checkpoint import write_json
-from gps_seg.cost_bench import Bench, Setting
+from gps_seg.cost_bench import CONTRASTIVE, Bench, Setting
 from gps_seg.cost_memory import peak_allocated, peak_resident, swap_seconds
 from gps_seg.errors import ConfigError
 from gps_seg.methods import METHODS
+from gps_seg.models.sam import MODELS
 from gps_seg.plots import cost_plot
 from gps_seg.provenance import surroundings
 
@@ -62,12 +63,14 @@ def measure(
         resident: on a CPU, measure each method's peak memory in a fresh process of its own.
 
     Raises:
-        ConfigError: an unknown method.
+        ConfigError: an unknown method, or ``contrastive`` on a SAM.
     """
-    known = ["floor", *METHODS]
+    known = ["floor", CONTRASTIVE, *METHODS]
     unknown = sorted(set(methods) - set(known))
     if len(set(methods)) < len(methods):
         raise ConfigError(f"--methods: expected each once, got {', '.join(methods)}")
+    if CONTRASTIVE in methods and setting.model in MODELS:
+        raise ConfigError(f"--methods: {CONTRASTIVE} is a selection of classifiers; {setting.model} is none")
     if unknown:
         raise ConfigError(f"--methods: expected some of {', '.join(known)}, got {unknown[0]!r}")
     peaks = {method: peak_resident(setting, method) for method in methods} if resident and setting.device == "cpu" else {}

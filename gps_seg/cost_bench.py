@@ -20,7 +20,9 @@ from gps_seg.methods import METHODS
 from gps_seg.models.backbones import build_backbone
 from gps_seg.models.sam import MODELS, build_sam
 from gps_seg.selection import Selection, gradient_scores, matches
+from gps_seg.tasks.classification import features_of, supervised_contrastive
 
+CONTRASTIVE = "contrastive"  # no method: a batch of the contrastive selection pass, so that its price is told in training steps
 Shape = Sequence[int]
 
 
@@ -64,6 +66,7 @@ class Bench:
     def __init__(self, method: str, model: nn.Module, image: Tensor, setting: Setting) -> None:
         self.method, self.model, self.image, self.setting = method, model, image, setting
         self.sparse: dict[str, Tensor] = {}
+        self.names: list[str] = []
         self.trainable: dict[str, nn.Parameter] = {}
         self.optimizer: torch.optim.Optimizer | None = None
         began = time.perf_counter()
@@ -73,6 +76,9 @@ class Bench:
         self.run: Any = torch.compile(model) if setting.compiled else model
 
     def _prepare(self) -> None:
+        if self.method == CONTRASTIVE:
+            self.names = list(select_for_cost("gps", self.model, self.image[:2], self.setting.precision).sparse)
+            return
         if self.method == "floor":  # nothing trains; the input needs a gradient, so the whole backward of activations runs
             self.model.requires_grad_(False)
             return
@@ -85,14 +91,27 @@ class Bench:
 
     def forward(self) -> Tensor:
         """A scalar of the model's output, with the graph for a backward pass."""
+        if self.method == CONTRASTIVE:
+            return self._contrast(self.run, self.image)
         image = self.image.clone().requires_grad_(self.method == "floor")
         with autocast(image.device, self.setting.precision):
             return output_of(self.run, image).float().square().mean()
 
+    def _contrast(self, model: Any, image: Tensor) -> Tensor:
+        """The contrastive selection loss of a batch, two views of each image."""
+        views = torch.cat([image, image.flip(-1)])
+        with autocast(image.device, self.setting.precision):
+            features = features_of(model, views)
+        return supervised_contrastive(features, torch.arange(len(image), device=image.device).repeat(2))
+
     def step(self) -> tuple[float, float]:
-        """One training step; returns (forward, whole) in seconds."""
+        """One training step, or one batch of a selection pass; returns (forward, whole) in seconds."""
         wait(self.image.device)
         began = time.perf_counter()
+        if self.method == CONTRASTIVE:
+            gradient_scores(self.run, self.names, [self.image], self._contrast)
+            wait(self.image.device)
+            return 0.0, time.perf_counter() - began
         loss = self.forward()
         wait(self.image.device)
         forward = time.perf_counter() - began
@@ -113,6 +132,7 @@ class Bench:
         with FlopCounterMode(display=False, custom_mapping=counts) as counter:
             self.forward().backward()
         self.run = compiled
+        self.model.zero_grad(set_to_none=True)
         if self.optimizer is not None:
             self.optimizer.zero_grad(set_to_none=True)
         return counter.get_total_flops()

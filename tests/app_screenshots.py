@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from app_browser import SWITCHES, drawn_clip, drawn_zip
+from app_browser import SWITCHES, drawn_clip, drawn_zip, png, scene
 from app_server import served
 from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
@@ -44,6 +44,9 @@ def image_states(page: Page, folder: Path) -> None:
     keep(page, folder, "layers")
     page.get_by_label("Heat map").uncheck()
     page.get_by_label("Disagreement").uncheck()
+    drawn = {"name": "scene.png", "mimeType": "image/png", "buffer": png(scene(8, size=(576, 768)))}
+    page.locator("#upload input[type=file]").set_input_files(drawn)  # examples are not kept as training pairs
+    page.locator("#save:not([disabled])").wait_for()
     page.get_by_label("Before / after").fill("50")
     page.get_by_label("Add point").check()
     box = page.locator(".gs-canvas").bounding_box()
@@ -55,9 +58,9 @@ def image_states(page: Page, folder: Path) -> None:
     page.mouse.down()
     page.mouse.move(box["x"] + 200, box["y"] + 260, steps=8)
     page.mouse.up()
-    wait(page, "#notes", "Corrected by hand")
+    wait(page, "#words", "Corrected by hand")
     page.locator("#save").click()
-    wait(page, "#saved", "gps-seg train")
+    wait(page, "#saved", "Saved as")
     keep(page, folder, "corrected")
     page.get_by_role("button", name="No polyp").click()
     page.locator("#timing").get_by_text("768").wait_for()
@@ -101,7 +104,7 @@ def main(run: Path, other: Path, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as place, sync_playwright() as player:
         inputs = Path(place)
-        with served(inputs / "app", f"gps={run}", f"decoder={other}", "--save-folder", "corrected") as app:
+        with served(inputs / "app", f"gps={run}", f"decoder={other}", "--save-folder", inputs / "corrected") as app:
             browser = player.chromium.launch(executable_path="/usr/bin/chromium", args=list(SWITCHES))
             page = browser.new_page(viewport={"width": 1280, "height": 900})
             page.goto(app.url)

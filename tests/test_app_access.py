@@ -61,7 +61,7 @@ def test_the_first_touch_after_a_tool_is_taken_draws_and_does_not_scroll(browser
             touch("touchEnd")
 
         after(page, drag)
-        wait(page, "#notes", "Corrected by hand")
+        wait(page, "#words", "Corrected by hand")
         page.get_by_label("Look").tap()
         assert page.locator(".gs-canvas").evaluate("(it) => getComputedStyle(it).touchAction") in SCROLLS
 

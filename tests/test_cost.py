@@ -42,6 +42,14 @@ def test_a_vit_of_timm_gets_within_eight_percent_of_the_floors_operations() -> N
     assert rows["full"].flops >= 1.4 * rows["gps"].flops
 
 
+def test_the_contrastive_selection_costs_two_full_steps_as_it_sees_two_views() -> None:
+    setting = Setting("vit_tiny_patch16_224", 32, 4, "fp32", "cpu")
+    full, contrastive = measure(setting, ["full", "contrastive"], repetitions=1, say=lambda _: None, resident=False)
+    assert 1.9 < contrastive.flops / full.flops < 2.1 and contrastive.step_s > 0 and contrastive.state_bytes == 0
+    with pytest.raises(ConfigError, match="contrastive is a selection of classifiers; tiny is none"):
+        measure(Setting("tiny", 64, 1, "fp32", "cpu"), ["contrastive"], repetitions=1, resident=False)
+
+
 @pytest.mark.parametrize("groups", [1, 4, 8])
 def test_a_convolutions_gradients_count_a_forward_pass_each_whatever_its_groups(groups: int) -> None:
     class OneLayer(Bench):
