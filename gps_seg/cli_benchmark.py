@@ -22,8 +22,10 @@ def benchmark_cost(
     model: Annotated[str, typer.Option(help="A known SAM or any timm name; random weights.")] = "lite_medsam",
     size: Annotated[int | None, typer.Option(help="Input size in pixels; default: the model's own.")] = None,
     batch: Annotated[int, typer.Option(min=1)] = 1,
-    methods: Annotated[str, typer.Option(help="Comma-separated; the first is the reference. Beside methods: floor (nothing trains), contrastive (a "
-                                      "batch of the selection pass).")] = "floor,gps,full,bitfit,lora",
+    methods: Annotated[
+        str, typer.Option(help="Comma-separated; the first is the reference. Beside methods there are floor (nothing trains) "
+                               "and contrastive (a batch of that selection pass).")
+    ] = "floor,gps,full,bitfit,lora",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "fp32",
     repetitions: Annotated[int, typer.Option(min=1)] = 7,
     compiled: Annotated[bool, typer.Option("--compiled", help="Under torch.compile.")] = False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from app_browser import opened
+from app_browser import PATIENCE, opened
 from app_server import Served
 from app_steps import after, expect, wait, with_picture
 
@@ -62,8 +62,10 @@ def test_the_first_touch_after_a_tool_is_taken_draws_and_does_not_scroll(browser
 
         after(page, drag)
         wait(page, "#words", "Corrected by hand")
+        page.get_by_label("Look").scroll_into_view_if_needed()
         page.get_by_label("Look").tap()
-        assert page.locator(".gs-canvas").evaluate("(it) => getComputedStyle(it).touchAction") in SCROLLS
+        scrolls = "() => getComputedStyle(document.querySelector('.gs-canvas')).touchAction !== 'none'"
+        page.wait_for_function(scrolls, timeout=PATIENCE)
 
 
 def test_what_it_is_for_stays_in_sight_when_the_page_is_scrolled(page: Any) -> None:
