@@ -19,6 +19,8 @@ VIEWS = (("dark", 1280, 900, True, 1), ("tablet", 820, 1180, False, 1), ("zoom",
 def keep(page: Page, folder: Path, name: str, *, whole: bool = True) -> None:
     """A PNG of the page in few colours, below 250 kB."""
     page.wait_for_timeout(700)
+    # what is fixed to the window would stand in the middle of a picture of the whole page
+    page.evaluate("(whole) => { document.querySelector('.gs-strip').style.visibility = whole ? 'hidden' : 'visible'; }", whole)
     picture = Image.open(io.BytesIO(page.screenshot(full_page=whole))).convert("RGB")
     for colors in (256, 128, 64, 32):
         reduced = picture.quantize(colors, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
