@@ -63,7 +63,7 @@ def test_the_first_touch_after_a_tool_is_taken_draws_and_does_not_scroll(browser
 
         after(page, drag)
         wait(page, "#words", "Corrected by hand")
-        page.get_by_label("Look").scroll_into_view_if_needed()
+        page.wait_for_timeout(1000)
         page.get_by_label("Look").tap()
         expect(page.locator(".gs-canvas")).to_have_css("touch-action", SCROLLS)
 
