@@ -40,7 +40,7 @@ def score_folders(
     Raises:
         DataError: names the files that are missing, surplus, doubled, unreadable or of another size.
     """
-    if _existing(predicted).resolve() == mask_folder(target).resolve():
+    if mask_folder(target).resolve() == predicted.resolve():
         raise DataError(f"{predicted}: expected predictions, this is the folder of the true masks themselves")
     targets, predictions = images_by_stem(mask_folder(target)), images_by_stem(_existing(predicted), MAP_SUFFIXES)
     missing, surplus = sorted(set(targets) - set(predictions)), sorted(set(predictions) - set(targets))

@@ -274,3 +274,9 @@ def test_masks_of_other_class_numbers_are_refused_instead_of_read_as_empty(tmp_p
     for pred, gt in (("pred", "gt"), ("gt", "pred")):
         with pytest.raises(DataError, match=f"a.png: expected a mask of 0 and 255, .* its largest value is {levels[1]}"):
             score_folders(tmp_path / pred, tmp_path / gt)
+
+
+def test_the_true_masks_are_no_predictions_of_themselves(tmp_path: Path) -> None:
+    write_mask(tmp_path / "masks" / "a.png", np.ones((8, 8), np.bool_))
+    with pytest.raises(DataError, match="this is the folder of the true masks themselves"):
+        score_folders(tmp_path / "masks", tmp_path)
