@@ -16,6 +16,7 @@ from PIL import Image
 
 from gps_seg import cli_options
 from gps_seg.blocks import BLOCKS, DEFAULT_BLOCKS, parse_blocks, row
+from gps_seg.data.images import write_mask
 from gps_seg.data.maps import read_prediction
 from gps_seg.errors import ConfigError, DataError
 from gps_seg.scoring import read_groups, report, score_folders, table, write_csv, write_json
