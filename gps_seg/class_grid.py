@@ -24,12 +24,7 @@ PUBLISHED = "paper"
 
 
 def run_class_comparison(grid: GridConfig, name: str, out: Path, devices: Sequence[str], say: Say = print) -> dict[str, Any]:
-    """Run, score and write ``compare.json`` and ``compare.md`` under ``out``; returns the document.
-
-    Raises:
-        DataError, ConfigError: a data set or a weight file is not there; nothing was run then.
-    """
-    _check_inputs(grid, out)
+    """Run, score and write ``compare.json`` and ``compare.md`` under ``out``; returns the document."""
     document: dict[str, Any] = {"name": name, "seeds": list(grid.seeds), "learning_rates": list(grid.learning_rates),
                                 "tuning": {}, "data": {}, "failed": {}}
     folders: list[Path] = []
@@ -53,8 +48,12 @@ def run_class_comparison(grid: GridConfig, name: str, out: Path, devices: Sequen
     return document
 
 
-def _check_inputs(grid: GridConfig, out: Path) -> None:
-    """What every cell would fail for is said once, before hours of cells that fail."""
+def check_inputs(grid: GridConfig, out: Path) -> None:
+    """What every cell would fail for is said once, before hours of cells that fail.
+
+    Raises:
+        DataError, ConfigError: a data set or a weight file is not there.
+    """
     for data in grid.data:
         cell = _tuning_cells(grid, next(iter(grid.methods)), data, out)[0]
         config = load_class_config(None).model_validate(yaml.safe_load(settings_of(grid, cell, ())))

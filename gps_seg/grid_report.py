@@ -12,7 +12,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from gps_seg.checkpoint import disk_error, read_json, write_json
-from gps_seg.class_grid import run_class_comparison
+from gps_seg.class_grid import check_inputs, run_class_comparison
 from gps_seg.comparison import compare_methods, read_document, shown_p
 from gps_seg.config import load_config
 from gps_seg.data.sets import SPLIT, expand, labels, pairs_digest, set_pairs
@@ -33,7 +33,13 @@ def run_comparison(path: Path, out: Path, devices: Sequence[str], say: Any = pri
         DataError: a data set to score on is not there; nothing was run then.
     """
     grid = load_grid(path)
-    try:
+    if grid.task == "classification":
+        check_inputs(grid, out)
+    else:
+        for known in expand(grid.data):
+            if known not in SPLIT:
+                set_pairs(known)
+    try:  # a folder only now, so that a mistake leaves none behind
         out.mkdir(parents=True, exist_ok=True)
         with FileLock(out / ".lock", timeout=0):
             return _run(path, grid, out, devices, say)
@@ -47,9 +53,6 @@ def _run(path: Path, grid: GridConfig, out: Path, devices: Sequence[str], say: A
     if grid.task == "classification":
         return run_class_comparison(grid, path.stem, out, devices, say)
     sets = expand(grid.data)
-    for known in sets:
-        if known not in SPLIT:
-            set_pairs(known)
     plans = {method: cells(grid, out, method) for method in grid.methods}
     run_cells(grid, [cell for tuning, _ in plans.values() for cell in tuning], devices, say)
     chosen = {method: best_rate(tuning) for method, (tuning, _) in plans.items()}
