@@ -120,12 +120,13 @@ def cost_of_score_plot(rows: Sequence[Mapping[str, Any]], path: Path, title: str
     panels = figure.subplots(1, 3, sharey=True)
     weights = [row["selected"] + row["bias"] + row["other"] for row in rows]
     places = [weights, [row["step_s"] for row in rows], [row["peak_memory_bytes"] / 1e9 for row in rows]]
-    colors = [f"C{number % 10}" for number in range(len(rows))]
+    looks = [(f"C{number % 10}", "D" if row["method"].startswith("gps") else "os^v"[number // 10 % 4])
+             for number, row in enumerate(rows)]
     for axis, xs in zip(panels, places, strict=True):
-        for row, x, color in zip(rows, xs, colors, strict=True):
+        for row, x, (color, marker) in zip(rows, xs, looks, strict=True):
             low, high = row.get("low", row["dice"]), row.get("high", row["dice"])
             axis.errorbar([x], [row["dice"]], yerr=[[max(0, row["dice"] - low)], [max(0, high - row["dice"])]], color=color,
-                          fmt="D" if row["method"].startswith("gps") else "o", capsize=3, elinewidth=0.8, label=row["method"])
+                          fmt=marker, capsize=3, elinewidth=0.8, label=row["method"])
         axis.grid(alpha=0.25)
         axis.margins(x=0.15)
     panels[0].set(xlabel="trained encoder weights (decoder not counted)", ylabel="mean Dice, 95 % interval")
