@@ -48,6 +48,7 @@ def image_states(page: Page, folder: Path) -> None:
     page.get_by_label("Disagreement").uncheck()
     drawn = {"name": "scene.png", "mimeType": "image/png", "buffer": png(scene(8, size=(576, 768)))}
     page.locator("#upload input[type=file]").set_input_files(drawn)  # examples are not kept as training pairs
+    page.wait_for_timeout(4000)
     page.locator("#save:not([disabled])").wait_for()
     page.get_by_label("Before / after").fill("50")
     page.get_by_label("Add point").check()
