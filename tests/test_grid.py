@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -166,7 +167,11 @@ def test_an_interrupted_comparison_says_how_to_go_on_and_begins_nothing_more(tmp
         time.sleep(0.1)
     time.sleep(2)  # some steps into the training
     os.killpg(running.pid, signal.SIGINT)  # as a terminal's Ctrl-C, which reaches the cell's process too
-    _, said = running.communicate(timeout=120)
+    try:
+        _, said = running.communicate(timeout=120)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)  # a failure leaves nothing that trains on
     assert running.returncode == 2 and "interrupted; the same command goes on" in said and "Traceback" not in said
     assert len([folder for folder in runs.iterdir() if folder.is_dir()]) == 1
 
