@@ -188,9 +188,6 @@ def gradient_scores(
             parameter.requires_grad_(required[name])
     if count == 0:
         raise TrainingError("selection pass: expected at least one batch, got none")
-    if not any(bool(total.any()) for total in running.values()):
-        raise TrainingError("selection pass: every gradient is zero, nothing tells connections apart; a contrastive loss "
-                            "needs several images, of at least two classes, in a batch")
     return {name: _finish(name, total, parameters[name], score) for name, total in running.items()}
 
 
@@ -243,8 +240,14 @@ def select(
 
     Args:
         scores: name -> score in the weight's shape, for every parameter whose treatment is ``select``.
+
+    Raises:
+        TrainingError: all scores are zero.
     """
     names = [name for name, assignment in plan.items() if assignment.treatment == "select"]
+    if names and not any(bool(scores[name].any()) for name in names):
+        raise TrainingError("selection: every score is zero, nothing tells connections apart; a contrastive loss needs several "
+                            "images, of at least two classes, in a batch")
     owner_of = owners(model)
     rows = {name: _neuron_rows(owner_of[name][0], scores[name]) for name in names}
     budget = {name: view.shape[0] * min(k, view.shape[1]) for name, view in rows.items()}

@@ -62,7 +62,7 @@ def test_a_batch_without_positives_is_explained() -> None:
 
 @pytest.mark.parametrize("setting", ["selection.batch_size=1", "selection.max_images=1"])
 def test_a_contrastive_selection_that_sees_one_image_at_a_time_is_one_line(setting: str, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="every gradient is zero.*needs several images, of at least two classes, in a batch"):
+    with pytest.raises(TrainingError, match="every score is zero.*needs several images, of at least two classes, in a batch"):
         train_classifier(load_class_config(None, [*SMALL, setting]), tmp_path / "run", say=silent)
 
 
