@@ -47,13 +47,11 @@ def parse_blocks(text: str) -> tuple[str, ...]:
         ConfigError: an unknown name.
     """
     names = {name.strip() for name in text.split(",")} - {""}
-    if "all" in names:
-        return BLOCKS
     if not names:
         raise ConfigError(f"--blocks: expected {', '.join(BLOCKS)} or all, got none")
-    if unknown := names - set(BLOCKS):
+    if unknown := names - {*BLOCKS, "all"}:
         raise ConfigError(f"--blocks: expected {', '.join(BLOCKS)} or all, got {', '.join(sorted(unknown))}")
-    return tuple(name for name in BLOCKS if name in names)
+    return tuple(name for name in BLOCKS if name in names or "all" in names)
 
 
 def score_blocks(

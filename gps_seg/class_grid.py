@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
-import yaml
 
 from gps_seg.checkpoint import read_json, write_json
-from gps_seg.class_config import load_class_config
+from gps_seg.class_config import ClassConfig
 from gps_seg.comparison import shown_p
 from gps_seg.data.classes import ADAPTERS, locate
 from gps_seg.errors import ConfigError
-from gps_seg.grid import MEAN, MEAN_OF_GROUPS, Cell, GridConfig, Say, best_rate, failures, provenance, run_cells, settings_of
+from gps_seg.grid import MEAN, MEAN_OF_GROUPS, Cell, GridConfig, Say, best_rate, config_of, failures, provenance, run_cells
 from gps_seg.statistics import compare, hierarchical, holm, interval
 from gps_seg.tables import markdown_table, write_text
 
@@ -54,9 +54,9 @@ def check_inputs(grid: GridConfig, out: Path) -> None:
     Raises:
         DataError, ConfigError: a data set or a weight file is not there.
     """
-    for data in grid.data:
-        cell = _tuning_cells(grid, next(iter(grid.methods)), data, out)[0]
-        config = load_class_config(None).model_validate(yaml.safe_load(settings_of(grid, cell, ())))
+    for data, method in product(grid.data, grid.methods):
+        config = config_of(grid, _tuning_cells(grid, method, data, out)[0])
+        assert isinstance(config, ClassConfig)
         locate(config.data.name, ADAPTERS[config.data.name], config.data.root)
         if config.model.checkpoint is not None and not config.model.checkpoint.is_file():
             raise ConfigError(f"{data}: model.checkpoint: expected a weight file at {config.model.checkpoint}, found none")

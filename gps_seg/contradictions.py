@@ -33,7 +33,7 @@ def check_document(document: Mapping[str, Any]) -> None:
         _check_pairs(document)
         if "images" in document:
             _check_rows(document, document["images"])
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         where = f" (at {error.args[0]!r})" if isinstance(error, KeyError) else ""
         raise DataError(f"expected the JSON of gps-seg score or evaluate; this one is damaged{where}") from None
 

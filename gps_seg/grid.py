@@ -22,8 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gps_seg.blocks import parse_blocks
 from gps_seg.checkpoint import read_json, write_bytes
-from gps_seg.class_config import load_class_config
-from gps_seg.config import check_settings, dump_config, load_config
+from gps_seg.class_config import ClassConfig, load_class_config
+from gps_seg.config import RunConfig, check_settings, dump_config, load_config
 from gps_seg.data.classes import ADAPTERS
 from gps_seg.errors import ConfigError, TrainingError
 
@@ -177,11 +177,16 @@ def best_rate(tuning: Sequence[Cell]) -> Cell | None:
     return tuning[-max(scored)[1]] if scored else None
 
 
-def settings_of(grid: GridConfig, cell: Cell, more: Sequence[str]) -> bytes:
-    """A cell's resolved settings as YAML. Raises ConfigError for a setting that no run accepts."""
+def config_of(grid: GridConfig, cell: Cell, more: Sequence[str] = ()) -> RunConfig | ClassConfig:
+    """A cell's resolved settings. Raises ConfigError for a setting that no run accepts."""
     load = load_config if grid.task == "segmentation" else load_class_config
     values = [value.replace("{data}", cell.data) for value in overrides(grid, cell.method, cell.seed, cell.rate)]
-    return dump_config(load(Path(str(grid.base).replace("{data}", cell.data)), [*values, *cell.more, *more])).encode()
+    return load(Path(str(grid.base).replace("{data}", cell.data)), [*values, *cell.more, *more])
+
+
+def settings_of(grid: GridConfig, cell: Cell, more: Sequence[str]) -> bytes:
+    """The same as YAML. Raises ConfigError as :func:`config_of`."""
+    return dump_config(config_of(grid, cell, more)).encode()
 
 
 def run_cells(grid: GridConfig, todo: Sequence[Cell], devices: Sequence[str], say: Say = print) -> None:
@@ -223,8 +228,8 @@ def _check_unchanged(grid: GridConfig, cell: Cell) -> None:
     """A finished cell counts only for the settings it was run with. Raises ConfigError that says what to do."""
     saved = cell.folder / "config.yaml"
     load = load_config if grid.task == "segmentation" else load_class_config
-    wanted = settings_of(grid, cell, [f"device={load(saved).device}"])
-    if load(saved) != load(None).model_validate(yaml.safe_load(wanted)):
+    former = load(saved)
+    if former != config_of(grid, cell, [f"device={former.device}"]):
         raise ConfigError(f"{cell.folder} was run with other settings than {cell.title} has now: choose another --out, or remove "
                           "that folder to run it again")
 

@@ -77,6 +77,11 @@ def credentials(authorization: str) -> tuple[str, str]:
     return (name, password) if kind.lower() == "basic" else ("", "")
 
 
+def user_of(headers: Mapping[str, str]) -> str:
+    """Who has logged in, by a request's headers; empty where nobody need."""
+    return credentials(headers.get("authorization", ""))[0]
+
+
 class Guard:
     """Wraps an ASGI application: checks each request by :class:`Rules`, then adds headers to what comes back."""
 

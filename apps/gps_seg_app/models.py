@@ -96,7 +96,7 @@ def _merged(folder: Path, config: ModelConfig) -> Delta:
     attached.merge()
     fold_modules(base, attached.selection.meta)
     state = {name: value.detach() for name, value in base.named_parameters() if not torch.equal(value, before[name])}
-    return Selection({}, dict.fromkeys(state, "inserted"), digest), state
+    return Selection({}, dict.fromkeys(state, "inserted"), digest), state  # all that differs came by what was inserted
 
 
 def _load_alone(runs: Mapping[str, Path], alone: str, *, device: str, precision: str) -> Loaded:

@@ -12,9 +12,10 @@ from gradio.utils import get_upload_folder
 
 from gps_seg.errors import GpsSegError
 from gps_seg_app import page_batch, page_card, page_compare, page_image, page_video
+from gps_seg_app.guard import user_of
 from gps_seg_app.loading import Models
 from gps_seg_app.model_card import DISCLAIMER
-from gps_seg_app.page_parts import PRIVATE, VIEW, Context, user_of
+from gps_seg_app.page_parts import PRIVATE, VIEW, Context
 from gps_seg_app.server import Settings
 from gps_seg_app.session import MOST_SESSIONS, Sessions
 
@@ -59,7 +60,7 @@ def build_page(models: Models, sessions: Sessions, settings: Settings) -> gr.Blo
         timer.tick(tell, None, [status, timer, threshold, batch_threshold, video_threshold], **VIEW, **PRIVATE)
 
         def leave(request: gr.Request) -> None:
-            sessions.drop(str(request.session_hash), user_of(request))
+            sessions.drop(str(request.session_hash), user_of(request.headers))
 
         page.load(stay, None, None, concurrency_id="stay", concurrency_limit=None, **PRIVATE)
         page.unload(leave)

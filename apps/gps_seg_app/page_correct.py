@@ -97,6 +97,7 @@ def wire_rest(context: Context, parts: Parts) -> None:
             yield {parts.words: "Looking at the picture ..."}
             with session.lock:
                 session.desk.set_model(name)
+                session.corrected = {}  # of other frames too they were corrections of the other model's answer
             yield view(session, parts)
 
     @guard

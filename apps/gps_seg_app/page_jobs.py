@@ -73,6 +73,8 @@ class Job:
             try:
                 if cancel.is_set():
                     yield {words: "Cancelled before it began."}
+                elif not paths:  # taken out of the box while it waited
+                    yield {words: self.missing}
                 else:
                     yield from work(session, cancel, paths, *settings)
             finally:

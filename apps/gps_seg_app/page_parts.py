@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 
 from gps_seg.errors import GpsSegError
-from gps_seg_app.guard import credentials
+from gps_seg_app.guard import user_of
 from gps_seg_app.limits import AppError, Limits
 from gps_seg_app.loading import Models
 from gps_seg_app.session import Session, Sessions
@@ -29,11 +29,6 @@ Update = dict[Any, Any]
 Handler = Callable[..., Any]
 
 
-def user_of(request: gr.Request) -> str:
-    """Who has logged in; empty where nobody need."""
-    return credentials(str(request.headers.get("authorization", "")))[0]
-
-
 @dataclass(frozen=True)
 class Context:
     """What handlers need: the model, the open pages, and the settings."""
@@ -45,7 +40,7 @@ class Context:
 
     def session(self, request: gr.Request) -> Session:
         """The session of the page that asks."""
-        return self.sessions.get(str(request.session_hash), user_of(request))
+        return self.sessions.get(str(request.session_hash), user_of(request.headers))
 
 
 def sentence(error: Exception) -> str:
@@ -84,7 +79,7 @@ def told_in(words: Any, *, also: Callable[[], Update] | None = None) -> Callable
                 try:
                     for update in handler(*inputs, **named):
                         shown |= update
-                        yield shown or unchanged
+                        yield dict(shown) or unchanged
                     if not shown:
                         yield unchanged
                 except Exception as error:

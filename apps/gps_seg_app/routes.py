@@ -13,7 +13,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from gps_seg.errors import GpsSegError
 from gps_seg_app import export
 from gps_seg_app.desk import Desk
-from gps_seg_app.guard import credentials
+from gps_seg_app.guard import user_of
 from gps_seg_app.layers import alt_text, map_png, picture_png, rings
 from gps_seg_app.model_card import ModelCard, card
 from gps_seg_app.session import Session, Sessions
@@ -66,7 +66,7 @@ def add_routes(api: FastAPI, sessions: Sessions) -> None:
 
 
 def _session(sessions: Sessions, token: str, request: Request) -> Session:
-    session = sessions.by_token(token, credentials(request.headers.get("authorization", ""))[0])
+    session = sessions.by_token(token, user_of(request.headers))
     if session is None:
         raise HTTPException(404, "This page was closed: reload it.")
     return session

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -98,15 +100,19 @@ def _check_division(parts: Parts, train: Sequence[Item], val: Sequence[Item], pr
 
 def check_copies(name: str, splits: ClassSplits) -> None:
     """Raise DataError for an image file that is the same, byte for byte, in what trains and in what is scored."""
-    sizes: defaultdict[int, list[Item]] = defaultdict(list)
+    @functools.cache
+    def digest(path: Path) -> bytes:
+        return hashlib.sha256(path.read_bytes()).digest()
+
+    sizes: defaultdict[int, list[tuple[Path, Item]]] = defaultdict(list)  # only files of one size can be the same
     for item in splits.train:
         if isinstance(item.source, Path) and item.source.is_file():
-            sizes[item.source.stat().st_size].append(item)
+            sizes[item.source.stat().st_size].append((item.source, item))
     for item in (*splits.val, *splits.test):
         if isinstance(item.source, Path) and item.source.is_file():
-            for other in sizes.get(item.source.stat().st_size, ()):
-                if isinstance(other.source, Path) and other.source.read_bytes() == item.source.read_bytes():
-                    raise DataError(f"{name}: {other.id} trains and {item.id} is scored, but they are the same image: remove one")
+            same = {digest(path): other for path, other in sizes.get(item.source.stat().st_size, ())}
+            if same and (other := same.get(digest(item.source))):
+                raise DataError(f"{name}: {other.id} trains and {item.id} is scored, but they are the same image: remove one")
 
 
 def hold_out(items: Sequence[Item], fraction: float, salt: str) -> tuple[list[Item], list[Item]]:
