@@ -58,6 +58,16 @@ class AugmentConfig(_Section):
     color_limit: float = Field(0.2, ge=0, le=1, description="relative strength of that jitter")
     blur: float = Field(0.1, ge=0, le=1)
     noise: float = Field(0.1, ge=0, le=1)
+    crop: float = Field(0.0, ge=0, le=1, description="probability of a crop, enlarged to full size")
+    empty_crop: float = Field(0.0, ge=0, le=1, description="probability of such a crop from beside the polyps: it teaches the "
+                              "empty answer where all training images hold a polyp; use with crop, or enlarged means empty")
+    crop_area: tuple[float, float] = Field((0.1, 0.5), description="least and greatest part of the image that a crop keeps")
+
+    @model_validator(mode="after")
+    def _crop_area_is_a_range(self) -> AugmentConfig:
+        if not 0 < self.crop_area[0] <= self.crop_area[1] <= 1:
+            raise ValueError(f"crop_area: expected 0 < least <= greatest <= 1, got {list(self.crop_area)}")
+        return self
 
 
 class DataConfig(_Section):

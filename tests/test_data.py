@@ -423,6 +423,23 @@ def test_augmentation_moves_image_and_mask_together() -> None:
         assert ((moved[..., 0] > 127) ^ target).mean() < 0.04
 
 
+@pytest.mark.parametrize("empty", [0, 1])
+def test_a_crop_keeps_size_and_fit_and_an_empty_one_holds_nothing(empty: float) -> None:
+    augment = augmentation(AugmentConfig(crop=1, empty_crop=empty, rotate=0, color=0, blur=0, noise=0))  # type: ignore[call-arg]
+    for size in ((64, 64), (48, 64)):
+        mask = np.zeros(size, np.bool_)
+        mask[10:30, 20:50] = True
+        image = np.dstack([mask * np.uint8(255)] * 3)
+        crops = [augment(image, mask, seed) for seed in range(50)]
+        for moved, target in crops:
+            assert moved.shape == image.shape and ((moved[..., 0] > 127) ^ target).mean() < 0.1
+        filled = np.array([target.mean() for _, target in crops])
+        assert (filled == 0).all() if empty else (filled > 1.5 * mask.mean()).mean() > 0.3
+    everywhere = np.ones((48, 64), np.bool_)
+    image = picture(48, 64)
+    assert all(augment(image, everywhere, seed)[1].all() for seed in range(5))  # no free window: the image stays
+
+
 def test_a_batch_has_the_stated_shapes_boxes_and_valid_pixels(tmp_path: Path) -> None:
     root = write_phantoms(tmp_path / "p", 4, size=(36, 48))
     dataset = PolypDataset(pair_folder(root), **SPEC)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 from collections.abc import Callable
@@ -81,14 +82,40 @@ def augmentation(config: AugmentConfig) -> Augment:
         A.GaussianBlur(sigma_limit=(0.3, 1.5), p=config.blur),
         A.GaussNoise(std_range=(0.01, 0.05), p=config.noise),
     ]
-    compose = A.Compose(steps)
+
+    @functools.cache
+    def composed(height: int, width: int) -> Any:
+        crop = A.RandomResizedCrop((height, width), scale=config.crop_area, ratio=(width / height, width / height), p=config.crop)
+        return A.Compose([crop, *steps] if config.crop else steps)  # a step that never acts would still draw a random number
 
     def augment(image: Pixels, mask: Mask, seed: int) -> tuple[Pixels, Mask]:
+        chance = random.Random(f"{seed}/empty")
+        if chance.random() < config.empty_crop:
+            image, mask = empty_crop(image, mask, config.crop_area, chance)
+        compose = composed(*mask.shape)
         compose.set_random_seed(seed)
         done = compose(image=image, mask=mask.astype(np.uint8))
         return done["image"], done["mask"] > 0
 
     return augment
+
+
+def empty_crop(image: Pixels, mask: Mask, area: tuple[float, float], chance: random.Random) -> tuple[Pixels, Mask]:
+    """A crop without any mask pixel, enlarged to the image's size; the image itself where no crop of the least area is free.
+
+    Args:
+        image, mask: uint8 (H, W, 3) and bool (H, W). area: least and greatest part of the image, drawn between, evenly.
+    """
+    for part in (chance.uniform(*area), area[0]):
+        height, width = (max(1, round(side * part**0.5)) for side in mask.shape)
+        sums = np.pad(mask, ((1, 0), (1, 0))).cumsum(0, np.int64).cumsum(1)
+        inside = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
+        free = np.argwhere(inside == 0)
+        if len(free):
+            top, left = free[chance.randrange(len(free))]
+            window = Image.fromarray(image[top : top + height, left : left + width])
+            return np.asarray(window.resize(mask.shape[::-1], Image.Resampling.BILINEAR)), np.zeros_like(mask)
+    return image, mask
 
 
 def sample_seed(seed: int, epoch: int, index: int) -> int:
