@@ -36,6 +36,11 @@ def give(page: Any, place: str, data: bytes | Path, name: str = "picture.png") -
     page.locator(f"{place} input[type=file]").set_input_files(given)
 
 
+def lies_in(page: Any, tab: str, name: str) -> None:
+    """A file was uploaded and is shown in the tab's box."""
+    expect(page.locator(f"#{tab}-upload").get_by_role("cell", name=name, exact=True)).to_be_visible(timeout=PATIENCE)
+
+
 def cut(page: Any, threshold: str) -> None:
     page.locator("#threshold input[type=number]").fill(threshold)
     page.locator("#threshold input[type=number]").press("Tab")

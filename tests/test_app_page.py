@@ -223,6 +223,17 @@ def test_a_dicom_object_opens_frame_by_frame_and_names_nobody(page: Any, app: Se
     wait(page, "#timing", "320 x 240 pixels")
 
 
+def test_a_frame_chosen_while_the_first_is_at_work_is_the_one_that_is_shown(page: Any, app: Served) -> None:
+    views = np.stack([scene(index, size=(900, 1200)) for index in (4, 5, 6)])
+    give(page, "#upload", make(views), "three.dcm")
+    page.locator("#frame input[type=number]").fill("3")
+    page.locator("#frame input[type=number]").press("Tab")
+    wait(page, "#timing", "1200 x 900 pixels")
+    page.wait_for_timeout(2000)
+    assert page.locator("#frame input[type=number]").input_value() == "3"
+    assert np.array_equal(picture(page, app), views[2])
+
+
 def picture(page: Any, app: Served) -> Any:
     with urllib.request.urlopen(app.url + shown(page, app)["base"]) as answer:
         return np.array(Image.open(answer))

@@ -10,10 +10,11 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from app_browser import PATIENCE, drawn_clip, drawn_zip, opened, png, scene
+from app_browser import drawn_clip, drawn_zip, opened, png, scene
 from app_server import Served
-from app_steps import PASTE, after, expect, give, mark, shown, wait, with_picture
+from app_steps import PASTE, after, expect, give, lies_in, mark, shown, shown_mask, wait, with_picture
 
 
 def test_a_batch_is_worked_through_and_packed(page: Any) -> None:
@@ -21,7 +22,7 @@ def test_a_batch_is_worked_through_and_packed(page: Any) -> None:
     page.locator("#batch-start").click()
     wait(page, "#batch-words", "Choose pictures or a zip first.")
     give(page, "#batch-upload", drawn_zip(), "all.zip")
-    expect(page.locator("#batch-upload")).to_contain_text("all.zip", timeout=PATIENCE)
+    lies_in(page, "batch", "all.zip")
     page.locator("#batch-start").click()
     wait(page, "#batch-words", "Done: 4 pictures")
     expect(page.locator("#batch-gallery figure")).to_have_count(4)
@@ -32,7 +33,7 @@ def test_a_batch_is_worked_through_and_packed(page: Any) -> None:
     names = zipfile.ZipFile(waiting.value.path()).namelist()
     assert "summary.csv" in names and sum(name.endswith("mask.png") for name in names) == 3
     give(page, "#batch-upload", b"PK\x03\x04 broken", "broken.zip")
-    expect(page.locator("#batch-upload")).to_contain_text("broken.zip", timeout=PATIENCE)
+    lies_in(page, "batch", "broken.zip")
     page.locator("#batch-start").click()
     wait(page, "#batch-words", re.compile("zip"))
     expect(page.locator("#batch-start")).to_be_enabled()
@@ -41,17 +42,22 @@ def test_a_batch_is_worked_through_and_packed(page: Any) -> None:
 def test_a_batch_can_be_cancelled(page: Any) -> None:
     page.get_by_role("tab", name="Batch").click()
     give(page, "#batch-upload", drawn_zip(60), "all.zip")
-    expect(page.locator("#batch-upload")).to_contain_text("all.zip", timeout=PATIENCE)
+    lies_in(page, "batch", "all.zip")
     page.locator("#batch-start").click()
     wait(page, "#batch-words", " of 61 pictures")
+    give(page, "#batch-upload", drawn_zip(), "next.zip")  # lined up meanwhile, and still there afterwards
+    lies_in(page, "batch", "next.zip")
     page.locator("#batch-stop").click()
     wait(page, "#batch-words", "Cancelled after")
+    lies_in(page, "batch", "next.zip")
+    page.locator("#batch-start").click()
+    wait(page, "#batch-words", "Done: 4 pictures")
 
 
 def test_a_clip_is_played_with_its_timeline_and_a_click_seeks(page: Any, tmp_path: Path) -> None:
     page.get_by_role("tab", name="Video").click()
     give(page, "#video-upload", drawn_clip(tmp_path / "clip.mp4"))
-    expect(page.locator("#video-upload").get_by_role("cell", name="clip.mp4")).to_be_visible(timeout=PATIENCE)
+    lies_in(page, "video", "clip.mp4")
     page.locator("#video-start").click()
     wait(page, "#video-notes", "frames a second")
     page.locator(".gs-clip video").wait_for(state="visible")
@@ -66,7 +72,7 @@ def test_a_clip_is_played_with_its_timeline_and_a_click_seeks(page: Any, tmp_pat
         page.locator("#video-downloads").get_by_role("link", name="Table, a row a frame").click()
     assert Path(waiting.value.path()).read_text().startswith("# Research use only")
     give(page, "#video-upload", b"no clip at all", "clip.mov")
-    expect(page.locator("#video-upload")).to_contain_text("clip.mov", timeout=PATIENCE)
+    lies_in(page, "video", "clip.mov")
     page.locator("#video-start").click()
     wait(page, "#video-words", "Expected")
 
@@ -81,7 +87,7 @@ def test_a_double_click_on_start_works_once_and_its_answer_stays(page: Any, tmp_
         page.get_by_role("tab", name=tab).click()
         job = tab.lower()
         give(page, f"#{job}-upload", data, name)
-        expect(page.locator(f"#{job}-upload")).to_contain_text(name.partition(".")[0], timeout=PATIENCE)
+        lies_in(page, job, name)
         page.locator(f"#{job}-start").dblclick()
         wait(page, place, words)
         page.wait_for_timeout(1500)
@@ -95,7 +101,7 @@ def test_a_job_waits_for_anothers_says_so_and_can_be_cancelled_meanwhile(browser
         for page, data in ((first, drawn_zip(60)), (second, drawn_zip(1))):
             page.get_by_role("tab", name="Batch").click()
             give(page, "#batch-upload", data, "all.zip")
-            expect(page.locator("#batch-upload")).to_contain_text("all.zip", timeout=PATIENCE)
+            lies_in(page, "batch", "all.zip")
             page.locator("#batch-start").click()
             wait(page, "#batch-words", " of 61 pictures" if page is first else "Waiting for its turn")
         second.locator("#batch-stop").click()
@@ -119,6 +125,24 @@ def test_a_choice_before_there_is_a_picture_changes_nothing_but_itself(page: Any
     assert "Traceback" not in app.written
 
 
+def test_corrections_wait_for_the_model_whose_answer_they_corrected(page: Any, app: Served) -> None:
+    with_picture(page)
+    page.get_by_label("Add point").check()
+    canvas = page.locator(".gs-canvas").bounding_box()
+    after(page, lambda: page.mouse.click(canvas["x"] + 50, canvas["y"] + 50))
+    corrected = shown_mask(page, app)
+    first = page.locator("#model input").input_value()
+    for name, points in (("second", 0), (first, 1)):
+        page.locator("#model input").click()
+        after(page, lambda name=name: page.get_by_role("option", name=name, exact=True).click())
+        page.wait_for_timeout(1000)
+        assert len(shown(page, app)["points"]) == points
+        if name == "second":
+            wait(page, "#notes", f"Your corrections of the answer of {first} are kept")
+    assert np.array_equal(shown_mask(page, app), corrected)
+    expect(page.locator("#undo")).to_be_enabled()
+
+
 def test_keys_and_pastes_are_for_the_tab_that_is_open(page: Any, app: Served) -> None:
     with_picture(page)
     page.get_by_label("Add point").check()
@@ -137,7 +161,7 @@ def test_files_that_were_never_started_go_with_the_page(browser: Any, app: Serve
     with opened(browser, app.url) as page:
         page.get_by_role("tab", name="Batch").click()
         give(page, "#batch-upload", png(scene()), "never started.png")
-        expect(page.locator("#batch-upload")).to_contain_text("never started", timeout=PATIENCE)
+        lies_in(page, "batch", "never started.png")
         waited = 0
         while not list(uploads.rglob("never*started.png")):
             waited += 1
@@ -154,7 +178,7 @@ def test_files_that_were_never_started_go_with_the_page(browser: Any, app: Serve
 def test_a_clip_in_which_nothing_can_be_assessed_is_said_to_be_so(page: Any, tmp_path: Path) -> None:
     page.get_by_role("tab", name="Video").click()
     give(page, "#video-upload", drawn_clip(tmp_path / "dark.mp4", frames=8, light=0.03))
-    expect(page.locator("#video-upload").get_by_role("cell", name="dark.mp4")).to_be_visible(timeout=PATIENCE)
+    lies_in(page, "video", "dark.mp4")
     page.locator("#video-start").click()
     wait(page, "#video-words", "Not assessable: none of the 4 frames")
 

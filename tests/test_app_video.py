@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import struct
 import threading
 from collections.abc import Sequence
 from fractions import Fraction
@@ -92,6 +93,21 @@ def test_mp4_mov_and_avi_are_read_whatever_the_name(tmp_path: Path, kind: str, c
     assert (clip.width, clip.height, clip.frames) == (128, 96, 8) and [frame.index for frame in frames] == list(range(8))
     assert [frame.seconds for frame in frames] == pytest.approx([index / 25 for index in range(8)], abs=2e-3)
     assert np.abs(frames[7].pixels.astype(int) - still(mark=True)).mean() < 8
+
+
+@pytest.mark.parametrize(("matrix", "turns"), [
+    ((1, 0, 0, 1), 0), ((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1),
+])
+def test_a_clip_that_says_how_to_turn_it_is_read_upright(tmp_path: Path, matrix: tuple[int, ...], turns: int) -> None:
+    path = film(tmp_path / "clip.mp4", [still(mark=True)] * 3)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 44  # the track header's display matrix (ISO/IEC 14496-12, 8.3.2)
+    a, b, c, d = (value << 16 for value in matrix)
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 0x40000000)
+    path.write_bytes(data)
+    pixels = next(iter(read_frames(path))).pixels
+    upright = np.rot90(still(mark=True), turns)
+    assert pixels.shape == upright.shape and np.abs(pixels.astype(int) - upright).mean() < 8
 
 
 def test_variable_frame_rates_keep_their_times(tmp_path: Path) -> None:

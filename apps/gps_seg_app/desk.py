@@ -75,9 +75,6 @@ class Desk:
         self.timing: Timing | None = None
         self.spread: NDArray[np.float32] | None = None
         self._embedding: Embedding | None = None
-        self._begin()
-
-    def _begin(self) -> None:
         self._steps, self._at = [Step()], 0
         if self.assessment.assessable:
             self.first, self.timing = self.predictor.predict(self.picture.pixels, self.name)
@@ -139,12 +136,6 @@ class Desk:
         if threshold != self.threshold:
             self.threshold = threshold
             self._cut()
-
-    def set_model(self, name: str) -> None:
-        """Ask another model; corrections are forgotten, as they were corrections of the other's answer."""
-        if name != self.name:
-            self.name, self._embedding, self.spread = name, None, None
-            self._begin()
 
     def disagree(self) -> NDArray[np.float32]:
         """Where the model contradicts itself under flips and scales, (H, W) in 0..0.5; computed once."""

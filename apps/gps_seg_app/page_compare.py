@@ -11,7 +11,7 @@ from gps_seg_app.examples import EXAMPLES, example
 from gps_seg_app.intake import Picture
 from gps_seg_app.layers import alt_text, picture_png
 from gps_seg_app.limits import AppError
-from gps_seg_app.page_parts import MODEL, PRIVATE, Context, Update, take, told_in
+from gps_seg_app.page_parts import MODEL, PRIVATE, Context, Update, reopen, take, told_in
 from gps_seg_app.reading import read_pictures
 from gps_seg_app.render import contours
 from gps_seg_app.result import Result, analyse
@@ -64,7 +64,7 @@ def build(context: Context) -> None:
         if path:
             session = context.session(request)
             session.galleries.pop("compare", None)
-            yield {upload: None, words: "Reading the file ...", table: [], mark: session.changed()}
+            yield {words: "Reading the file ...", table: [], mark: session.changed()}
             picture = read_pictures(take(path, context.limits.upload_bytes), context.limits)[0]
             yield from compared(session, picture, chosen)
 
@@ -77,8 +77,9 @@ def build(context: Context) -> None:
         session = context.session(request)
         yield from compared(session, session.picture, chosen)
 
-    out = [upload, words, table, mark]
+    out = [words, table, mark]
     upload.upload(opened, [upload, chosen], out, trigger_mode="multiple", **MODEL, **PRIVATE)
+    reopen(upload)
     drawn.click(shown, [chosen], out, **MODEL, **PRIVATE)
     current.click(again, [chosen], out, **MODEL, **PRIVATE)
 

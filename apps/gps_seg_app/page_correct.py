@@ -12,7 +12,7 @@ from gps_seg_app.corrections import LEAST_PAIRS, count_pairs, finetune_command, 
 from gps_seg_app.desk import Desk
 from gps_seg_app.examples import is_example
 from gps_seg_app.limits import AppError
-from gps_seg_app.page_image_parts import Parts, Tools, view
+from gps_seg_app.page_image_parts import Parts, Tools, place, view
 from gps_seg_app.page_parts import MODEL, PRIVATE, VIEW, Context, Update, told_in
 from gps_seg_app.session import Session
 
@@ -93,12 +93,14 @@ def wire_rest(context: Context, parts: Parts) -> None:
     @guard
     def changed(name: str, request: gr.Request) -> Iterator[Update]:
         session = context.session(request)
-        if session.desk is not None:
+        if session.desk is not None and session.desk.name != name:
+            before = session.desk
             yield {parts.words: "Looking at the picture ..."}
-            with session.lock:
-                session.desk.set_model(name)
-                session.corrected = {}  # of other frames too they were corrections of the other model's answer
-            yield view(session, parts)
+            kept = session.lay_aside()
+            place(session, before.picture, before.predictor, name)
+            shown = view(session, parts)
+            aside = f"Your corrections of the answer of {before.name} are kept: choose it again to see them. " if kept else ""
+            yield {**shown, parts.notes: aside + shown[parts.notes]}
 
     @guard
     def spread(request: gr.Request) -> Iterator[Update]:

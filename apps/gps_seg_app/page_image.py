@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import gradio as gr
 
-from gps_seg_app.desk import Desk
 from gps_seg_app.examples import EXAMPLES, example
 from gps_seg_app.intake import Picture
 from gps_seg_app.limits import AppError
 from gps_seg_app.loading import LOADING
 from gps_seg_app.page_correct import wire_rest, wire_tools
-from gps_seg_app.page_image_parts import Parts, Tools, panel, view
-from gps_seg_app.page_parts import MODEL, PRIVATE, Context, Update, take, told_in
+from gps_seg_app.page_image_parts import Parts, Tools, panel, place, view
+from gps_seg_app.page_parts import MODEL, PRIVATE, Context, Update, reopen, take, told_in
 from gps_seg_app.reading import read_pictures
 from gps_seg_app.session import Session
 
@@ -39,7 +39,7 @@ def build(context: Context) -> gr.Slider:
 
 
 def _wire(context: Context, parts: Parts, tools: Tools, buttons: list[gr.Button]) -> None:
-    out = parts.all()
+    out = [part for part in parts.all() if part is not parts.upload]
     guard = told_in(parts.words)
 
     @guard
@@ -48,33 +48,33 @@ def _wire(context: Context, parts: Parts, tools: Tools, buttons: list[gr.Button]
             return
         session = context.session(request)
         session.frames, session.corrected = [], {}
-        yield {**_cleared(session, parts, None), parts.words: "Reading the file ...", parts.upload: None}
+        yield {**_cleared(session, parts, None), parts.words: "Reading the file ..."}
         try:
             frames = read_pictures(take(path, context.limits.upload_bytes), context.limits)
         except AppError:
             yield {parts.frame: gr.Slider(visible=False)}
             raise
         session.frames = frames if len(frames) > 1 else []
-        yield {parts.frame: gr.Slider(maximum=max(2, len(frames)), value=1, visible=len(frames) > 1)}
-        yield from _put(context, session, parts, frames[0], name)
+        bounds: dict[str, Any] = {"maximum": max(2, len(frames)), "visible": len(frames) > 1}
+        yield {parts.frame: gr.Slider(value=1, **bounds)}
+        yield from _put(context, session, parts, frames[0], name, gr.Slider(**bounds))
 
     @guard
     def shown(label: str, name: str, request: gr.Request) -> Iterator[Update]:
         session = context.session(request)
         session.frames, session.corrected = [], {}
-        yield {parts.frame: gr.Slider(visible=False)}
-        yield from _put(context, session, parts, example(label), name)
+        yield from _put(context, session, parts, example(label), name, gr.Slider(visible=False))
 
     @guard
     def turned(number: float, name: str, request: gr.Request) -> Iterator[Update]:
         session = context.session(request)
         if 0 < number <= len(session.frames):
-            with session.lock:
-                if session.desk is not None and session.desk.step.touched:
-                    session.corrected[session.desk.picture.key] = session.desk
-            yield from _put(context, session, parts, session.frames[int(number) - 1], name)
+            session.lay_aside()
+            yield {parts.frame: number}  # moved while another frame was at work, it may stand elsewhere
+            yield from _put(context, session, parts, session.frames[int(number) - 1], name, gr.skip())
 
     parts.upload.upload(opened, [parts.upload, parts.model], out, trigger_mode="multiple", **MODEL, **PRIVATE)
+    reopen(parts.upload)
     parts.frame.input(turned, [parts.frame, parts.model], out, trigger_mode="always_last", **MODEL, **PRIVATE)
     for button in buttons:
         button.click(shown, [button, parts.model], out, trigger_mode="multiple", **MODEL, **PRIVATE)
@@ -82,16 +82,11 @@ def _wire(context: Context, parts: Parts, tools: Tools, buttons: list[gr.Button]
     wire_rest(context, parts)
 
 
-def _put(context: Context, session: Session, parts: Parts, picture: Picture, name: str) -> Iterator[Update]:
-    """Show the picture at once, then the model's answer to it."""
+def _put(context: Context, session: Session, parts: Parts, picture: Picture, name: str, frame: Any) -> Iterator[Update]:
+    """Show the picture at once, then the model's answer to it. The slider keeps its place, the user may move it meanwhile."""
     waiting = "Looking at the picture ..." if context.models.ready else LOADING
-    yield {**_cleared(session, parts, picture), parts.words: waiting}
-    predictor = context.models.get()
-    desk = session.corrected.pop(picture.key, None) or Desk(picture, predictor, name, session.threshold or predictor.threshold)
-    with session.lock:
-        if session.picture is picture:  # else another one came meanwhile
-            desk.set_threshold(session.threshold or predictor.threshold)  # it may have been moved meanwhile
-            session.desk = desk
+    yield {**_cleared(session, parts, picture), parts.words: waiting, parts.frame: frame}
+    place(session, picture, context.models.get(), name)
     yield view(session, parts)
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from gps_seg_app.desk import Desk
+from gps_seg_app.intake import Picture
 from gps_seg_app.page_parts import Context, Update, links
 from gps_seg_app.session import Session
+
+if TYPE_CHECKING:  # it loads torch, for which the first page does not wait
+    from gps_seg_app.predictor import Predictor
 
 HEADERS = ["Region", "Area, px", "Visible field, %", "Model's mean confidence, %", "Least, %", "Outline uncertain, px",
            "Diameter, px", "Position"]
@@ -97,6 +101,15 @@ def _tools() -> tuple[Tools, gr.Button, gr.Button, gr.Button]:
         use = gr.Button("Use the tool there", size="sm", elem_id="use")
     gesture = gr.Textbox(label="Gesture", elem_id="gesture", elem_classes=["mark"], max_lines=1)
     return Tools(gesture, kind, radius, places, use), undo, redo, reset
+
+
+def place(session: Session, picture: Picture, predictor: Predictor, name: str) -> None:
+    """A desk for the picture, with the model's answer or as it was laid aside, unless another picture came meanwhile."""
+    desk = session.corrected.pop((picture.key, name), None) or Desk(picture, predictor, name, predictor.threshold)
+    with session.lock:
+        if session.picture is picture:
+            desk.set_threshold(session.threshold or predictor.threshold)  # it may have been moved meanwhile
+            session.desk = desk
 
 
 def view(session: Session, parts: Parts) -> Update:

@@ -38,7 +38,7 @@ class Job:
                        gr.Button("Cancel", interactive=False, elem_id=f"{name}-stop", min_width=90))
 
     def wire(self, context: Context, work: Work, upload: gr.File, words: gr.Markdown, rest: tuple[list[Any], list[Any]]) -> None:
-        """Start asks for a turn and then works; Cancel ends both waiting and working.
+        """Start takes the files, asks for a turn and then works; Cancel ends both waiting and working.
 
         Args:
             rest: further inputs, and further outputs.
@@ -57,31 +57,28 @@ class Job:
                 if self.name in session.jobs:  # the second click of a double click
                     return {}
                 session.jobs[self.name] = threading.Event()
-                session.waiting.add(self.name)
-            return {self.start: gr.Button(interactive=False), self.stop: gr.Button(interactive=True),
+                session.waiting[self.name] = _paths(uploads)
+            return {upload: None, self.start: gr.Button(interactive=False), self.stop: gr.Button(interactive=True),
                     words: "Waiting for its turn: one batch or clip is worked through at a time ..."}
 
-        @told_in(words, also=lambda: {upload: None, **self._idle()})
-        def worked(uploads: str | list[str] | None, *settings: Any, request: gr.Request) -> Iterator[Update]:
+        @told_in(words, also=self._idle)
+        def worked(*settings: Any, request: gr.Request) -> Iterator[Update]:
             session = context.session(request)
             with session.lock:
                 if self.name not in session.waiting:
                     return
-                session.waiting.remove(self.name)
+                paths = session.waiting.pop(self.name)
                 cancel = session.jobs[self.name]
-            paths = [Path(one) for one in ([uploads] if isinstance(uploads, str) else uploads or [])]
             try:
                 if cancel.is_set():
                     yield {words: "Cancelled before it began."}
-                elif not paths:  # taken out of the box while it waited
-                    yield {words: self.missing}
                 else:
                     yield from work(session, cancel, paths, *settings)
             finally:
                 for path in paths:
                     path.unlink(missing_ok=True)
                 session.jobs.pop(self.name, None)
-            yield {upload: None, **self._idle()}
+            yield self._idle()
 
         @told_in(words)
         def stopped(request: gr.Request) -> Update:
@@ -96,16 +93,20 @@ class Job:
         @told_in(words)
         def given(uploads: str | list[str] | None, request: gr.Request) -> Update:
             """Remember the files, so that they go with the page if nothing is ever started."""
-            context.session(request).uploads |= {Path(one) for one in ([uploads] if isinstance(uploads, str) else uploads or [])}
+            context.session(request).uploads |= set(_paths(uploads))
             return {}
 
         upload.upload(given, [upload], [words], trigger_mode="multiple", **VIEW, **PRIVATE)
-        self.start.click(asked, [upload], [words, *buttons], **VIEW, **PRIVATE).then(
-            _with_request(worked), [upload, *inputs], [upload, words, *outputs, *buttons], **JOB, **PRIVATE)
+        self.start.click(asked, [upload], [upload, words, *buttons], **VIEW, **PRIVATE).then(
+            _with_request(worked), inputs, [words, *outputs, *buttons], **JOB, **PRIVATE)
         self.stop.click(stopped, None, [words, self.stop], **VIEW, **PRIVATE)
 
     def _idle(self) -> Update:
         return {self.start: gr.Button(interactive=True), self.stop: gr.Button(interactive=False)}
+
+
+def _paths(uploads: str | list[str] | None) -> list[Path]:
+    return [Path(one) for one in ([uploads] if isinstance(uploads, str) else uploads or [])]
 
 
 def _with_request(work: Callable[..., Iterator[Update]]) -> Callable[..., Iterator[Update]]:

@@ -22,6 +22,7 @@ from gps_seg_app.session import Session, Sessions
 MODEL = {"concurrency_id": "model", "concurrency_limit": 1}  # one picture at a time, in order of arrival
 VIEW = {"concurrency_id": "view", "concurrency_limit": 4}  # no model: threshold, undo
 JOB = {"concurrency_id": "job", "concurrency_limit": 1}  # batches and clips, which take turns with single pictures
+AT_ONCE = {"concurrency_id": "at once", "concurrency_limit": None}  # nothing is computed
 PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 UNEXPECTED = "Something went wrong inside the app. Nothing was lost; try again, or use another file."
 _log = logging.getLogger("gps_seg_app")
@@ -104,6 +105,14 @@ def model_and_threshold(context: Context, tab: str) -> tuple[gr.Dropdown, gr.Sli
     names = list(context.models.runs)
     return (gr.Dropdown(names, value=names[0], label="Model", visible=len(names) > 1, elem_id=f"{tab}-model"),
             gr.Slider(0.01, 0.99, value=0.5, step=0.01, label="Threshold", elem_id=f"{tab}-threshold"))
+
+
+def reopen(upload: gr.File) -> None:
+    """Empty the box as soon as its file is asked about, so that another can be given while the model works.
+
+    An event of its own, answered once and at once: a value that comes later would wipe out the file given next.
+    """
+    upload.upload(lambda: None, None, [upload], trigger_mode="multiple", **AT_ONCE, **PRIVATE)
 
 
 def take(upload: str, most_bytes: int) -> bytes:

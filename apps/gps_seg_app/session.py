@@ -37,12 +37,12 @@ class Session:
         token: what its pictures and exports are fetched by; cannot be guessed.
         version: counts up with every change of what is shown, so that no browser shows an old picture.
         threshold: as the user has set it; None: the model's own.
-        corrected: desks of its other frames that were worked at, by the key of their picture.
+        corrected: desks that were worked at and left for another frame or model, by the picture's key and the model's name.
         frames: of a DICOM object with several; ``frame`` is the one at work.
         galleries: pictures of "batch" and "compare".
         products: files to take away, by name: bytes, or a path in the private folder.
         clip: what the video tab draws.
-        jobs: events that stop what waits or runs, by tab. waiting: those that have not begun.
+        jobs: events that stop what waits or runs, by tab. waiting: the files of those that have not begun.
         uploads: files given to tabs that work on Start.
     """
 
@@ -54,13 +54,13 @@ class Session:
     picture: Picture | None = None
     desk: Desk | None = None
     threshold: float | None = None
-    corrected: dict[str, Desk] = field(default_factory=dict, repr=False)
+    corrected: dict[tuple[str, str], Desk] = field(default_factory=dict, repr=False)
     frames: list[Picture] = field(default_factory=list, repr=False)
     galleries: dict[str, list[Shown]] = field(default_factory=dict, repr=False)
     products: dict[str, bytes | Path] = field(default_factory=dict, repr=False)
     clip: dict[str, Any] = field(default_factory=dict, repr=False)
     jobs: dict[str, threading.Event] = field(default_factory=dict, repr=False)
-    waiting: set[str] = field(default_factory=set, repr=False)
+    waiting: dict[str, list[Path]] = field(default_factory=dict, repr=False)
     uploads: set[Path] = field(default_factory=set, repr=False)
     cache: dict[str, bytes] = field(default_factory=dict, repr=False)
 
@@ -69,6 +69,14 @@ class Session:
         with self.lock:
             self.version += 1
             return self.mark
+
+    def lay_aside(self) -> bool:
+        """Keep the desk for when its frame and its model are chosen again, if it was worked at; whether it was."""
+        with self.lock:
+            if self.desk is None or not self.desk.step.touched:
+                return False
+            self.corrected[self.desk.picture.key, self.desk.name] = self.desk
+            return True
 
     @property
     def mark(self) -> str:

@@ -26,7 +26,8 @@ USUAL_RATE = 25.0
 
 @dataclass(frozen=True)
 class Clip:
-    """What a video says of itself: pixels, frames (estimated where it does not say), seconds, mean frames a second."""
+    """What a video says of itself: pixels (as stored, not turned upright), frames (estimated where it does not say), seconds,
+    mean frames a second."""
 
     width: int
     height: int
@@ -164,8 +165,9 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
 
 
 def _pixels(frame: Any, index: int) -> NDArray[np.uint8]:
+    """RGB, upright: a hand-held device writes its frames as the sensor lies, and beside them how to turn them."""
     try:
-        return np.asarray(frame.to_ndarray(format="rgb24"))
+        return np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
     except _failures():
         raise (Cut if index else AppError)(DAMAGED) from None
 
