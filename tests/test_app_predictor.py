@@ -187,6 +187,9 @@ def test_a_calibration_moves_probability_and_threshold_together(runs: dict[str, 
     assert np.allclose(after, rescale(before, 2.0), atol=1e-5) and not np.allclose(after, before, atol=1e-3)
     assert plain.threshold == 0.3 and calibrated.threshold == pytest.approx(rescale(0.3, 2.0))
     assert np.mean((before > plain.threshold) != (after > calibrated.threshold)) < 1e-3
+    (run / FILE).write_text(json.dumps(vars(values) | {"threshold": 0.8, "dice": 0.9, "best_dice": 0.9, "found": 1}))
+    assert Predictor({"one": run}, device="cpu", precision="fp32").threshold == 0.8
+    assert Predictor({"one": run}, device="cpu", precision="fp32", threshold=0.6).threshold == 0.6
 
 
 def test_many_threads_get_their_own_answers(runs: dict[str, Path]) -> None:

@@ -82,6 +82,9 @@ def test_the_command_writes_the_file_and_prints_one_line(
     assert found.nll_after <= found.nll_before
     printed = capsys.readouterr().out
     assert printed.startswith(f"temperature {found.temperature:.3f}, fitted on {found.images} images (phantom, inner)")
+    assert f"threshold {found.threshold:.3g}, the highest that is as good on these images as the best" in printed
+    assert found.threshold and 0 < found.threshold < 1 and found.dice is not None and found.best_dice is not None
+    assert found.best_dice - 0.01 <= found.dice <= found.best_dice
     assert str(run.parent) not in (run / FILE).read_text()
 
 
@@ -96,7 +99,8 @@ def test_a_calibration_of_other_weights_does_not_count_and_a_damaged_one_is_name
     document = json.loads((run / FILE).read_text())
     (run / FILE).write_text(json.dumps(document | {"delta_sha256": "0" * 64}))
     assert read_calibration(run) is None
-    for damaged in ({"format": 1}, document | {"temperature": -1}, document | {"temperature": "2"}, []):
+    wrong = ({"temperature": -1}, {"temperature": "2"}, {"threshold": 1.5})
+    for damaged in ({"format": 1}, *(document | one for one in wrong), []):
         (run / FILE).write_text(json.dumps(damaged)[: None if damaged else 1])
         with pytest.raises(CheckpointError, match=r"calibration\.json: expected a calibration"):
             read_calibration(run)

@@ -1,9 +1,9 @@
-"""``gps-seg calibrate``: fit a run's temperature on images it did not learn from, and keep it beside the run."""
+"""``gps-seg calibrate``: fit a run's temperature and its threshold on images it did not learn from; kept beside the run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from gps_seg.models.weights import sha256
 from gps_seg.recipes import CONFIG_FILE
 from gps_seg.tasks.segmentation import Segmentation
 from gps_seg.temperature import HIGHEST, LOWEST, fit_temperature, negative_log_likelihood, rescale
+from gps_seg_app.operating_point import operating_point
 
 FILE = "calibration.json"
 PIXELS = 20_000  # of an image, evenly spread over those that count
@@ -36,6 +37,8 @@ class Calibration:
         nll_before, nll_after: mean negative log-likelihood of those pixels, in nats.
         ece_before, ece_after: expected calibration error of the same pixels.
         delta_sha256: of the weights it belongs to.
+        threshold: where the app cuts, on the calibrated scale, see ``operating_point``; None in older files.
+        dice, best_dice, found: of that threshold on the same images.
     """
 
     temperature: float
@@ -48,13 +51,17 @@ class Calibration:
     ece_before: float
     ece_after: float
     delta_sha256: str
+    threshold: float | None = None
+    dice: float | None = None
+    best_dice: float | None = None
+    found: float | None = None
 
 
 def calibrate(folder: Path, *, data: str | None = None, split: str = "inner", device: str = "auto") -> Calibration:
-    """Fit the temperature of a run and write calibration.json into its folder.
+    """Fit the temperature and the app's threshold of a run, and write calibration.json into its folder.
 
-    The pixels are those in the predicted mask, in the true mask, or within 2 % of the diagonal of either outline; over the whole
-    image, sure background would drown every error. Each image gives at most 20,000, evenly spread over them.
+    The temperature's pixels are those in the predicted mask, in the true mask, or within 2 % of the diagonal of either outline;
+    over the whole image, sure background would drown every error. Each image gives at most 20,000, evenly spread over them.
 
     Args:
         data: a known set or a folder of pairs; default: the run's own data set.
@@ -69,7 +76,8 @@ def calibrate(folder: Path, *, data: str | None = None, split: str = "inner", de
     run = load_run(folder, device=device)
     config = load_config(folder / CONFIG_FILE if (folder / CONFIG_FILE).is_file() else None).data
     pairs = find_pairs(data, split, config)
-    samples = [sample(probability, read_mask(pair.mask), run.threshold) for pair, probability in _maps(run, pairs)]
+    samples: list[tuple[NDArray[np.float32], NDArray[np.bool_]]] = []
+    point = operating_point(_sampled(run, pairs, samples))
     probability, target = (np.concatenate([pixels[part] for pixels in samples]) for part in (0, 1))
     temperature = fit_temperature(probability, target)
     calibrated = rescale(probability, temperature)
@@ -77,17 +85,23 @@ def calibrate(folder: Path, *, data: str | None = None, split: str = "inner", de
         temperature=temperature, data=_name(data, config.name), split=split, images=len(pairs), pixels=len(target),
         nll_before=negative_log_likelihood(probability, target), nll_after=negative_log_likelihood(calibrated, target),
         ece_before=expected_error(probability, target), ece_after=expected_error(calibrated, target),
-        delta_sha256=sha256(folder / DELTA_FILE),
+        delta_sha256=sha256(folder / DELTA_FILE), threshold=round(rescale(point.threshold, temperature), 3), dice=point.dice,
+        best_dice=point.best_dice, found=point.found,
     )
     write_json(folder / FILE, {"format": 1, **asdict(found)})
     return found
 
 
-def _maps(run: Run, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, NDArray[np.float32]]]:
+def _sampled(
+    run: Run, pairs: Sequence[Pair], samples: list[tuple[NDArray[np.float32], NDArray[np.bool_]]]
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+    """Probability and target of every image, one at a time, as there may be many; ``samples`` keeps some pixels of each."""
     loader = make_loader(run.model, pairs, batch_size=EvaluateConfig().batch_size)
     found = predictions(run.model, Segmentation(threshold=run.threshold).predict, loader, run.device, run.precision)
     for pair, (_, probability) in zip(pairs, found, strict=True):
-        yield pair, probability
+        target = read_mask(pair.mask)
+        samples.append(sample(probability, target, run.threshold))
+        yield probability, target
 
 
 def sample(
@@ -123,8 +137,9 @@ def read_calibration(folder: Path) -> Calibration | None:
         return None
     document = read_json(path, "a calibration")
     try:
-        found = Calibration(**{field.name: document[field.name] for field in fields(Calibration)})
-        valid = LOWEST <= found.temperature <= HIGHEST
+        found = Calibration(**{field.name: document[field.name] for field in fields(Calibration)
+                               if field.default is MISSING or field.name in document})
+        valid = LOWEST <= found.temperature <= HIGHEST and (found.threshold is None or 0 < found.threshold < 1)
     except (KeyError, TypeError):
         valid = False
     if not valid:
@@ -134,5 +149,12 @@ def read_calibration(folder: Path) -> Calibration | None:
 
 def describe(found: Calibration) -> str:
     """One line for the command line and the page."""
-    return (f"temperature {found.temperature:.3f}, fitted on {found.images} images ({found.data}, {found.split}): error "
+    line = (f"temperature {found.temperature:.3f}, fitted on {found.images} images ({found.data}, {found.split}): error "
             f"{found.ece_before:.3f} before, {found.ece_after:.3f} after")
+    return line if found.threshold is None else f"{line}; threshold {describe_threshold(found)}"
+
+
+def describe_threshold(found: Calibration) -> str:
+    """The app's threshold, how it was chosen, and what it costs there."""
+    return (f"{found.threshold:.3g}, the highest that is as good on these images as the best (Dice {found.dice:.3f}, best "
+            f"{found.best_dice:.3f}; {100 * (found.found or 0):.0f} % of the images with a polyp met)")

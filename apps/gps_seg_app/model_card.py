@@ -67,7 +67,7 @@ class ModelCard:
     resize: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    threshold: float
+    threshold: str
     temperature: float | None
     calibration: str
     scores: tuple[str, ...]
@@ -86,7 +86,7 @@ class ModelCard:
             ("Model", self.model_id), ("Base", f"{self.base}, weights licence {self.licence}"), ("Base sha256", self.base_sha256),
             ("Method", self.method), ("Delta sha256", self.weights_sha256), ("Trained on", self.data),
             ("Terms of that data", self.data_terms), ("Input", f"{self.input_size} px, {self.resize.replace('_', ' ')}"),
-            ("Threshold", f"{self.threshold:g}" + (", before calibration" if self.calibrated else "")),
+            ("Threshold", self.threshold),
             ("Probabilities", self.calibration),
             ("Software", f"gps-seg {self.version}; trained with {self.trained_with}"),
         )
@@ -140,8 +140,9 @@ def _from(
         input_size=int(description["model"]["input_size"]), resize=str(description["model"]["resize"]),
         mean=tuple(float(value) for value in description["normalisation"]["mean"]),
         std=tuple(float(value) for value in description["normalisation"]["std"]),
-        threshold=float(description["threshold"]), temperature=calibration.temperature if calibration else None,
-        calibration=_calibration(calibration), scores=_scores(result),
+        threshold=_threshold(float(description["threshold"]), calibration),
+        temperature=calibration.temperature if calibration else None, calibration=_calibration(calibration),
+        scores=_scores(result),
         notes=(f"{known}.",) if known else (),
         version=metadata.version("gps-seg"), trained_with=str(description.get("gps_seg_version", "an unknown version")),
     )
@@ -162,6 +163,14 @@ def _data(name: str) -> tuple[str, str]:
     if name == "phantom":
         return "procedural phantoms, no real image", "none"
     return "a local folder of images", "those of its owner"
+
+
+def _threshold(own: float, found: Calibration | None) -> str:
+    from gps_seg_app.calibrate import describe_threshold
+
+    if found is None:
+        return f"{own:g}"
+    return f"{own:g}, before calibration" if found.threshold is None else describe_threshold(found)
 
 
 def _calibration(found: Calibration | None) -> str:

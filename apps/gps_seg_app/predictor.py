@@ -124,11 +124,13 @@ class Predictor:
         return self._calibration[self._known(name)]
 
     def threshold_of(self, name: str) -> float:
-        """A delta's operating point; its calibration moves threshold and probabilities alike, so the mask stays."""
+        """A delta's operating point: the calibration's; of an older one, the run's own, moved as the probabilities were."""
         if self._threshold is not None:
             return self._threshold
         threshold, calibration = self._loaded.thresholds[self._known(name)], self.calibration(name)
-        return threshold if calibration is None else rescale(threshold, calibration.temperature)
+        if calibration is None:
+            return threshold
+        return rescale(threshold, calibration.temperature) if calibration.threshold is None else calibration.threshold
 
     def warm_up(self) -> None:
         """Run once on a grey picture, so that the first user does not wait for copies and kernels."""
