@@ -74,7 +74,7 @@ def calibrate(
     split: Annotated[str, typer.Option(help="inner or train, of a known data set.")] = "inner",
     device: Device = "auto",
 ) -> None:
-    """Fit the temperature that makes a run's probabilities honest, and keep it in the run folder for the app."""
+    """Fit the temperature that makes a run's probabilities honest, choose the app's threshold, and keep both in the run folder."""
     from gps_seg_app.calibrate import calibrate as fit
     from gps_seg_app.calibrate import describe
 
