@@ -74,7 +74,7 @@ def calibrate(
     split: Annotated[str, typer.Option(help="inner or train, of a known data set.")] = "inner",
     device: Device = "auto",
 ) -> None:
-    """Fit the temperature that makes a run's probabilities honest, choose the app's threshold, and keep both in the run folder."""
+    """Fit a run's temperature, which makes its probabilities honest, and choose the app's threshold; both stay in its folder."""
     from gps_seg_app.calibrate import calibrate as fit
     from gps_seg_app.calibrate import describe
 

@@ -167,7 +167,7 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
 def _pixels(frame: Any, index: int) -> NDArray[np.uint8]:
     """RGB, upright: a hand-held device writes its frames as the sensor lies, and beside them how to turn them."""
     try:
-        return np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+        return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
     except _failures():
         raise (Cut if index else AppError)(DAMAGED) from None
 
