@@ -108,7 +108,6 @@ def test_a_clip_that_says_how_to_turn_it_is_read_upright(tmp_path: Path, matrix:
     pixels = next(iter(read_frames(path))).pixels
     upright = np.rot90(still(mark=True), turns)
     assert pixels.shape == upright.shape and np.abs(pixels.astype(int) - upright).mean() < 8
-    result = run(path, tmp_path / "out")
     (tmp_path / "out").mkdir()
     assert len(run(path, tmp_path / "out").rows) == 3
 
