@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gps_seg.data.images import list_images, read_image
+from gps_seg.data.images import read_image
 from gps_seg.data.phantom import phantom
 from gps_seg_app.quality import assess, visible_field
 from gps_seg_app.writing import burnt_in_text
@@ -119,14 +119,12 @@ def test_writing_is_noticed_over_black_and_over_mucosa_and_seldom_elsewhere() ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["kvasir-seg-352", "polypgen-640"])
+@pytest.mark.parametrize("name", ["kvasir-seg-352/images", "polypgen-640/images", "wce-bleeding-224"])
 def test_real_frames_are_assessable(name: str) -> None:
-    files = list_images(Path(os.environ.get("GPS_SEG_DATA", "data")) / name / "images") if _here(name) else []
+    """The limits were set on the first two sets; the third, of another kind of endoscope, they never saw."""
+    folder = Path(os.environ.get("GPS_SEG_DATA", "data")) / name
+    files = sorted(path for path in folder.rglob("*") if path.suffix in (".jpg", ".png"))
     if not files:
         pytest.skip(f"{name} is not here: set GPS_SEG_DATA")
     good = [assess(read_image(file)).assessable for file in files[:: max(1, len(files) // 60)]]
     assert np.mean(good) >= 0.97
-
-
-def _here(name: str) -> bool:
-    return (Path(os.environ.get("GPS_SEG_DATA", "data")) / name / "images").is_dir()
