@@ -1,9 +1,9 @@
 """Can this picture be assessed at all? The visible field, and the reasons to refuse a picture.
 
 The limits were set on 1000 frames of Kvasir-SEG and 659 of PolypGen and on spoiled copies of them; beside each limit stands the
-range it divides: the most extreme real frame and the least spoiled copy. Of frames that they never saw, all 53 of a colonoscopy clip
-and 301 of 305 of a capsule endoscope (WCEBleedGen, every eighth; four "blurred") pass. A picture is looked at with 352 pixels on the
-long side.
+range it divides: the most extreme real frame and the least spoiled copy. Of frames that they never saw, all 53 of a colonoscopy
+clip and 301 of 305 of a capsule endoscope pass (WCEBleedGen, every eighth; four are "blurred"). A picture is looked at with 352
+pixels on the long side.
 """
 
 from __future__ import annotations
