@@ -87,3 +87,17 @@ def benchmark_answers(
     from gps_seg_app import answers
 
     typer.echo(answers.benchmark(run, data, device=device, json_path=json))
+
+
+@app.command("accuracy")
+def benchmark_accuracy(
+    run: RunFolder,
+    data: Annotated[str | None, typer.Option(help="A known data set or a folder with images/ and masks/; default: the run's test "
+                                             "images.")] = None,
+    json: Json = None,
+    device: Device = "auto",
+) -> None:
+    """Measure what the app's quick encoder and precision cost in Dice against the model as it was trained, and save in time."""
+    from gps_seg_app import accuracy
+
+    typer.echo(accuracy.benchmark(run, data=data, device=device, json_path=json))

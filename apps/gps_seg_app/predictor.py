@@ -127,10 +127,15 @@ class Predictor:
         """A delta's operating point: the calibration's; of an older one, the run's own, moved as the probabilities were."""
         if self._threshold is not None:
             return self._threshold
-        threshold, calibration = self._loaded.thresholds[self._known(name)], self.calibration(name)
-        if calibration is None:
-            return threshold
-        return rescale(threshold, calibration.temperature) if calibration.threshold is None else calibration.threshold
+        calibration = self.calibration(name)
+        if calibration is not None and calibration.threshold is not None:
+            return calibration.threshold
+        return self.on_its_scale(self._loaded.thresholds[name], name)
+
+    def on_its_scale(self, probability: float, name: str) -> float:
+        """A probability as the model was trained to give it, on the scale of what :meth:`probability` returns."""
+        calibration = self.calibration(name)
+        return probability if calibration is None else rescale(probability, calibration.temperature)
 
     def warm_up(self) -> None:
         """Run once on a grey picture, so that the first user does not wait for copies and kernels."""
