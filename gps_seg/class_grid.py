@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from gps_seg.checkpoint import read_json, write_json
-from gps_seg.class_config import ClassConfig
+from gps_seg.class_config import load_class_config
 from gps_seg.comparison import shown_p
 from gps_seg.data.classes import ADAPTERS, locate
 from gps_seg.errors import ConfigError
-from gps_seg.grid import MEAN, MEAN_OF_GROUPS, Cell, GridConfig, Say, best_rate, config_of, failures, provenance, run_cells
+from gps_seg.grid import MEAN, MEAN_OF_GROUPS, Cell, GridConfig, Say, best_rate, failures, provenance, run_cells, source_of
 from gps_seg.statistics import compare, hierarchical, holm, interval
 from gps_seg.tables import markdown_table, write_text
 
@@ -55,8 +55,7 @@ def check_inputs(grid: GridConfig, out: Path) -> None:
         DataError, ConfigError: a data set or a weight file is not there.
     """
     for data, method in product(grid.data, grid.methods):
-        config = config_of(grid, _tuning_cells(grid, method, data, out)[0])
-        assert isinstance(config, ClassConfig)
+        config = load_class_config(*source_of(grid, _tuning_cells(grid, method, data, out)[0]))
         locate(config.data.name, ADAPTERS[config.data.name], config.data.root)
         if config.model.checkpoint is not None and not config.model.checkpoint.is_file():
             raise ConfigError(f"{data}: model.checkpoint: expected a weight file at {config.model.checkpoint}, found none")

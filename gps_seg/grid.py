@@ -177,11 +177,16 @@ def best_rate(tuning: Sequence[Cell]) -> Cell | None:
     return tuning[-max(scored)[1]] if scored else None
 
 
+def source_of(grid: GridConfig, cell: Cell, more: Sequence[str] = ()) -> tuple[Path, list[str]]:
+    """A cell's YAML file and the settings that override it, as ``load_config`` and ``load_class_config`` take them."""
+    values = [value.replace("{data}", cell.data) for value in overrides(grid, cell.method, cell.seed, cell.rate)]
+    return Path(str(grid.base).replace("{data}", cell.data)), [*values, *cell.more, *more]
+
+
 def config_of(grid: GridConfig, cell: Cell, more: Sequence[str] = ()) -> RunConfig | ClassConfig:
     """A cell's resolved settings. Raises ConfigError for a setting that no run accepts."""
     load = load_config if grid.task == "segmentation" else load_class_config
-    values = [value.replace("{data}", cell.data) for value in overrides(grid, cell.method, cell.seed, cell.rate)]
-    return load(Path(str(grid.base).replace("{data}", cell.data)), [*values, *cell.more, *more])
+    return load(*source_of(grid, cell, more))
 
 
 def settings_of(grid: GridConfig, cell: Cell, more: Sequence[str]) -> bytes:

@@ -13,10 +13,10 @@ from filelock import FileLock, Timeout
 from gps_seg.checkpoint import disk_error, read_json, write_json
 from gps_seg.class_grid import check_inputs, run_class_comparison
 from gps_seg.comparison import compare_methods, read_document, shown_p
-from gps_seg.config import RunConfig
+from gps_seg.config import load_config
 from gps_seg.data.sets import SPLIT, expand, labels, pairs_digest, set_pairs
 from gps_seg.errors import ConfigError
-from gps_seg.grid import Cell, GridConfig, best_rate, cells, config_of, failures, load_grid, provenance, run_cells, score_cell
+from gps_seg.grid import Cell, GridConfig, best_rate, cells, failures, load_grid, provenance, run_cells, score_cell, source_of
 from gps_seg.plots import cost_of_score_plot
 from gps_seg.statistics import hierarchical, interval
 from gps_seg.tables import markdown_table, write_text
@@ -91,9 +91,7 @@ def _digest(grid: GridConfig, final: Mapping[str, Sequence[Cell]], data: str | N
     cell = next((cell for group in final.values() for cell in group), None)
     if cell is None:
         return ""
-    config = config_of(grid, cell)
-    assert isinstance(config, RunConfig)  # of a segmentation
-    return pairs_digest(find_pairs(data, "test", config.data))
+    return pairs_digest(find_pairs(data, "test", load_config(*source_of(grid, cell)).data))
 
 
 def _one_set(
