@@ -61,7 +61,11 @@ def ask(app: Served, path: str, *, method: str = "GET", body: bytes | None = Non
 
 
 def test_the_first_page_comes_within_five_seconds(app: Served) -> None:
-    assert app.seconds < 5 * max(1, os.getloadavg()[0] / (os.cpu_count() or 1))  # alone on the machine: 5
+    assert app.seconds < 5 * max(1, (1 + os.getloadavg()[0]) / (os.cpu_count() or 1))  # alone on the machine: 5
+    for _ in range(100):  # it is announced as soon as it is there, by another thread
+        if app.written:
+            break
+        time.sleep(0.1)
     assert app.written.startswith("gps-seg app: the page is at http://127.0.0.1:")
 
 

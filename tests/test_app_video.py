@@ -95,18 +95,20 @@ def test_mp4_mov_and_avi_are_read_whatever_the_name(tmp_path: Path, kind: str, c
     assert np.abs(frames[7].pixels.astype(int) - still(mark=True)).mean() < 8
 
 
-@pytest.mark.parametrize(("matrix", "turns"), [
-    ((1, 0, 0, 1), 0), ((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1),
+@pytest.mark.parametrize(("matrix", "shown"), [
+    ((1, 0, 0, 1), lambda x: x), ((0, 1, -1, 0), lambda x: np.rot90(x, -1)), ((-1, 0, 0, -1), lambda x: np.rot90(x, 2)),
+    ((0, -1, 1, 0), np.rot90), ((-1, 0, 0, 1), np.fliplr), ((1, 0, 0, -1), np.flipud), ((0, 1, 1, 0), lambda x: x.swapaxes(0, 1)),
+    ((0, 0, 0, 0), lambda x: x), ((0.707, 0.707, -0.707, 0.707), lambda x: x),
 ])
-def test_a_clip_that_says_how_to_turn_it_is_read_upright(tmp_path: Path, matrix: tuple[int, ...], turns: int) -> None:
+def test_a_clip_that_says_how_to_turn_it_is_read_upright(tmp_path: Path, matrix: tuple[float, ...], shown: Any) -> None:
     path = film(tmp_path / "clip.mp4", [still(mark=True)] * 3)
     data = bytearray(path.read_bytes())
     at = data.index(b"tkhd") + 44  # the track header's display matrix (ISO/IEC 14496-12, 8.3.2)
-    a, b, c, d = (value << 16 for value in matrix)
+    a, b, c, d = (round(value * 65536) for value in matrix)
     data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 0x40000000)
     path.write_bytes(data)
     pixels = next(iter(read_frames(path))).pixels
-    upright = np.rot90(still(mark=True), turns)
+    upright = shown(still(mark=True))
     assert pixels.shape == upright.shape and np.abs(pixels.astype(int) - upright).mean() < 8
     (tmp_path / "out").mkdir()
     assert len(run(path, tmp_path / "out").rows) == 3

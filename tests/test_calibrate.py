@@ -17,6 +17,7 @@ from gps_seg.cli import main
 from gps_seg.errors import CheckpointError, ConfigError, DataError
 from gps_seg.temperature import fit_temperature, negative_log_likelihood, rescale
 from gps_seg_app.calibrate import FILE, calibrate, read_calibration, sample
+from gps_seg_app.operating_point import OperatingPoint
 
 
 @pytest.fixture
@@ -88,6 +89,16 @@ def test_the_command_writes_the_file_and_prints_one_line(
     assert str(run.parent) not in (run / FILE).read_text()
 
 
+def test_a_threshold_stays_on_its_slider_and_is_read_back(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gps_seg_app.calibrate.fit_temperature", lambda *_: 1.0)
+    for given, kept in ((1 - 1e-9, 0.99), (1e-9, 0.01)):
+        point = OperatingPoint(given, 0.9, 0.9, 1.0)
+        monkeypatch.setattr("gps_seg_app.calibrate.operating_point", lambda images, point=point: (list(images), point)[1])
+        assert calibrate(run, device="cpu").threshold == kept
+        found = read_calibration(run)
+        assert found is not None and found.threshold == kept
+
+
 def test_the_test_part_is_refused(run: Path) -> None:
     with pytest.raises(ConfigError, match="worthless"):
         calibrate(run, split="test")
@@ -99,7 +110,7 @@ def test_a_calibration_of_other_weights_does_not_count_and_a_damaged_one_is_name
     document = json.loads((run / FILE).read_text())
     (run / FILE).write_text(json.dumps(document | {"delta_sha256": "0" * 64}))
     assert read_calibration(run) is None
-    wrong = ({"temperature": -1}, {"temperature": "2"}, {"threshold": 1.5})
+    wrong = ({"temperature": -1}, {"temperature": "2"}, {"threshold": 1.5}, {"threshold": "0.5"}, {"dice": None})
     for damaged in ({"format": 1}, *(document | one for one in wrong), []):
         (run / FILE).write_text(json.dumps(damaged)[: None if damaged else 1])
         with pytest.raises(CheckpointError, match=r"calibration\.json: expected a calibration"):

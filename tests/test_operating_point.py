@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from gps_seg.errors import DataError
 from gps_seg_app.operating_point import DICE_LOSS, FRAME_LOSS, GRID, operating_point
 
 Pair = tuple[NDArray[np.float32], NDArray[np.bool_]]
@@ -47,6 +48,11 @@ def test_no_frame_is_given_up_for_a_higher_threshold() -> None:
     faint[10:12, 10:12] = 0.4  # a small part of the polyp: its loss costs hardly any Dice
     found = operating_point([*sure, (faint, target)])
     assert found.found == 1 and found.threshold < 0.4 and operating_point(sure).threshold > 0.9
+
+
+def test_no_image_at_all_is_said() -> None:
+    with pytest.raises(DataError, match="needs labelled images"):
+        operating_point([])
 
 
 def test_images_without_polyps_alone_give_the_highest_threshold_at_which_nothing_is_marked() -> None:

@@ -37,7 +37,8 @@ class Calibration:
         nll_before, nll_after: mean negative log-likelihood of those pixels, in nats.
         ece_before, ece_after: expected calibration error of the same pixels.
         delta_sha256: of the weights it belongs to.
-        threshold: where the app cuts, on the calibrated scale, see ``operating_point``; None in older files.
+        threshold: where the app cuts, on the calibrated scale, see ``operating_point``; in hundredths from 0.01 to 0.99, as its
+            slider has them; None in older files.
         dice, best_dice, found: of that threshold on the same images.
     """
 
@@ -85,8 +86,8 @@ def calibrate(folder: Path, *, data: str | None = None, split: str = "inner", de
         temperature=temperature, data=_name(data, config.name), split=split, images=len(pairs), pixels=len(target),
         nll_before=negative_log_likelihood(probability, target), nll_after=negative_log_likelihood(calibrated, target),
         ece_before=expected_error(probability, target), ece_after=expected_error(calibrated, target),
-        delta_sha256=sha256(folder / DELTA_FILE), threshold=round(rescale(point.threshold, temperature), 3), dice=point.dice,
-        best_dice=point.best_dice, found=point.found,
+        delta_sha256=sha256(folder / DELTA_FILE), threshold=_on_the_slider(rescale(point.threshold, temperature)),
+        dice=point.dice, best_dice=point.best_dice, found=point.found,
     )
     write_json(folder / FILE, {"format": 1, **asdict(found)})
     return found
@@ -114,6 +115,10 @@ def sample(
     return probability.ravel()[where], target.ravel()[where]
 
 
+def _on_the_slider(threshold: float) -> float:
+    return min(0.99, max(0.01, round(threshold, 2)))
+
+
 def expected_error(probability: NDArray[np.float32], target: NDArray[np.bool_]) -> float:
     """Expected calibration error over 15 equal bins, of pixels (N,); ``gps_seg.calibration`` has the formula."""
     bins = np.clip((probability * BINS).astype(np.int64), 0, BINS - 1)
@@ -139,7 +144,8 @@ def read_calibration(folder: Path) -> Calibration | None:
     try:
         found = Calibration(**{field.name: document[field.name] for field in fields(Calibration)
                                if field.default is MISSING or field.name in document})
-        valid = LOWEST <= found.temperature <= HIGHEST and (found.threshold is None or 0 < found.threshold < 1)
+        point = [value for value in (found.threshold, found.dice, found.best_dice, found.found) if value is not None]
+        valid = LOWEST <= found.temperature <= HIGHEST and len(point) in (0, 4) and all(0 <= value <= 1 for value in point)
     except (KeyError, TypeError):
         valid = False
     if not valid:

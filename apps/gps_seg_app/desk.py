@@ -137,6 +137,11 @@ class Desk:
             self.threshold = threshold
             self._cut()
 
+    def rest(self) -> Desk:
+        """The desk itself, holding no more than its steps need: the picture's embedding is made anew if it is asked for."""
+        self._embedding = None
+        return self
+
     def disagree(self) -> NDArray[np.float32]:
         """Where the model contradicts itself under flips and scales, (H, W) in 0..0.5; computed once."""
         if self.spread is None:

@@ -2,7 +2,7 @@
 
 A segmentation model that was trained on images with polyps alone marks something nearly everywhere. Its mask changes little
 over a wide range of thresholds, its false alarms change much: of all thresholds that are as good on the inner images, the
-highest is the most specific.
+highest is the most specific. Pixels are counted, before the app drops specks and what lies outside the visible field.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
+
+from gps_seg.errors import DataError
 
 GRID: NDArray[np.float64] = expit(np.linspace(-3, 5, 65))  # 0.047 to 0.993, finest where masks still change
 DICE_LOSS, FRAME_LOSS = 0.01, 0.01
@@ -40,8 +42,13 @@ def operating_point(images: Iterable[tuple[NDArray[np.float32], NDArray[np.bool_
     Args:
         images: probability and target, both (H, W), one pair at a time. An empty target's Dice is 1 if nothing is marked, else 0,
             so images without polyps, where there are any, weigh in.
+
+    Raises:
+        DataError: no image.
     """
     curves = [_curve(probability, target) for probability, target in images]
+    if not curves:
+        raise DataError("a threshold needs labelled images, there is none")
     dice = np.mean([scores for scores, _ in curves], axis=0)
     seen = [hits for _, hits in curves if hits is not None]
     found = np.mean(seen, axis=0) if seen else np.ones(len(GRID))

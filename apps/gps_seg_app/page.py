@@ -15,7 +15,7 @@ from gps_seg_app import page_batch, page_card, page_compare, page_image, page_vi
 from gps_seg_app.guard import user_of
 from gps_seg_app.loading import Models
 from gps_seg_app.model_card import DISCLAIMER
-from gps_seg_app.page_parts import PRIVATE, VIEW, Context
+from gps_seg_app.page_parts import PRIVATE, VIEW, Context, slider_value
 from gps_seg_app.server import Settings
 from gps_seg_app.session import MOST_SESSIONS, Sessions
 
@@ -106,6 +106,6 @@ def _tell(context: Context, request: gr.Request) -> tuple[Any, ...]:
     known = "calibrated" if not without else "not calibrated: take them as an order, not as chances"
     if 0 < len(without) < len(predictor.names):
         known = f"calibrated, but not those of {', '.join(without)}"
-    own = round(predictor.threshold, 2)
+    own = slider_value(predictor.threshold)
     return (f"The model is ready on {predictor.device}. Its probabilities are {known}.", gr.Timer(active=False),
             context.session(request).threshold or own, own, own)

@@ -79,7 +79,7 @@ def build(context: Context) -> None:
 
     out = [words, table, mark]
     upload.upload(opened, [upload, chosen], out, trigger_mode="multiple", **MODEL, **PRIVATE)
-    reopen(upload)
+    reopen(context, upload)
     drawn.click(shown, [chosen], out, **MODEL, **PRIVATE)
     current.click(again, [chosen], out, **MODEL, **PRIVATE)
 

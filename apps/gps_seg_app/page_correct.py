@@ -12,7 +12,7 @@ from gps_seg_app.corrections import LEAST_PAIRS, count_pairs, finetune_command, 
 from gps_seg_app.desk import Desk
 from gps_seg_app.examples import is_example
 from gps_seg_app.limits import AppError
-from gps_seg_app.page_image_parts import Parts, Tools, place, view
+from gps_seg_app.page_image_parts import Parts, Tools, place, threshold_of, view
 from gps_seg_app.page_parts import MODEL, PRIVATE, VIEW, Context, Update, told_in
 from gps_seg_app.session import Session
 
@@ -100,7 +100,7 @@ def wire_rest(context: Context, parts: Parts) -> None:
             place(session, before.picture, before.predictor, name)
             shown = view(session, parts)
             aside = f"Your corrections of the answer of {before.name} are kept: choose it again to see them. " if kept else ""
-            yield {**shown, parts.notes: aside + shown[parts.notes]}
+            yield {**shown, **threshold_of(session, parts), parts.notes: aside + shown.get(parts.notes, "")}
 
     @guard
     def spread(request: gr.Request) -> Iterator[Update]:
@@ -115,7 +115,7 @@ def wire_rest(context: Context, parts: Parts) -> None:
         return {parts.saved: save(context, _desk(context.session(request)))}
 
     parts.threshold.input(cut, [parts.threshold], out, trigger_mode="always_last", **VIEW, **PRIVATE)
-    parts.model.input(changed, [parts.model], out, trigger_mode="always_last", **MODEL, **PRIVATE)
+    parts.model.input(changed, [parts.model], [*out, parts.threshold], trigger_mode="always_last", **MODEL, **PRIVATE)
     parts.spread.click(spread, None, out, **MODEL, **PRIVATE)
     parts.save.click(saved, None, [parts.saved], **VIEW, **PRIVATE)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gradio as gr
@@ -12,7 +12,7 @@ from gps_seg_app.intake import Picture
 from gps_seg_app.limits import AppError
 from gps_seg_app.loading import LOADING
 from gps_seg_app.page_correct import wire_rest, wire_tools
-from gps_seg_app.page_image_parts import Parts, Tools, panel, place, view
+from gps_seg_app.page_image_parts import Parts, Tools, panel, place, threshold_of, view
 from gps_seg_app.page_parts import MODEL, PRIVATE, Context, Update, reopen, take, told_in
 from gps_seg_app.reading import read_pictures
 from gps_seg_app.session import Session
@@ -56,25 +56,24 @@ def _wire(context: Context, parts: Parts, tools: Tools, buttons: list[gr.Button]
             raise
         session.frames = frames if len(frames) > 1 else []
         bounds: dict[str, Any] = {"maximum": max(2, len(frames)), "visible": len(frames) > 1}
-        yield {parts.frame: gr.Slider(value=1, **bounds)}
-        yield from _put(context, session, parts, frames[0], name, gr.Slider(**bounds))
+        yield from _put(context, session, parts, frames[0], name, [gr.Slider(value=1, **bounds)] * 2)
 
     @guard
     def shown(label: str, name: str, request: gr.Request) -> Iterator[Update]:
         session = context.session(request)
         session.frames, session.corrected = [], {}
-        yield from _put(context, session, parts, example(label), name, gr.Slider(visible=False))
+        yield from _put(context, session, parts, example(label), name, [gr.Slider(visible=False)] * 2)
 
     @guard
     def turned(number: float, name: str, request: gr.Request) -> Iterator[Update]:
         session = context.session(request)
         if 0 < number <= len(session.frames):
             session.lay_aside()
-            yield {parts.frame: number}  # moved while another frame was at work, it may stand elsewhere
-            yield from _put(context, session, parts, session.frames[int(number) - 1], name, gr.skip())
+            places = [number, gr.skip()]  # it may stand elsewhere by another frame's answer, and move on during this one's
+            yield from _put(context, session, parts, session.frames[int(number) - 1], name, places)
 
     parts.upload.upload(opened, [parts.upload, parts.model], out, trigger_mode="multiple", **MODEL, **PRIVATE)
-    reopen(parts.upload)
+    reopen(context, parts.upload)
     parts.frame.input(turned, [parts.frame, parts.model], out, trigger_mode="always_last", **MODEL, **PRIVATE)
     for button in buttons:
         button.click(shown, [button, parts.model], out, trigger_mode="multiple", **MODEL, **PRIVATE)
@@ -82,12 +81,14 @@ def _wire(context: Context, parts: Parts, tools: Tools, buttons: list[gr.Button]
     wire_rest(context, parts)
 
 
-def _put(context: Context, session: Session, parts: Parts, picture: Picture, name: str, frame: Any) -> Iterator[Update]:
-    """Show the picture at once, then the model's answer to it. The slider keeps its place, the user may move it meanwhile."""
+def _put(
+    context: Context, session: Session, parts: Parts, picture: Picture, name: str, frame: Sequence[Any]
+) -> Iterator[Update]:
+    """Show the picture at once, then the model's answer to it, and each time what the frame's slider becomes."""
     waiting = "Looking at the picture ..." if context.models.ready else LOADING
-    yield {**_cleared(session, parts, picture), parts.words: waiting, parts.frame: frame}
+    yield {**_cleared(session, parts, picture), parts.words: waiting, parts.frame: frame[0]}
     place(session, picture, context.models.get(), name)
-    yield view(session, parts)
+    yield {**view(session, parts), **threshold_of(session, parts), parts.frame: frame[1]}
 
 
 def _cleared(session: Session, parts: Parts, picture: Picture | None) -> Update:

@@ -9,7 +9,7 @@ import gradio as gr
 
 from gps_seg_app.desk import Desk
 from gps_seg_app.intake import Picture
-from gps_seg_app.page_parts import Context, Update, links
+from gps_seg_app.page_parts import Context, Update, links, slider_value
 from gps_seg_app.session import Session
 
 if TYPE_CHECKING:  # it loads torch, for which the first page does not wait
@@ -105,19 +105,26 @@ def _tools() -> tuple[Tools, gr.Button, gr.Button, gr.Button]:
 
 def place(session: Session, picture: Picture, predictor: Predictor, name: str) -> None:
     """A desk for the picture, with the model's answer or as it was laid aside, unless another picture came meanwhile."""
-    desk = session.corrected.pop((picture.key, name), None) or Desk(picture, predictor, name, predictor.threshold)
+    own = predictor.threshold_of(name)
+    desk = session.corrected.pop((picture.key, name), None) or Desk(picture, predictor, name, own)
     with session.lock:
         if session.picture is picture:
-            desk.set_threshold(session.threshold or predictor.threshold)  # it may have been moved meanwhile
+            desk.set_threshold(session.threshold or own)  # it may have been moved meanwhile
             session.desk = desk
+
+
+def threshold_of(session: Session, parts: Parts) -> Update:
+    """The slider at the model's own threshold, until the user has moved it."""
+    desk = session.desk
+    return {} if desk is None or session.threshold is not None else {parts.threshold: slider_value(desk.threshold)}
 
 
 def view(session: Session, parts: Parts) -> Update:
     """What the page shows of a session's picture."""
-    desk = session.desk
-    if desk is None:
-        return {parts.mark: session.mark}
     with session.lock:
+        desk = session.desk
+        if desk is None:
+            return {parts.mark: session.mark}
         result = desk.result()
         can = {parts.undo: desk.can_undo, parts.redo: desk.can_redo, parts.reset: desk.step.touched, parts.spread: True,
                parts.save: desk.assessment.assessable or desk.step.touched}

@@ -101,18 +101,35 @@ def told_in(words: Any, *, also: Callable[[], Update] | None = None) -> Callable
 
 
 def model_and_threshold(context: Context, tab: str) -> tuple[gr.Dropdown, gr.Slider]:
-    """Which run answers, and where its probabilities are cut; lays both out."""
+    """Which run answers, and where its probabilities are cut, at first its own threshold; lays both out."""
     names = list(context.models.runs)
-    return (gr.Dropdown(names, value=names[0], label="Model", visible=len(names) > 1, elem_id=f"{tab}-model"),
-            gr.Slider(0.01, 0.99, value=0.5, step=0.01, label="Threshold", elem_id=f"{tab}-threshold"))
+    model = gr.Dropdown(names, value=names[0], label="Model", visible=len(names) > 1, elem_id=f"{tab}-model")
+    threshold = gr.Slider(0.01, 0.99, value=0.5, step=0.01, label="Threshold", elem_id=f"{tab}-threshold")
+
+    def own(name: str) -> Any:
+        return slider_value(context.models.get().threshold_of(name)) if context.models.ready else gr.skip()
+
+    model.input(own, [model], [threshold], **VIEW, **PRIVATE)
+    return model, threshold
 
 
-def reopen(upload: gr.File) -> None:
+def slider_value(threshold: float) -> float:
+    """The nearest step of a threshold's slider."""
+    return min(0.99, max(0.01, round(threshold, 2)))
+
+
+def reopen(context: Context, upload: gr.File) -> None:
     """Empty the box as soon as its file is asked about, so that another can be given while the model works.
 
-    An event of its own, answered once and at once: a value that comes later would wipe out the file given next.
+    An event of its own, answered once and at once: a value that comes later would wipe out the file given next. And a file that
+    still waits for its turn when the page closes goes with the page.
     """
-    upload.upload(lambda: None, None, [upload], trigger_mode="multiple", **AT_ONCE, **PRIVATE)
+
+    def empty(path: str | None, request: gr.Request) -> None:
+        if path:
+            context.session(request).uploads.add(Path(path))
+
+    upload.upload(empty, [upload], [upload], trigger_mode="multiple", **AT_ONCE, **PRIVATE)
 
 
 def take(upload: str, most_bytes: int) -> bytes:

@@ -71,12 +71,13 @@ class Session:
             return self.mark
 
     def lay_aside(self) -> bool:
-        """Keep the desk for when its frame and its model are chosen again, if it was worked at; whether it was."""
+        """Keep the desk, if it was worked at, for when its frame and its model are chosen again; whether it is corrected."""
         with self.lock:
-            if self.desk is None or not self.desk.step.touched:
+            desk = self.desk
+            if desk is None or not (desk.can_undo or desk.can_redo):
                 return False
-            self.corrected[self.desk.picture.key, self.desk.name] = self.desk
-            return True
+            self.corrected[desk.picture.key, desk.name] = desk.rest()
+            return desk.step.touched
 
     @property
     def mark(self) -> str:
@@ -86,11 +87,12 @@ class Session:
     @property
     def size(self) -> int:
         """Bytes held, about."""
-        pixels = 0 if self.picture is None else self.picture.pixels.size // 3
-        gallery = sum(len(shown.data) for group in self.galleries.values() for shown in group)
-        pixels += sum(desk.picture.pixels.size // 3 for desk in self.corrected.values())
+        picture, aside = self.picture, list(self.corrected.values())  # no lock: its holder may wait for the model
+        pixels = 0 if picture is None else picture.pixels.size // 3
+        gallery = sum(len(shown.data) for group in list(self.galleries.values()) for shown in group)
+        pixels += sum(desk.picture.pixels.size // 3 for desk in aside)
         return (BYTES_A_PIXEL * pixels + gallery + sum(frame.pixels.nbytes for frame in self.frames)
-                + sum(len(data) for data in self.cache.values()))
+                + sum(len(data) for data in list(self.cache.values())))
 
     def close(self) -> None:
         """Stop what runs, delete what lies on the disk, forget the pictures."""

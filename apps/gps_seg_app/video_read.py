@@ -167,9 +167,23 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
 def _pixels(frame: Any, index: int) -> NDArray[np.uint8]:
     """RGB, upright: a hand-held device writes its frames as the sensor lies, and beside them how to turn them."""
     try:
-        return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
+        return _upright(frame.to_ndarray(format="rgb24"), frame)
     except _failures():
         raise (Cut if index else AppError)(DAMAGED) from None
+
+
+def _upright(pixels: NDArray[np.uint8], frame: Any) -> NDArray[np.uint8]:
+    """As the frame's display matrix turns and mirrors it; one that does anything else, such as 45 degrees, is left aside.
+
+    Source: ISO/IEC 14496-12, 6.2.2: (x, y) is shown at (a x + c y, b x + d y).
+    """
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    a, b, c, d = (0, 0, 0, 0) if matrix is None else np.frombuffer(matrix, np.int32)[[0, 1, 3, 4]].tolist()
+    if a and d and not (b or c):
+        pixels = pixels[:: 1 if d > 0 else -1, :: 1 if a > 0 else -1]
+    elif b and c and not (a or d):
+        pixels = pixels.swapaxes(0, 1)[:: 1 if b > 0 else -1, :: 1 if c > 0 else -1]
+    return np.ascontiguousarray(pixels)
 
 
 def _rest(stream: Any) -> list[Any]:
