@@ -18,7 +18,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 @pytest.fixture(scope="session", autouse=True)
 def _signals_of_a_terminal() -> Iterator[None]:
-    """What a script runs in its background ignores Ctrl-C and hang-ups, and so would each process that a test starts and stops."""
+    """What a script runs in its background ignores Ctrl-C and hang-ups; each process that a test starts and stops would, too."""
     usual = {signal.SIGINT: signal.default_int_handler, getattr(signal, "SIGHUP", signal.SIGTERM): signal.SIG_DFL}
     ignored = [number for number in usual if signal.getsignal(number) is signal.SIG_IGN]
     for number in ignored:
