@@ -91,8 +91,8 @@ def test_the_command_writes_the_file_and_prints_one_line(
 
 def test_a_threshold_stays_on_its_slider_and_is_read_back(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gps_seg_app.calibrate.fit_temperature", lambda *_: 1.0)
-    for given, kept in ((1 - 1e-9, 0.99), (1e-9, 0.01)):
-        point = OperatingPoint(given, 0.9, 0.9, 1.0)
+    for chosen, kept in ((1 - 1e-9, 0.99), (1e-9, 0.01)):
+        point = OperatingPoint(chosen, 0.9, 0.9, 1.0)
         monkeypatch.setattr("gps_seg_app.calibrate.operating_point", lambda images, point=point: (list(images), point)[1])
         assert calibrate(run, device="cpu").threshold == kept
         found = read_calibration(run)
