@@ -107,7 +107,7 @@ def main(run: Path, other: Path, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as place, sync_playwright() as player:
         inputs = Path(place)
-        with served(inputs / "app", f"gps={run}", f"decoder={other}", "--save-folder", inputs / "corrected") as app:
+        with served(inputs / "app", f"gps={run}", f"lora={other}", "--save-folder", inputs / "corrected") as app:
             browser = player.chromium.launch(executable_path="/usr/bin/chromium", args=list(SWITCHES))
             page = browser.new_page(viewport={"width": 1280, "height": 900})
             page.goto(app.url)
