@@ -83,7 +83,7 @@ def test_the_command_writes_the_file_and_prints_one_line(
     assert found.nll_after <= found.nll_before
     printed = capsys.readouterr().out
     assert printed.startswith(f"temperature {found.temperature:.3f}, fitted on {found.images} images (phantom, inner)")
-    assert f"threshold {found.threshold:.3g}, the highest that is as good on these images as the best" in printed
+    assert f"threshold {found.threshold:.3g}, the highest that is as good as the best on the images" in printed
     assert found.threshold and 0 < found.threshold < 1 and found.dice is not None and found.best_dice is not None
     assert found.best_dice - 0.01 <= found.dice <= found.best_dice
     assert str(run.parent) not in (run / FILE).read_text()

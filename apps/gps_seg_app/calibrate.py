@@ -162,5 +162,5 @@ def describe(found: Calibration) -> str:
 
 def describe_threshold(found: Calibration) -> str:
     """The app's threshold, how it was chosen, and what it costs there."""
-    return (f"{found.threshold:.3g}, the highest that is as good on these images as the best (Dice {found.dice:.3f}, best "
-            f"{found.best_dice:.3f}; {100 * (found.found or 0):.0f} % of the images with a polyp met)")
+    return (f"{found.threshold:.3g}, the highest that is as good as the best on the images of the calibration (Dice "
+            f"{found.dice:.3f}, best {found.best_dice:.3f}; the polyp met in {100 * (found.found or 0):.0f} % of those with one)")

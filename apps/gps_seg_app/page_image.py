@@ -30,7 +30,7 @@ def build(context: Context) -> gr.Slider:
     with gr.Row(equal_height=False):
         with gr.Column(scale=7, min_width=320):
             gr.Column(elem_id="image-stage")
-            frame = gr.Slider(1, 2, value=1, step=1, label="Frame", visible=False, elem_id="frame")
+            frame = gr.Slider(1, 2, value=1, step=1, label="Frame", visible=False, elem_id="frame", buttons=[])
         with gr.Column(scale=4, min_width=300):
             parts, tools = panel(context, upload, frame)
     parts.table.render()

@@ -69,7 +69,7 @@ def panel(context: Context, upload: gr.File, frame: gr.Slider) -> tuple[Parts, T
     notes = gr.Markdown(elem_id="notes", elem_classes=["words"])
     model = gr.Dropdown(list(context.models.runs), value=next(iter(context.models.runs)), label="Model",
                         visible=len(context.models.runs) > 1, elem_id="model")
-    threshold = gr.Slider(0.01, 0.99, value=THRESHOLD, step=0.01, elem_id="threshold",
+    threshold = gr.Slider(0.01, 0.99, value=THRESHOLD, step=0.01, elem_id="threshold", buttons=[],  # a reset knows no model's own
                           label="Threshold: probability above which a pixel belongs to a region")
     tools, undo, redo, reset = _tools()
     with gr.Accordion("More", open=False):

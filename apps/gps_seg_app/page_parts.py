@@ -104,7 +104,7 @@ def model_and_threshold(context: Context, tab: str) -> tuple[gr.Dropdown, gr.Sli
     """Which run answers, and where its probabilities are cut, at first its own threshold; lays both out."""
     names = list(context.models.runs)
     model = gr.Dropdown(names, value=names[0], label="Model", visible=len(names) > 1, elem_id=f"{tab}-model")
-    threshold = gr.Slider(0.01, 0.99, value=0.5, step=0.01, label="Threshold", elem_id=f"{tab}-threshold")
+    threshold = gr.Slider(0.01, 0.99, value=0.5, step=0.01, label="Threshold", elem_id=f"{tab}-threshold", buttons=[])
 
     def own(name: str) -> Any:
         return slider_value(context.models.get().threshold_of(name)) if context.models.ready else gr.skip()
