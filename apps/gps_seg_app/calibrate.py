@@ -21,6 +21,7 @@ from gps_seg.models.weights import sha256
 from gps_seg.recipes import CONFIG_FILE
 from gps_seg.tasks.segmentation import Segmentation
 from gps_seg.temperature import HIGHEST, LOWEST, fit_temperature, negative_log_likelihood, rescale
+from gps_seg_app.limits import slider_value
 from gps_seg_app.operating_point import operating_point
 
 FILE = "calibration.json"
@@ -37,8 +38,8 @@ class Calibration:
         nll_before, nll_after: mean negative log-likelihood of those pixels, in nats.
         ece_before, ece_after: expected calibration error of the same pixels.
         delta_sha256: of the weights it belongs to.
-        threshold: where the app cuts, on the calibrated scale, see ``operating_point``; in hundredths from 0.01 to 0.99, as its
-            slider has them; None in older files.
+        threshold: where the app cuts, on the calibrated scale, see ``operating_point``; a step of its slider; None in
+            older files.
         dice, best_dice, found: of that threshold on the same images.
     """
 
@@ -86,7 +87,7 @@ def calibrate(folder: Path, *, data: str | None = None, split: str = "inner", de
         temperature=temperature, data=_name(data, config.name), split=split, images=len(pairs), pixels=len(target),
         nll_before=negative_log_likelihood(probability, target), nll_after=negative_log_likelihood(calibrated, target),
         ece_before=expected_error(probability, target), ece_after=expected_error(calibrated, target),
-        delta_sha256=sha256(folder / DELTA_FILE), threshold=_on_the_slider(rescale(point.threshold, temperature)),
+        delta_sha256=sha256(folder / DELTA_FILE), threshold=slider_value(rescale(point.threshold, temperature)),
         dice=point.dice, best_dice=point.best_dice, found=point.found,
     )
     write_json(folder / FILE, {"format": 1, **asdict(found)})
@@ -113,10 +114,6 @@ def sample(
     where = np.flatnonzero(band(predicted, target) | predicted | target)
     where = where[:: max(1, -(-len(where) // PIXELS))]
     return probability.ravel()[where], target.ravel()[where]
-
-
-def _on_the_slider(threshold: float) -> float:
-    return min(0.99, max(0.01, round(threshold, 2)))
 
 
 def expected_error(probability: NDArray[np.float32], target: NDArray[np.bool_]) -> float:

@@ -13,9 +13,10 @@ from gradio.utils import get_upload_folder
 from gps_seg.errors import GpsSegError
 from gps_seg_app import page_batch, page_card, page_compare, page_image, page_video
 from gps_seg_app.guard import user_of
+from gps_seg_app.limits import slider_value
 from gps_seg_app.loading import Models
 from gps_seg_app.model_card import DISCLAIMER
-from gps_seg_app.page_parts import PRIVATE, VIEW, Context, slider_value
+from gps_seg_app.page_parts import PRIVATE, VIEW, Context
 from gps_seg_app.server import Settings
 from gps_seg_app.session import MOST_SESSIONS, Sessions
 

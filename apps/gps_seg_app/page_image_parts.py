@@ -9,7 +9,8 @@ import gradio as gr
 
 from gps_seg_app.desk import Desk
 from gps_seg_app.intake import Picture
-from gps_seg_app.page_parts import Context, Update, links, slider_value
+from gps_seg_app.limits import slider_value
+from gps_seg_app.page_parts import Context, Update, links
 from gps_seg_app.session import Session
 
 if TYPE_CHECKING:  # it loads torch, for which the first page does not wait

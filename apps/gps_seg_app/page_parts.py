@@ -15,7 +15,7 @@ import gradio as gr
 
 from gps_seg.errors import GpsSegError
 from gps_seg_app.guard import user_of
-from gps_seg_app.limits import AppError, Limits
+from gps_seg_app.limits import AppError, Limits, slider_value
 from gps_seg_app.loading import Models
 from gps_seg_app.session import Session, Sessions
 
@@ -111,11 +111,6 @@ def model_and_threshold(context: Context, tab: str) -> tuple[gr.Dropdown, gr.Sli
 
     model.input(own, [model], [threshold], **VIEW, **PRIVATE)
     return model, threshold
-
-
-def slider_value(threshold: float) -> float:
-    """The nearest step of a threshold's slider."""
-    return min(0.99, max(0.01, round(threshold, 2)))
 
 
 def reopen(context: Context, upload: gr.File) -> None:
