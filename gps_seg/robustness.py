@@ -116,7 +116,8 @@ def summarise(
     by_name = {name: np.mean([drop for (other, _), drop in drops.items() if other == name], axis=0) for name in names}
     overall = np.mean(list(by_name.values()), axis=0)
     intervals = _intervals([*drops.values(), *by_name.values(), overall], groups, resamples)
-    of_cell, of_name = dict(zip(drops, intervals, strict=False)), dict(zip(names, intervals[len(drops) :], strict=False))
+    count = len(drops)  # the last interval is of all together
+    of_cell, of_name = dict(zip(drops, intervals[:count], strict=True)), dict(zip(names, intervals[count:-1], strict=True))
     error = 1 - float(base.mean())
     rows: dict[tuple[str, int], dict[str, Any]] = {
         key: {"severity": key[1], "dice": float((base - drop).mean()), "drop": float(drop.mean()), "interval": of_cell[key],
