@@ -47,7 +47,7 @@ class ClassAugmentConfig(_Section):
 class ClassDataConfig(_Section):
     """Which images, and which of them train, select and test."""
 
-    name: str = Field("digits", description="a key of gps_seg.data.classes.ADAPTERS: cub_200_2011, vtab_dtd, folder, digits, ...")
+    name: str = Field("digits", description="a name of tasks/classification/catalog.py: cub_200_2011, vtab_dtd, folder, ...")
     root: Path | None = Field(None, description="the data set's folder or one that holds it; default: $GPS_SEG_DATA, else data/")
     protocol: Literal["tune", "final"] = Field(
         "tune", description="tune: train on the train part, score the validation part, never open the test part; final: train on "

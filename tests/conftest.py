@@ -42,8 +42,8 @@ def _private_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def app(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Any]:
     """The app with two tiny runs, in a process of its own."""
-    from app_runs import train_tiny
-    from app_server import served
+    from support.runs import train_tiny
+    from support.server import served
 
     place = tmp_path_factory.mktemp("app")
     runs = [train_tiny(place / name, cache, f"seed={seed}") for seed, name in enumerate(("first", "second"))]
@@ -53,8 +53,9 @@ def app(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    from app_browser import SWITCHES, chromium
     from playwright.sync_api import sync_playwright
+
+    from support.browser import SWITCHES, chromium
 
     with sync_playwright() as player:
         found = player.chromium.launch(executable_path=chromium(), args=list(SWITCHES))
@@ -64,7 +65,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, app: Any) -> Iterator[Any]:
-    from app_browser import opened
+    from support.browser import opened
 
     with opened(browser, app.url) as made:
         yield made

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gps_seg_app.desk import Desk
-from gps_seg_app.intake import Picture
+from gps_seg_app.answer.desk import Desk
+from gps_seg_app.intake.pictures import Picture
 
 MOST_SESSIONS = 64
 MOST_BYTES = 3_000_000_000  # of pictures and maps in all sessions together

@@ -2,7 +2,7 @@
 
 A method is a function ``(model, config, scores) -> Selection``. ``scores`` is called with the names of the weights to score
 and runs the selection pass; methods that need no gradients never call it. Methods that add modules (lora, shira, adapter, ssf,
-vpt) do so while they choose; see :mod:`gps_seg.methods.inserts`.
+vpt) do so while they choose; see :mod:`gps_seg.methods.added`.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from gps_seg.config import GPSConfig
-from gps_seg.methods.adapter_layers import adapter
+from gps_seg.core.selection import Selection
+from gps_seg.methods.adapter import adapter
 from gps_seg.methods.bitfit import bitfit
 from gps_seg.methods.full import full
 from gps_seg.methods.gps import gps
 from gps_seg.methods.head import head
+from gps_seg.methods.lora import lora, shira
 from gps_seg.methods.partial import partial
-from gps_seg.methods.peft_layers import lora, shira
 from gps_seg.methods.ssf import ssf
 from gps_seg.methods.vpt import vpt_deep, vpt_shallow
-from gps_seg.selection import Selection
 
 
 class Scores(Protocol):

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from gps_seg.checkpoint import load_selection
 from gps_seg.config import OFFICIAL, GPSConfig
+from gps_seg.core.overlap import ENCODER, union
+from gps_seg.core.selection import Assignment, Policy, Selection, assign, fingerprint, matches, select
 from gps_seg.errors import CheckpointError, ConfigError
-from gps_seg.overlap import ENCODER, union
-from gps_seg.selection import Assignment, Policy, Selection, assign, fingerprint, matches, select
+from gps_seg.runs.delta import load_selection
 
 
 def gps(model: nn.Module, config: GPSConfig, scores: Callable[[Sequence[str]], dict[str, Tensor]]) -> Selection:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from gps_seg.config import GPSConfig
+from gps_seg.core.selection import Selection, fingerprint, matches
 from gps_seg.errors import ConfigError
-from gps_seg.selection import Selection, fingerprint, matches
 
 
 def head(model: nn.Module, config: GPSConfig, scores: object = None) -> Selection:

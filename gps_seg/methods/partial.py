@@ -8,8 +8,8 @@ from __future__ import annotations
 from torch import nn
 
 from gps_seg.config import GPSConfig
+from gps_seg.core.selection import Selection, assign, fingerprint
 from gps_seg.methods.gps import policy_of
-from gps_seg.selection import Selection, assign, fingerprint
 
 
 def partial(model: nn.Module, config: GPSConfig, scores: object = None) -> Selection:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from gps_seg.config import GPSConfig
-from gps_seg.methods.inserts import INSERTS, Insert, Options, encoder_modules, insert_and_select
-from gps_seg.selection import Selection
+from gps_seg.core.selection import Selection
+from gps_seg.methods.added import INSERTS, Insert, Options, encoder_modules, insert_and_select
 
 SCALE, SHIFT = "ssf_scale", "ssf_shift"
 FIRST = (nn.Conv2d, nn.modules.batchnorm._BatchNorm)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from gps_seg.config import GPSConfig
+from gps_seg.core.selection import Selection
 from gps_seg.errors import ConfigError
-from gps_seg.methods.inserts import INSERTS, Insert, Options, insert_and_select
-from gps_seg.selection import Selection
+from gps_seg.methods.added import INSERTS, Insert, Options, insert_and_select
 
 
 def vpt_shallow(model: nn.Module, config: GPSConfig, scores: object = None) -> Selection:

@@ -23,8 +23,8 @@ from torch.utils.checkpoint import checkpoint
 
 from gps_seg.errors import ConfigError
 from gps_seg.models.attention import recomputed, use_efficient_attention, use_stock_attention
-from gps_seg.models.packages import import_lite_medsam, import_segment_anything
 from gps_seg.models.weights import PUBLISHED, find_weights, load_strictly, read_state
+from gps_seg.packages import import_lite_medsam, import_segment_anything
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 

@@ -1,0 +1,1 @@
+"""From probabilities to what is said: quality, regions, pictures, words."""

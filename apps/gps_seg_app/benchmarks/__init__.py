@@ -1,0 +1,1 @@
+"""What the app costs and how it answers, measured."""

@@ -1,0 +1,1 @@
+"""Models in memory that answer one picture at a time."""

@@ -1,0 +1,117 @@
+"""Run folders loaded as one base model and named deltas that take turns on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gps_seg.config import ModelConfig, parse_config
+from gps_seg.core.selection import Selection, fingerprint
+from gps_seg.core.swap import Switchboard
+from gps_seg.methods.added import INSERTS, fold_modules, insert_modules
+from gps_seg.models.sam import SamModel
+from gps_seg.runs.delta import load_delta, read_delta_config
+from gps_seg.runs.fit import resolve_device, resolve_precision
+from gps_seg.runs.load import load_model, load_run
+from gps_seg_app.limits import AppError
+
+Delta = tuple[Selection, dict[str, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A model that holds one delta at a time.
+
+    Attributes:
+        board: None where modules were added that no weight can hold, and the only delta is always on.
+        thresholds: of each run, as it was made.
+    """
+
+    model: SamModel
+    board: Switchboard | None
+    thresholds: dict[str, float]
+    device: torch.device
+    precision: str
+
+    @property
+    def plain(self) -> bool:
+        """Whether the model's modules are the stock ones."""
+        return self.board is not None
+
+    def switch(self, name: str | None) -> None:
+        """Make a delta the active one, or with None the untuned base; costs nothing if it is already."""
+        if self.board is not None and self.board.active != name:
+            self.board.switch(name)
+
+
+def load_runs(runs: Mapping[str, Path], *, device: str = "auto", precision: str = "auto") -> Loaded:
+    """Load every run on one base.
+
+    Raises:
+        AppError: no run, or runs that do not go together.
+        CheckpointError: a run is missing or damaged.
+    """
+    if not runs:
+        raise AppError("Expected at least one run folder, got none: gps-seg train CONFIG --out DIR makes one.")
+    described = {name: read_delta_config(Path(folder)) for name, folder in runs.items()}
+    alone = [name for name, found in described.items() if _kind(found) and INSERTS[_kind(found)].fold is None]
+    if alone:
+        return _load_alone(runs, alone[0], device=device, precision=precision)
+    config = _common_base(described)
+    place = resolve_device(device)
+    model = load_model(config, torch.device("cpu"))
+    deltas = {name: _merged(Path(folder), config) if _kind(described[name]) else _delta(Path(folder), model)
+              for name, folder in runs.items()}
+    board = Switchboard(model.to(place).eval())
+    for name, (selection, state) in deltas.items():
+        board.add(name, selection, state)
+    thresholds = {name: float(description["threshold"]) for name, description in described.items()}
+    return Loaded(model, board, thresholds, place, resolve_precision(precision, place))
+
+
+def _kind(description: Mapping[str, Any]) -> str:
+    """Of the modules that a run adds to its base; empty for a run that changes weights only."""
+    return str(json.loads(description["meta"]["insert"])["kind"]) if "insert" in description["meta"] else ""
+
+
+def _delta(folder: Path, model: SamModel) -> Delta:
+    """A run's delta; the model is the base again afterwards."""
+    attached = load_delta(folder, model)
+    delta = attached.selection, attached.state()
+    attached.unmerge()
+    return delta
+
+
+def _merged(folder: Path, config: ModelConfig) -> Delta:
+    """What a run that adds modules (lora, shira, ssf) does to the base's weights, its modules merged into them."""
+    base = load_model(config, torch.device("cpu"))
+    before, digest = {name: value.detach().clone() for name, value in base.named_parameters()}, fingerprint(base)
+    attached = load_delta(folder, base, insert_modules)
+    attached.merge()
+    fold_modules(base, attached.selection.meta)
+    state = {name: value.detach() for name, value in base.named_parameters() if not torch.equal(value, before[name])}
+    return Selection({}, dict.fromkeys(state, "inserted"), digest), state  # all that differs came by what was inserted
+
+
+def _load_alone(runs: Mapping[str, Path], alone: str, *, device: str, precision: str) -> Loaded:
+    if len(runs) > 1:
+        raise AppError(f"Expected runs that can take turns on one base, but the modules that {alone} adds cannot be merged into "
+                       "its weights: open that run alone.")
+    run = load_run(Path(runs[alone]), device=device, precision=precision)
+    return Loaded(run.model, None, {alone: run.threshold}, run.device, run.precision)
+
+
+def _common_base(described: Mapping[str, dict[str, Any]]) -> ModelConfig:
+    configs = {name: parse_config({"model": found.get("model", {})}, source=name).model for name, found in described.items()}
+    first = next(iter(configs))
+    for name, config in configs.items():
+        if config != configs[first]:
+            raise AppError(f"Expected runs of one base and input size, but {first} has {configs[first].name} and {name} has "
+                           f"{config.name}, or their sizes differ: open them one after the other.")
+    return configs[first]

@@ -1,0 +1,189 @@
+"""A clip, frame by frame: steady contours, a table, a timeline and an annotated video, in memory that does not grow with it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gps_seg_app.answer.quality import assess
+from gps_seg_app.answer.regions import Finding, find
+from gps_seg_app.answer.render import contours
+from gps_seg_app.intake.clips import Clip, Cut, Frame, probe, read_frames
+from gps_seg_app.jobs.clip_writer import Writer, writing
+from gps_seg_app.jobs.frames import FrameRow, Settings, describe, frames_csv
+from gps_seg_app.jobs.steady import Presence, Smoother, switches
+from gps_seg_app.jobs.timeline import timeline_png
+from gps_seg_app.limits import AppError, Limits
+
+__all__ = ["FrameRow", "Model", "Progress", "Settings", "VideoResult", "run_video"]
+
+VIDEO, TABLE, TIMELINE = "annotated.mp4", "frames.csv", "timeline.png"
+
+
+class Model(Protocol):
+    """What a clip needs of :class:`predictor.Predictor`."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The deltas, the default first."""
+
+    def threshold_of(self, name: str) -> float:
+        """A delta's operating point."""
+
+    def predict(
+        self, pixels: NDArray[np.uint8], name: str | None = None, *, keep: bool = True
+    ) -> tuple[NDArray[np.float32], Any]:
+        """Probability (H, W) of a picture (H, W, 3), and its timing."""
+
+
+@dataclass(frozen=True, eq=False)
+class VideoResult:
+    """A clip's answer.
+
+    Attributes:
+        rows: of every frame looked at, for a chart.
+        raw_switches, switches: how often a finding appears or goes, frame by frame on its own and as shown: flicker.
+        frames_per_second: looked at, all work included.
+        settings: as they were used, threshold included.
+        video: None if it was not asked for. note: a sentence if the clip was read in part only, else empty.
+    """
+
+    rows: tuple[FrameRow, ...]
+    raw_switches: int
+    switches: int
+    frames_per_second: float
+    video: Path | None
+    table: Path
+    timeline: Path
+    note: str
+    settings: Settings
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """After one frame: how many of about how many, seconds left, its row; the last one of a clip bears the result."""
+
+    done: int
+    total: int
+    seconds_left: float
+    row: FrameRow
+    result: VideoResult | None = None
+
+
+def run_video(
+    path: Path, model: Model, out: Path, *, settings: Settings = Settings(), limits: Limits = Limits(),  # noqa: B008  (frozen)
+    cancel: threading.Event | None = None,
+) -> Iterator[Progress]:
+    """Work through a clip and write ``annotated.mp4``, ``frames.csv`` and ``timeline.png`` into ``out``.
+
+    A frame of the annotated video keeps the time it has in the clip, and bears its own contour, never an older one. A clip
+    that is damaged half-way gives what was read, with a note. After a cancel, an error or an early close nothing stays
+    in ``out``; a cancelled run just ends, without a result.
+
+    Raises:
+        AppError: as ``video_read.probe`` and ``read_frames``, or a setting out of range.
+    """
+    if settings.stride < 1 or settings.persistence < 1 or settings.smoothing < 0 or not 0 < settings.lower <= 1:
+        raise AppError("Expected a stride and a persistence of at least 1 frame and a smoothing of at least 0 seconds.")
+    if settings.threshold is None:
+        settings = replace(settings, threshold=model.threshold_of(settings.delta or model.names[0]))
+    clip = probe(path, limits)
+    files = [out / name for name in (VIDEO, TABLE, TIMELINE)]
+    finished = False
+    try:
+        for step in _run(path, model, out, clip, settings, (limits, cancel)):
+            finished = step.result is not None
+            yield step
+    except OSError:  # without its text, which names the folder
+        raise AppError("The results of this video cannot be written: check the space on the disk.") from None
+    finally:
+        if not finished:
+            for file in files:
+                file.unlink(missing_ok=True)
+
+
+def _run(
+    path: Path, model: Model, out: Path, clip: Clip, settings: Settings, stops: tuple[Limits, threading.Event | None]
+) -> Iterator[Progress]:
+    limits, cancel = stops
+    eye, rows, note, start = _Eye(model, settings), [], "", time.monotonic()
+    total = max(1, -(-clip.frames // settings.stride))
+    with ExitStack() as stack:
+        writer = None
+        if settings.annotate:
+            writer = stack.enter_context(writing(out / VIDEO, rate=clip.rate / settings.stride, lines=(describe(settings),)))
+        try:
+            for frame in read_frames(path, limits, stride=settings.stride):
+                rows.append(_look(eye, frame, writer))
+                if cancel is not None and cancel.is_set():
+                    return
+                total = max(total, len(rows))
+                spent = time.monotonic() - start
+                yield Progress(len(rows), total, spent / len(rows) * (total - len(rows)), rows[-1])
+        except Cut as error:
+            note = f"Only the first {rows[-1].seconds:.1f} seconds could be read. {error}" if rows else ""
+            if not rows:
+                raise
+    spent = time.monotonic() - start
+    yield Progress(len(rows), len(rows), 0.0, rows[-1], _finish(rows, out, spent, note, settings))
+
+
+def _look(eye: _Eye, frame: Frame, writer: Writer | None) -> FrameRow:
+    row, finding = eye.look(frame)
+    if writer is not None:
+        writer.write(contours(frame.pixels, finding), frame.seconds)
+    return row
+
+
+class _Eye:
+    """What is remembered from one frame to the next."""
+
+    def __init__(self, model: Model, settings: Settings) -> None:
+        self.model, self.delta = model, settings.delta or model.names[0]
+        self.threshold = model.threshold_of(self.delta) if settings.threshold is None else settings.threshold
+        self.lower = self.threshold * settings.lower
+        self.smoother, self.presence = Smoother(settings.smoothing), Presence(settings.persistence)
+
+    def look(self, frame: Frame) -> tuple[FrameRow, Finding]:
+        """The row of a frame, and the finding to draw on it."""
+        assessment = assess(frame.pixels)
+        if not assessment.assessable:
+            self.smoother.forget()
+            self.presence.forget()
+            nothing = find(np.zeros(assessment.field.shape, np.float32), self.threshold, assessment)
+            return _row(frame, nothing, nothing, shown=False, scene=False, assessable=False), nothing
+        probability, _ = self.model.predict(frame.pixels, self.delta, keep=False)
+        smoothed, scene = self.smoother.update(probability, frame.pixels, frame.seconds)
+        raw, steady = (find(values, self.threshold, assessment) for values in (probability, smoothed))
+        weak = steady if steady.regions else find(smoothed, self.lower, assessment)
+        shown = self.presence.update(above=bool(steady.regions), above_lower=bool(weak.regions)) and bool(weak.regions)
+        # while a finding holds on between the two thresholds, its outline is the lower one's; below both there is none
+        drawn = weak if shown else find(np.zeros_like(probability), self.threshold, assessment)
+        return _row(frame, raw, drawn, shown=shown, scene=scene, assessable=True), drawn
+
+
+def _row(frame: Frame, raw: Finding, drawn: Finding, *, shown: bool, scene: bool, assessable: bool) -> FrameRow:
+    return FrameRow(frame.index, frame.seconds, *_numbers(raw), *_numbers(drawn), shown=shown, scene=scene, assessable=assessable)
+
+
+def _numbers(finding: Finding) -> tuple[int, float, float, int]:
+    regions = finding.regions
+    return (sum(one.area_px for one in regions), sum(one.field_percent for one in regions),
+            max((one.confidence or 0.0 for one in regions), default=0.0), len(regions))
+
+
+def _finish(rows: list[FrameRow], out: Path, spent: float, note: str, settings: Settings) -> VideoResult:
+    (out / TABLE).write_text(frames_csv(rows, settings, note=note), encoding="utf-8")
+    (out / TIMELINE).write_bytes(timeline_png(rows))
+    return VideoResult(
+        tuple(rows), switches([row.raw_regions > 0 for row in rows]), switches([row.shown for row in rows]),
+        len(rows) / max(spent, 1e-9), out / VIDEO if settings.annotate else None, out / TABLE, out / TIMELINE, note,
+        settings)

@@ -1,0 +1,1 @@
+"""The web server: its door, its routes, its folder."""

@@ -1,0 +1,144 @@
+"""The command line. Heavy imports happen inside commands, so that ``--help`` and completion answer at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gps_seg.cli import benchmarks, data, scores, selections, web_app
+from gps_seg.cli.options import Config, Device, OptionalRun, Overrides, Resume, RunFolder, Threshold
+from gps_seg.errors import GpsSegError
+
+app = typer.Typer(
+    name="gps-seg", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Fine-tune SAM for polyp segmentation by gradient-based parameter selection (GPS, CVPR 2024).",
+)
+app.add_typer(data.app, name="data")
+app.add_typer(benchmarks.app, name="benchmark")
+
+@app.command()
+def train(
+    config: Config,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="Run folder to make.")] = ...,  # type: ignore[assignment]
+    resume: Resume = False,
+) -> None:
+    """Select parameters, fine-tune, and evaluate once on the test list."""
+    from gps_seg.commands import train as recipes
+    from gps_seg.config import load_config
+
+    recipes.train(load_config(config, overrides or ()), out, resume=resume)
+
+
+@app.command()
+def classify(
+    config: Config,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="Run folder to make.")] = ...,  # type: ignore[assignment]
+    resume: Resume = False,
+) -> None:
+    """Fine-tune a classifier by the same selection core; configs/classification/ holds the paper's data sets."""
+    from gps_seg.class_config import load_class_config
+    from gps_seg.commands.classify import train_classifier
+
+    train_classifier(load_class_config(config, overrides or ()), out, resume=resume)
+
+
+selections.register(app)
+scores.register(app)
+web_app.register(app)
+
+
+@app.command()
+def predict(
+    run: RunFolder,
+    inputs: Annotated[list[Path], typer.Argument(help="Images or folders of images.", metavar="INPUT")],
+    out: Annotated[Path, typer.Option(help="Folder for masks (PNG, 0/255, original size) and overlays.")],
+    threshold: Threshold = None,
+    overlays: Annotated[bool, typer.Option(help="Write overlays too.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace masks that are there already.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Segment images that have no masks."""
+    from gps_seg.errors import DataError
+    from gps_seg.runs import load as inference
+
+    images = inference.find_images(inputs)
+    loaded = inference.load_run(run, device=device)
+    failed = []
+    for path, fraction, problem in inference.predict_files(
+        loaded, images, out, threshold=threshold, overlays=overlays, overwrite=overwrite
+    ):
+        if problem:
+            failed.append(problem)
+        else:
+            found = f"{100 * fraction:.1f} % of the area" if fraction else "no polyp above the threshold"
+            typer.echo(f"{path.name}: {found}")
+    typer.echo(f"{len(images) - len(failed)} masks in {out}")
+    if failed:
+        raise DataError(f"{len(failed)} of {len(images)} inputs could not be read: " + "; ".join(failed[:5]))
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    merged: Annotated[Path, typer.Option(help="File to write, .pth (loads in segment_anything) or .safetensors.")],
+) -> None:
+    """Write the tuned model as one stock SAM state dict."""
+    from gps_seg.commands.export import export_merged
+
+    typer.echo(export_merged(run, merged))
+
+
+@app.command()
+def info(
+    run: OptionalRun = None,
+) -> None:
+    """Describe a run, or this machine, the known models and the data sets found."""
+    from gps_seg.commands.info import describe_machine, describe_run
+
+    typer.echo(describe_run(run) if run else describe_machine())
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Run folder to make.")] = Path("runs/demo"),
+    config: Annotated[Path, typer.Option(help="Settings.")] = Path("configs/quickstart.yaml"),
+) -> None:
+    """Train, evaluate and draw, on Kvasir-SEG if it can be had, else on phantoms."""
+    from gps_seg.commands.demo import run_demo
+
+    run_demo(config, out)
+
+
+def main() -> None:
+    """Run a command; a user's mistake is one line on stderr and exit status 2, never a traceback."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network at import otherwise
+    try:
+        app(standalone_mode=True)
+    except GpsSegError as error:
+        _stop(str(error))
+    except KeyboardInterrupt:
+        _stop("stopped; what was written before is intact")
+    except MemoryError:
+        _stop("not enough memory: use a smaller model.input_size, train.batch_size or more train.accumulate")
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        _stop("not enough GPU memory: use a smaller model.input_size or train.batch_size, more train.accumulate, "
+              "train.checkpoint_blocks=true, or selection.last_blocks")
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        _stop(f"{error.filename or 'input/output'}: {error.strerror}")
+
+
+def _stop(text: str) -> Any:
+    line = " ".join(text.split())
+    sys.stdout.flush()
+    print(f"gps-seg: error: {line}", file=sys.stderr)
+    sys.exit(2)

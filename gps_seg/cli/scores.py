@@ -1,0 +1,132 @@
+"""Commands that score and compare; heavy imports happen inside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gps_seg.cli.options import (
+    DEFAULT_BLOCKS,
+    Blocks,
+    Csv,
+    Device,
+    Groups,
+    Json,
+    KnownOrFolder,
+    Latex,
+    Markdown,
+    Plots,
+    RunFolder,
+    Threshold,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    commands: dict[str, Callable[..., None]] = {
+        "evaluate": evaluate, "score": score, "compare": compare, "compare-scores": compare_scores,
+    }
+    for name, command in commands.items():
+        app.command(name)(command)
+
+
+def evaluate(
+    run: RunFolder,
+    data: KnownOrFolder = None,
+    split: Annotated[str, typer.Option(help="test, inner or train, of a known data set.")] = "test",
+    json: Json = None,
+    csv: Csv = None,
+    threshold: Threshold = None,
+    prompt: Annotated[str, typer.Option(help="none, or box: the box around each true mask.")] = "none",
+    device: Device = "auto",
+    blocks: Blocks = DEFAULT_BLOCKS,
+    groups: Groups = None,
+    markdown: Markdown = None,
+    latex: Latex = None,
+    plots: Plots = None,
+    corruptions: Annotated[
+        bool, typer.Option("--corruptions", help="Also under blur, noise, bubbles, ... at severities 1 to 5: 55 more passes.")
+    ] = False,
+    max_images: Annotated[int | None, typer.Option(min=1, help="Most images for --corruptions, spread evenly.")] = None,
+) -> None:
+    """Score a run's model on labelled images."""
+    from gps_seg.commands.evaluate_sets import evaluate_sets
+    from gps_seg.metrics.measures import parse_blocks
+
+    evaluate_sets(run, data or (), split=split, json=json, csv=csv, threshold=threshold, prompt=prompt, device=device,
+                  blocks=parse_blocks(blocks), groups=groups, markdown=markdown, latex=latex, plots=plots,
+                  corruptions=corruptions, max_images=max_images)
+
+
+def score(
+    pred: Annotated[Path, typer.Option(help="Folder of predicted masks or probability maps (images or .npy).")],
+    gt: Annotated[Path, typer.Option(help="Folder of true masks, matched by file stem.")],
+    json: Json = None,
+    csv: Csv = None,
+    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Count a missing prediction as empty.")] = False,
+    resize_pred: Annotated[
+        bool, typer.Option("--resize-pred", help="Resize predictions of another size (masks nearest, maps bilinear).")
+    ] = False,
+    blocks: Blocks = DEFAULT_BLOCKS,
+    threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Probability above which a pixel is polyp.")] = 0.5,
+    tolerance: Annotated[float, typer.Option(min=0.0, max=1e6, help="Of the surface Dice (NSD), in pixels.")] = 2.0,
+    groups: Groups = None,
+    markdown: Markdown = None,
+    latex: Latex = None,
+    plots: Plots = None,
+) -> None:
+    """Score folders of masks, whoever made them. Needs no torch."""
+    from gps_seg.commands import score as scoring
+    from gps_seg.metrics.measures import parse_blocks
+
+    rows = scoring.score_folders(pred, gt, allow_missing=allow_missing, resize_predicted=resize_pred,
+                                 blocks=parse_blocks(blocks), threshold=threshold, tolerance=tolerance)
+    names = scoring.read_groups(groups, [row.id for row in rows]) if groups else None
+    settings = {"predicted": str(pred), "target": str(gt), "threshold": threshold, "nsd_tolerance_px": tolerance}
+    document = scoring.report(rows, settings=settings, groups=names)
+    scoring.publish(document, rows, json=json, csv=csv, markdown_file=markdown, latex_file=latex)
+    if plots:
+        from gps_seg.metrics.plots.scores import plot_folders
+
+        plot_folders(document, pred, gt, plots, full_scale=scoring.hold_maps(rows))
+    typer.echo(scoring.table(document))
+
+
+def compare(
+    config: Annotated[Path, typer.Argument(help="YAML of a comparison; configs/compare_*.yaml are examples.", metavar="CONFIG")],
+    out: Annotated[Path, typer.Option(help="Folder for runs, scores, tables and plots; finished cells in it are skipped.")],
+    devices: Annotated[str, typer.Option(help="Comma-separated, one run at a time on each: cpu, cuda:0,cuda:1, ...")] = "auto",
+) -> None:
+    """Train and score methods x seeds x data sets from one YAML, each method with its own learning rate."""
+    from gps_seg.commands.compare import run_comparison
+    from gps_seg.errors import TrainingError
+    from gps_seg.runs.fit import resolve_device
+
+    places = [str(resolve_device("auto"))] if devices == "auto" else devices.split(",")
+    document = run_comparison(config, out, places, typer.echo)
+    typer.echo((out / "compare.md").read_text(encoding="utf-8"))
+    if not any(found["rows"] for found in document["data"].values()):
+        raise TrainingError(f"every cell failed; why stands above and in {out / 'compare.md'}")
+
+
+def compare_scores(
+    methods: Annotated[list[str], typer.Argument(help="Reports of score or evaluate; a name given again is another seed.",
+                                                 metavar="NAME=FILE")],
+    metric: Annotated[str, typer.Option(help="Column of the images' rows, such as dice, iou, nsd or hd95.")] = "dice",
+    json: Json = None,
+    groups: Groups = None,
+    markdown: Markdown = None,
+    latex: Latex = None,
+    plots: Plots = None,
+) -> None:
+    """Compare methods on the same images: differences, intervals, paired tests with Holm's correction. Needs no torch."""
+    from gps_seg.metrics import paired as comparison
+
+    files = comparison.parse_methods(methods)
+    documents = {name: [comparison.read_document(path) for path in paths] for name, paths in files.items()}
+    found = comparison.compare_methods(documents, metric=metric, groups=groups)
+    comparison.publish(found, json=json, markdown_file=markdown, latex_file=latex, plots=plots)
+    typer.echo(comparison.table(found))

@@ -1,0 +1,81 @@
+"""Commands around the clinician's app; heavy imports happen inside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gps_seg.cli.options import Device, RunFolder
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    commands: dict[str, Callable[..., None]] = {"app": app_page, "calibrate": calibrate}
+    for name, command in commands.items():
+        app.command(name)(command)
+
+
+def app_page(
+    runs: Annotated[list[str], typer.Argument(help="Run folders; several of one base can be compared. NAME=FOLDER names one.",
+                                              metavar="RUN")],
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: the first free one from 7860 on.")] = None,
+    user_file: Annotated[
+        Path | None, typer.Option(help="Lines NAME:PASSWORD, readable by you alone; or one such line in $GPS_SEG_APP_USER.")
+    ] = None,
+    save_folder: Annotated[Path | None, typer.Option(help="Where corrected pictures are kept as training pairs.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(min=0.01, max=0.99, help="Where the threshold begins; default: the run's own. Higher: fewer "
+                                   "false alarms, more polyps missed; gps-seg benchmark answers counts both.")
+    ] = None,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the page.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Open the clinician's page, on this machine only: 127.0.0.1, no link to share, no outgoing connection."""
+    import os
+
+    from gps_seg_app.server.serve import Settings, read_users, serve
+
+    serve(Settings(name_runs(runs), port, read_users(user_file, os.environ), save_folder, device, open_browser=not no_browser,
+                   threshold=threshold),
+          lambda text: typer.echo(f"gps-seg app: {text}"))
+
+
+def name_runs(runs: Sequence[str]) -> dict[str, Path]:
+    """Run folders by a name for the page: NAME=FOLDER, or the folder's own name, counted where two are alike.
+
+    Raises:
+        ConfigError: a folder holds no run, or a name is given twice.
+    """
+    from gps_seg.errors import ConfigError
+
+    named: dict[str, Path] = {}
+    for text in runs:
+        given, _, rest = text.rpartition("=")
+        folder = Path(rest if given and not Path(text).exists() else text)
+        if not (folder / "adapter_config.json").is_file():
+            raise ConfigError(f"{folder}: expected a run folder, found no adapter_config.json; "
+                              "gps-seg train CONFIG --out DIR makes one")
+        name = given if given and not Path(text).exists() else folder.resolve().name
+        if name in named and given:
+            raise ConfigError(f"two runs are named {name}: give each its own, as NAME=FOLDER")
+        named[name if name not in named else f"{name} ({len(named) + 1})"] = folder
+    return named
+
+
+def calibrate(
+    run: RunFolder,
+    data: Annotated[
+        str | None, typer.Option(help="A name of gps-seg data list, or a folder with images/ and masks/; default: the run's.",
+                                 metavar="NAME_OR_FOLDER")
+    ] = None,
+    split: Annotated[str, typer.Option(help="inner or train, of a known data set.")] = "inner",
+    device: Device = "auto",
+) -> None:
+    """Fit a run's temperature, which makes its probabilities honest, and choose the app's threshold; both stay in its folder."""
+    from gps_seg.commands.calibrate import calibrate as fit
+    from gps_seg.commands.calibrate import describe
+
+    typer.echo(describe(fit(run, data=data, split=split, device=device)))

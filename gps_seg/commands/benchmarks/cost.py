@@ -1,0 +1,129 @@
+"""What a training step costs: ``gps-seg benchmark cost --model sam_vit_b --size 512 --batch 1``.
+
+All methods are measured side by side in one process, interleaved, because shared machines swing by a factor of 4 between
+runs: compare ratios, not seconds. Beside the time stands what no noise touches, the floating-point operations of a step.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from gps_seg.commands.benchmarks.memory import peak_allocated, peak_resident, swap_seconds
+from gps_seg.commands.benchmarks.step import CONTRASTIVE, Bench, Setting
+from gps_seg.errors import ConfigError
+from gps_seg.methods import METHODS
+from gps_seg.metrics.plots.pictures import cost_plot
+from gps_seg.models.sam import MODELS
+from gps_seg.runs.delta import write_json
+from gps_seg.runs.provenance import surroundings
+
+
+@dataclass
+class Row:
+    """One method's cost. Times in seconds, ``step_s`` and ``forward_s`` minima over repetitions; ``*_bytes`` in bytes.
+
+    Attributes:
+        compiled: whether torch.compile ran.
+        ratio: median of the paired ratios of step times to the first row's.
+        flops: of a step, matrix products and convolutions as torch counts them.
+        saved_bytes: tensors that autograd keeps for the backward, weights excluded.
+        peak_bytes: the most a step held, weights included: CUDA's allocator; on a CPU the resident memory of a fresh process
+            above its imports; 0 where neither can be read.
+        state_bytes: gradients plus optimizer state; ``encoder_state_bytes`` the encoder's part.
+        selection_s: one gradient pass over the batch and the choice.
+    """
+
+    method: str
+    compiled: bool
+    step_s: float
+    ratio: float
+    forward_s: float
+    flops: int
+    saved_bytes: int
+    peak_bytes: int
+    state_bytes: int
+    delta_bytes: int
+    encoder_state_bytes: int
+    selection_s: float
+    times: list[float] = field(default_factory=list, repr=False)
+
+
+def measure(
+    setting: Setting, methods: Sequence[str], *, repetitions: int, say: Callable[[str], None] = print, resident: bool = True,
+) -> list[Row]:
+    """Measure every method, interleaved; rows in the order of ``methods``, ratios against the first.
+
+    Args:
+        resident: on a CPU, measure each method's peak memory in a fresh process of its own.
+
+    Raises:
+        ConfigError: an unknown method, or ``contrastive`` on a SAM.
+    """
+    known = ["floor", CONTRASTIVE, *METHODS]
+    unknown = sorted(set(methods) - set(known))
+    if len(set(methods)) < len(methods):
+        raise ConfigError(f"--methods: expected each once, got {', '.join(methods)}")
+    if CONTRASTIVE in methods and setting.model in MODELS:
+        raise ConfigError(f"--methods: {CONTRASTIVE} is a selection of classifiers; {setting.model} is none")
+    if unknown:
+        raise ConfigError(f"--methods: expected some of {', '.join(known)}, got {unknown[0]!r}")
+    peaks = {method: peak_resident(setting, method) for method in methods} if resident and setting.device == "cpu" else {}
+    model, image = setting.build()
+    benches = [Bench(method, copy.deepcopy(model), image, setting) for method in methods]
+    extras = []
+    for bench in benches:
+        bench.step()  # warm-up, and the optimizer's state
+        extras.append((bench.flops(), bench.saved_bytes(), peaks.get(bench.method, 0) or peak_allocated(bench)))
+    times: dict[str, list[tuple[float, float]]] = {bench.method: [] for bench in benches}
+    for repetition in range(repetitions):
+        for bench in benches:
+            times[bench.method].append(bench.step())
+        say(f"repetition {repetition + 1}/{repetitions}: " + ", ".join(f"{m} {t[-1][1]:.3f} s" for m, t in times.items()))
+    first = [whole for _, whole in times[methods[0]]]
+    rows = []
+    for bench, (flops, saved, peak) in zip(benches, extras, strict=True):
+        forward, whole = zip(*times[bench.method], strict=True)
+        ratio = median(a / b for a, b in zip(whole, first, strict=True))
+        rows.append(Row(
+            bench.method, setting.compiled, min(whole), ratio, min(forward), flops, saved,
+            peak, bench.state_bytes(encoder_only=False), bench.delta_bytes(), bench.state_bytes(encoder_only=True),
+            bench.selection_s, list(whole),
+        ))
+    return rows
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as text."""
+    lines = [f"{'method':<8} {'step s':>8} {'ratio':>6} {'forward s':>9} {'GFLOP':>8} {'saved MB':>9} {'peak MB':>9} "
+             f"{'state MB':>9} {'delta MB':>9}"]
+    for row in rows:
+        lines.append(f"{row.method:<8} {row.step_s:>8.3f} {row.ratio:>6.2f} {row.forward_s:>9.3f} {row.flops / 1e9:>8.1f} "
+                     f"{row.saved_bytes / 1e6:>9.1f} {row.peak_bytes / 1e6:>9.1f} {row.state_bytes / 1e6:>9.2f} "
+                     f"{row.delta_bytes / 1e6:>9.2f}")
+    return "\n".join(lines)
+
+
+def benchmark(
+    setting: Setting, methods: Sequence[str], *, repetitions: int, json_path: Path | None = None, plot_path: Path | None = None,
+) -> str:
+    """Measure and write; returns the table.
+
+    Weights are random: they cost the same as real ones, but their gradients spread over more input columns than a trained
+    model's, so GPS looks a little dearer than it is.
+    """
+    rows = measure(setting, methods, repetitions=repetitions)
+    how = f"batch {setting.batch}, {setting.precision}{', compiled' if setting.compiled else ''}"
+    title = f"{setting.model} at {setting.size or 'its own'} px, {how}"
+    document = {"setting": asdict(setting), "rows": [asdict(row) for row in rows], "swap_s": swap_seconds(setting),
+                **surroundings(torch.device(setting.device), setting.precision)}
+    if json_path:
+        write_json(json_path, document)
+    if plot_path:
+        cost_plot(document["rows"], plot_path, title)
+    return f"{title}\n{table(rows)}\nhot swap of a gps delta, encoder and head: {1e3 * document['swap_s']:.1f} ms"

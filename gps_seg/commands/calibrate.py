@@ -1,0 +1,163 @@
+"""``gps-seg calibrate``: fit a run's temperature and its threshold on images it did not learn from; kept beside the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gps_seg.commands.train import CONFIG_FILE
+from gps_seg.config import EvaluateConfig, load_config
+from gps_seg.data.images import read_mask
+from gps_seg.errors import CheckpointError, ConfigError
+from gps_seg.metrics.calibration import BINS, band
+from gps_seg.metrics.operating_point import operating_point
+from gps_seg.metrics.temperature import HIGHEST, LOWEST, fit_temperature, negative_log_likelihood, rescale
+from gps_seg.models.weights import sha256
+from gps_seg.runs.delta import DELTA_FILE, read_json, write_json
+from gps_seg.runs.fit import predictions
+from gps_seg.runs.load import Run, find_pairs, load_run, make_loader
+from gps_seg.tasks.segmentation.pairs import Pair
+from gps_seg.tasks.segmentation.task import Segmentation
+from gps_seg_app.limits import slider_value
+
+FILE = "calibration.json"
+PIXELS = 20_000  # of an image, evenly spread over those that count
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """calibration.json of a run folder.
+
+    Attributes:
+        temperature: logits are divided by it.
+        data, split, images, pixels: what it was fitted on.
+        nll_before, nll_after: mean negative log-likelihood of those pixels, in nats.
+        ece_before, ece_after: expected calibration error of the same pixels.
+        delta_sha256: of the weights it belongs to.
+        threshold: where the app cuts, on the calibrated scale, see ``operating_point``; a step of its slider; None in
+            older files.
+        dice, best_dice, found: of that threshold on the same images.
+    """
+
+    temperature: float
+    data: str
+    split: str
+    images: int
+    pixels: int
+    nll_before: float
+    nll_after: float
+    ece_before: float
+    ece_after: float
+    delta_sha256: str
+    threshold: float | None = None
+    dice: float | None = None
+    best_dice: float | None = None
+    found: float | None = None
+
+
+def calibrate(folder: Path, *, data: str | None = None, split: str = "inner", device: str = "auto") -> Calibration:
+    """Fit the temperature and the app's threshold of a run, and write calibration.json into its folder.
+
+    The temperature's pixels are those in the predicted mask, in the true mask, or within 2 % of the diagonal of either outline;
+    over the whole image, sure background would drown every error. Each image gives at most 20,000, evenly spread over them.
+
+    Args:
+        data: a known set or a folder of pairs; default: the run's own data set.
+        split: "inner" (kept from training for choices like this one) or "train".
+
+    Raises:
+        ConfigError: the test part was asked for.
+        DataError: no polyps to fit on.
+    """
+    if split == "test":
+        raise ConfigError("--split: a temperature fitted on the test part makes its scores worthless; use inner")
+    run = load_run(folder, device=device)
+    config = load_config(folder / CONFIG_FILE if (folder / CONFIG_FILE).is_file() else None).data
+    pairs = find_pairs(data, split, config)
+    samples: list[tuple[NDArray[np.float32], NDArray[np.bool_]]] = []
+    point = operating_point(_sampled(run, pairs, samples))
+    probability, target = (np.concatenate([pixels[part] for pixels in samples]) for part in (0, 1))
+    temperature = fit_temperature(probability, target)
+    calibrated = rescale(probability, temperature)
+    found = Calibration(
+        temperature=temperature, data=_name(data, config.name), split=split, images=len(pairs), pixels=len(target),
+        nll_before=negative_log_likelihood(probability, target), nll_after=negative_log_likelihood(calibrated, target),
+        ece_before=expected_error(probability, target), ece_after=expected_error(calibrated, target),
+        delta_sha256=sha256(folder / DELTA_FILE), threshold=slider_value(rescale(point.threshold, temperature)),
+        dice=point.dice, best_dice=point.best_dice, found=point.found,
+    )
+    write_json(folder / FILE, {"format": 1, **asdict(found)})
+    return found
+
+
+def _sampled(
+    run: Run, pairs: Sequence[Pair], samples: list[tuple[NDArray[np.float32], NDArray[np.bool_]]]
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+    """Probability and target of every image, one at a time, as there may be many; ``samples`` keeps some pixels of each."""
+    loader = make_loader(run.model, pairs, batch_size=EvaluateConfig().batch_size)
+    found = predictions(run.model, Segmentation(threshold=run.threshold).predict, loader, run.device, run.precision)
+    for pair, (_, probability) in zip(pairs, found, strict=True):
+        target = read_mask(pair.mask)
+        samples.append(sample(probability, target, run.threshold))
+        yield probability, target
+
+
+def sample(
+    probability: NDArray[np.float32], target: NDArray[np.bool_], threshold: float
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Probabilities and targets, each (N,) with N at most 20,000, of the pixels of one image (H, W) that count."""
+    predicted = np.ascontiguousarray(probability > threshold)
+    where = np.flatnonzero(band(predicted, target) | predicted | target)
+    where = where[:: max(1, -(-len(where) // PIXELS))]
+    return probability.ravel()[where], target.ravel()[where]
+
+
+def expected_error(probability: NDArray[np.float32], target: NDArray[np.bool_]) -> float:
+    """Expected calibration error over 15 equal bins, of pixels (N,); ``gps_seg.metrics.calibration`` has the formula."""
+    bins = np.clip((probability * BINS).astype(np.int64), 0, BINS - 1)
+    difference = np.bincount(bins, target.astype(np.float64) - probability, BINS)
+    return float(np.abs(difference).sum() / max(1, len(target)))
+
+
+def _name(data: str | None, own: str) -> str:
+    """The set's name; of a folder its last part alone, so that no path of this machine travels with the run."""
+    return own if data is None else Path(data).name or "folder"
+
+
+def read_calibration(folder: Path) -> Calibration | None:
+    """A run's calibration; None if it has none, or one of other weights (a run that was trained anew).
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    document = read_json(path, "a calibration")
+    try:
+        found = Calibration(**{field.name: document[field.name] for field in fields(Calibration)
+                               if field.default is MISSING or field.name in document})
+        point = [value for value in (found.threshold, found.dice, found.best_dice, found.found) if value is not None]
+        valid = LOWEST <= found.temperature <= HIGHEST and len(point) in (0, 4) and all(0 <= value <= 1 for value in point)
+    except (KeyError, TypeError):
+        valid = False
+    if not valid:
+        raise CheckpointError(f"{path}: expected a calibration, it was edited or damaged; gps-seg calibrate makes another")
+    return found if found.delta_sha256 == sha256(folder / DELTA_FILE) else None
+
+
+def describe(found: Calibration) -> str:
+    """One line for the command line and the page."""
+    line = (f"temperature {found.temperature:.3f}, fitted on {found.images} images ({found.data}, {found.split}): error "
+            f"{found.ece_before:.3f} before, {found.ece_after:.3f} after")
+    return line if found.threshold is None else f"{line}; threshold {describe_threshold(found)}"
+
+
+def describe_threshold(found: Calibration) -> str:
+    """The app's threshold, how it was chosen, and what it costs there."""
+    return (f"{found.threshold:.3g}, the highest that is as good as the best on the images of the calibration (Dice "
+            f"{found.dice:.3f}, best {found.best_dice:.3f}; the polyp met in {100 * (found.found or 0):.0f} % of those with one)")

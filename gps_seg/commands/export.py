@@ -1,0 +1,40 @@
+"""A tuned model as one stock file, for every tool that reads SAM checkpoints."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+from gps_seg.errors import ConfigError
+from gps_seg.methods.added import fold_modules
+from gps_seg.runs.delta import write_bytes
+from gps_seg.runs.load import load_run
+
+
+def export_merged(folder: Path, target: Path) -> str:
+    """Merge a run's delta and write the stock state dict; returns a line that says what was written.
+
+    Raises:
+        ConfigError: the suffix is neither .pth nor .safetensors, or the file is there already.
+    """
+    if target.suffix not in (".pth", ".safetensors"):
+        raise ConfigError(f"--merged: expected a .pth or .safetensors file, got {target.name!r}")
+    if target.exists():
+        raise ConfigError(f"{target} is there already: choose another --merged")
+    run = load_run(folder, device="cpu")
+    run.attached.merge()
+    fold_modules(run.model, run.attached.selection.meta)
+    state = {name: tensor.contiguous() for name, tensor in run.model.state_dict().items()}
+    if target.suffix == ".safetensors":
+        data = save(state)
+    else:
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        data = buffer.getvalue()
+    write_bytes(target, data)
+    size = run.model.spec.input_size
+    note = "" if size == run.model.spec.native_size else f"; tuned at {size} px, use it at that size"
+    return f"{target}: {run.model.spec.name} in stock names, {len(data) / 1e6:.1f} MB{note}"

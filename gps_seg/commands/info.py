@@ -1,0 +1,88 @@
+"""What the command line says about runs, models, data and this machine."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from gps_seg.commands.score import headline
+from gps_seg.commands.train import CONFIG_FILE, RESULT_FILE, SELECTION_FILE, describe_counts
+from gps_seg.config import RunConfig, load_config
+from gps_seg.core.attach import attach
+from gps_seg.core.selection import Selection, counts, table
+from gps_seg.errors import DataError
+from gps_seg.methods.added import insert_modules
+from gps_seg.models.sam import MODELS
+from gps_seg.models.weights import PUBLISHED, cache_folder
+from gps_seg.runs.delta import load_selection, read_delta_config, read_json
+from gps_seg.runs.fit import compute_dtype, resolve_device, resolve_precision
+from gps_seg.runs.load import load_model
+from gps_seg.tasks.segmentation.known import GROUPS, KNOWN
+from gps_seg.tasks.segmentation.sets import locate, set_pairs
+
+RANDOM = "random weights, for tests"
+
+
+def describe_machine() -> str:
+    """Device, precision, models with their weights, and data sets."""
+    device = resolve_device("auto")
+    lines = [f"torch {torch.__version__}, device {device.type}, {torch.get_num_threads()} threads, "
+             f"precision auto = {resolve_precision('auto', device)}", f"cache {cache_folder()}", "", "models"]
+    for name, entry in MODELS.items():
+        published = PUBLISHED.get(name)
+        weights = f"{published.size / 1e6:,.0f} MB, {published.licence}, {published.url}" if published else RANDOM
+        lines.append(f"  {name:<12} {entry.spec.native_size:>5} px  {weights}")
+    return "\n".join([*lines, "", "data", describe_data()])
+
+
+def describe_data() -> str:
+    """Known data sets, their published numbers of images, and where they were found with how many."""
+    lines = []
+    for name, known in KNOWN.items():
+        try:
+            found = locate(name)
+            where = f"{found}, {len(set_pairs(name))} images" if found else f"not found; {known.source}"
+        except DataError as error:
+            where = str(error)
+        lines.append(f"  {name:<16}{known.images:>5} images: {where}")
+    groups = [f"  {name:<16}stands for {', '.join(sets)}" for name, sets in GROUPS.items()]
+    return "\n".join([
+        *lines, *groups, "  phantom         procedural scenes with exact masks, always there",
+        "  FOLDER          any folder with images/ and masks/, or laid out as one of these sets",
+        f"  searched {os.environ.get('GPS_SEG_DATA') or 'data'}; terms and layouts: data/README.md",
+    ])
+
+
+def describe_run(folder: Path) -> str:
+    """Method, base, selection by block, and scores if the run has ended."""
+    description = read_delta_config(folder)
+    lines = [f"{folder}: {description.get('method')} on {description.get('base_model_name_or_path')}, "
+             f"input {description['model']['input_size']} px, trained on {description.get('data')}",
+             f"base sha256 {description['base_sha256']}", f"weights licence {description.get('weights_licence')}"]
+    if (folder / SELECTION_FILE).exists() and (folder / CONFIG_FILE).exists():
+        model = load_model(load_config(folder / CONFIG_FILE).model, torch.device("cpu"))
+        chosen = load_selection(folder / SELECTION_FILE, model)
+        insert_modules(model, chosen.meta)
+        lines += [table(chosen, model), describe_counts(str(description.get("method")), counts(chosen, model))]
+        lines += _describe_backends(model, chosen, load_config(folder / CONFIG_FILE))
+    if (folder / RESULT_FILE).exists():
+        result = read_json(folder / RESULT_FILE, "a result")
+        lines.append(headline(result) if "per_image" in result else "the test list was not scored (evaluate.test=false)")
+    return "\n".join(lines)
+
+
+def _describe_backends(model: nn.Module, chosen: Selection, config: RunConfig) -> list[str]:
+    """One line: how many layers compute their selected gradients with which back-end on this machine."""
+    if not chosen.sparse:
+        return []
+    device = resolve_device(config.device)
+    precision = resolve_precision(config.train.precision, device)
+    backend, dtype = config.train.backend, compute_dtype(precision)
+    attached = attach(model.to(device), chosen, backend="auto" if backend == "measure" else backend)
+    used = Counter((attached.measure_backends(dtype) if backend == "measure" else attached.backends(dtype)).values())
+    shown = ", ".join(f"{name} in {number} layers" for name, number in sorted(used.items()))
+    return [f"selected gradients on {device.type} in {precision}, train.backend={config.train.backend}: {shown}"]

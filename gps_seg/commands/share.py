@@ -1,0 +1,153 @@
+"""``gps-seg select --tasks A,B,C``: one selection for several classification tasks, a small rest for each, and what that costs.
+
+That every task needs a selection of its own is the limitation that the paper names (Zhang et al., GPS, CVPR 2024). What is
+written is made for ``selection.files``, so that the cost in accuracy can be measured by training with the common part alone,
+with common part and rest, and with the task's own selection.
+
+The common part has the size of one task's selection. Each task's scores are divided by the sum over its own selection, added
+up, and selected from as one task's would be: no other part of that size and level keeps more of the tasks' scores on average.
+The scores of all tasks are held in main memory, four bytes a weight and task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from gps_seg.class_config import ClassConfig, load_class_config
+from gps_seg.commands.class_bench import Bench, prepare
+from gps_seg.commands.classify import Say, selection_scores
+from gps_seg.core.overlap import Shared, share, size_of, split
+from gps_seg.core.selection import Selection
+from gps_seg.errors import ConfigError
+from gps_seg.methods import METHODS
+from gps_seg.runs.delta import save_selection, write_json
+
+INDEX_BYTES, VALUE_BYTES = 4, 4  # of a connection in a delta
+COMMON_FILE, REPORT_FILE = "common.safetensors", "shared.json"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A task's own selection and the scores (fp32, in the weights' shapes, on the CPU) that it was made from."""
+
+    own: Selection
+    scores: Mapping[str, Tensor]
+
+    def mass(self, selection: Selection) -> float:
+        """Sum of this task's scores over the connections of a selection."""
+        return sum(float(self.scores[name].flatten()[indices].double().sum()) for name, indices in selection.sparse.items())
+
+
+def share_tasks(path: Path, overrides: Sequence[str], tasks: Sequence[str], out: Path, *, least: float | None = None,
+                say: Say = print) -> dict[str, Any]:
+    """Select for each task, share, write ``common.safetensors``, ``own/TASK``, ``rest/TASK`` and ``shared.json``.
+
+    Args:
+        path, overrides: settings of a classification run of method gps; each task replaces ``data.name``.
+        tasks: names of data sets.
+        out: folder to make.
+        least: instead of by scores, the common part holds what this part of the tasks chose, 0..1, whatever its size.
+
+    Returns:
+        The document in ``shared.json``.
+
+    Raises:
+        ConfigError: fewer than two tasks, ``out`` is not empty, or another method.
+        DataError: a data set is not there; nothing is written then.
+    """
+    configs = _configs(path, overrides, tasks)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} is not empty: choose another --out")
+    found: dict[str, Scored] = {}
+    for task, config in configs.items():
+        say(f"selecting for {task}")
+        bench = prepare(config)
+        found[task] = _score(bench, say)
+    own = {task: scored.own for task, scored in found.items()}
+    shared = split(own, _joint(bench, found)) if least is None else share(own, least)
+    document = {"tasks": {task: _task(scored, shared, task) for task, scored in found.items()}, "least": least,
+                **_totals(own, shared), "config": str(path)}
+    save_selection(out / COMMON_FILE, shared.common)
+    for task in tasks:
+        save_selection(out / "own" / f"{task}.safetensors", own[task])
+        save_selection(out / "rest" / f"{task}.safetensors", shared.rests[task])
+    write_json(out / REPORT_FILE, document)
+    say(describe(document, out))
+    return document
+
+
+def _configs(path: Path, overrides: Sequence[str], tasks: Sequence[str]) -> dict[str, ClassConfig]:
+    if len(set(tasks)) < max(2, len(tasks)):
+        raise ConfigError("--tasks: expected at least two different data sets, such as digits,polyp_patches, got "
+                          f"{','.join(tasks)}")
+    configs = {task: load_class_config(path, [*overrides, f"data.name={task}"]) for task in tasks}
+    first = configs[tasks[0]]
+    if first.method != "gps" or first.selection.files or first.selection.k == "auto":
+        raise ConfigError("--tasks: expected method=gps with a number for selection.k and without selection.files, got "
+                          f"method={first.method} selection.k={first.selection.k} and {len(first.selection.files)} files")
+    return configs
+
+
+def _score(bench: Bench, say: Say) -> Scored:
+    kept: dict[str, Tensor] = {}
+
+    def scores(names: Sequence[str]) -> dict[str, Tensor]:
+        kept.update({name: score.cpu() for name, score in selection_scores(bench, names, say).items()})
+        return kept
+
+    return Scored(METHODS["gps"](bench.model, bench.config.selection, scores), kept)
+
+
+def _joint(bench: Bench, found: Mapping[str, Scored]) -> Selection:
+    """The selection of one task's size that keeps most of all tasks' scores; the encoder is any task's."""
+    total: dict[str, Tensor] = {}
+    for scored in found.values():
+        mass = scored.mass(scored.own) or 1.0
+        for name, score in scored.scores.items():
+            total[name] = total[name].add_(score / mass) if name in total else score / mass
+    joint = METHODS["gps"](bench.model, bench.config.selection, lambda _names: total)
+    return replace(joint, meta={**joint.meta, "tasks": ", ".join(found)})
+
+
+def _task(scored: Scored, shared: Shared, task: str) -> dict[str, Any]:
+    """What the common part keeps of a task's own selection and score, and what it adds."""
+    size, common, rest = size_of(scored.own), size_of(shared.common), size_of(shared.rests[task])
+    mass = scored.mass(scored.own)
+    return {"own": size, "connections_kept": (size - rest) / max(1, size),
+            "mass_kept": scored.mass(shared.common) / mass if mass else 0.0,
+            "not_chosen": common - (size - rest), "rest": rest, "trained": common + rest}
+
+
+def _totals(own: Mapping[str, Selection], shared: Shared) -> dict[str, Any]:
+    """Connections and bytes of all tasks' deltas: apart, with common part and rests, with the common part alone.
+
+    Values are every task's own; only the common indices are stored once.
+    """
+    sizes, apart, tasks = shared.sizes(), sum(size_of(selection) for selection in own.values()), len(own)
+    alone = sizes["common"] * (INDEX_BYTES + tasks * VALUE_BYTES)
+    each = INDEX_BYTES + VALUE_BYTES
+    return {"connections": {"apart": apart, **sizes},
+            "delta_bytes": {"apart": apart * each, "common_and_rest": alone + sizes["rest"] * each, "common_alone": alone}}
+
+
+def describe(document: Mapping[str, Any], out: Path) -> str:
+    """The document as text; ends with how to train with it."""
+    tasks, sizes, stored = document["tasks"], document["connections"], document["delta_bytes"]
+    wide = max(4, *(len(task) for task in tasks))
+    lines = [f"{'task':<{wide}} {'own':>10} {'kept by common':>15} {'of its score':>13} {'not chosen':>11} {'rest':>10} "
+             f"{'common + rest':>14}"]
+    lines += [f"{task:<{wide}} {row['own']:>10,} {row['connections_kept']:>15.1%} {row['mass_kept']:>13.1%} "
+              f"{row['not_chosen']:>11,} {row['rest']:>10,} {row['trained']:>14,}" for task, row in tasks.items()]
+    first = next(iter(tasks))
+    return "\n".join([
+        *lines, f"indices to store: {sizes['apart']:,} apart, {sizes['common'] + sizes['rest']:,} with a common part of "
+        f"{sizes['common']:,}; deltas without biases and heads: {stored['apart'] / 1e6:.2f} MB apart, "
+        f"{stored['common_and_rest'] / 1e6:.2f} MB with rests, {stored['common_alone'] / 1e6:.2f} MB with the common part alone",
+        f"train with it: gps-seg classify {document['config']} data.name={first} "
+        f"selection.files=[{out / COMMON_FILE},{out / 'rest' / (first + '.safetensors')}] --out RUN",
+    ])

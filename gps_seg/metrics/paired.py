@@ -1,0 +1,192 @@
+"""``gps-seg compare``: methods against each other on the same images, from the JSON files of score, evaluate or train.
+
+Each method may bring several files, one a seed; then seeds and images are both drawn for the intervals, and the test uses
+each image's mean over seeds. All pairs of methods are tested, and Holm's correction counts all of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gps_seg.commands.score import read_groups
+from gps_seg.errors import ConfigError, DataError, GpsSegError
+from gps_seg.metrics.contradictions import check_document
+from gps_seg.metrics.plots.scores import box_plots
+from gps_seg.metrics.statistics import RESAMPLES, compare, hierarchical, holm, interval
+from gps_seg.metrics.tables import escape, write_json, write_text
+
+Documents = Mapping[str, Sequence[Mapping[str, Any]]]
+HIGHER_IS_WORSE = frozenset({"hd95", "hd95_of_diagonal", "fp", "fn", "polyps_false", "pranet_mae", "calibration_ece",
+                             "calibration_brier"})
+
+
+def parse_methods(arguments: Sequence[str]) -> dict[str, list[Path]]:
+    """``NAME=FILE`` arguments, in order; a name given again is another seed.
+
+    Raises:
+        ConfigError: not of this form, or fewer than two methods.
+    """
+    methods: dict[str, list[Path]] = {}
+    for text in arguments:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path):
+            raise ConfigError(f"expected NAME=FILE, such as gps=runs/gps/result.json, got {text!r}")
+        methods.setdefault(name, []).append(Path(path))
+    for name, paths in methods.items():
+        if len({path.resolve() for path in paths}) < len(paths):
+            raise ConfigError(f"{name}: the same file is given twice; each file is another seed")
+    if len(methods) < 2:
+        raise ConfigError(f"expected at least two methods to compare, got {', '.join(methods) or 'none'}")
+    return methods
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """A report from its JSON file.
+
+    Raises:
+        DataError: unreadable, or not a report.
+        GpsSegError: its numbers contradict each other.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError:
+        raise DataError(f"{path}: expected the JSON of gps-seg score or evaluate, the content is something else") from None
+    if not isinstance(document, dict) or not {"n", "per_image", "dataset", "images"} <= set(document) or not document["images"]:
+        raise DataError(f"{path}: expected the JSON of gps-seg score or evaluate, with one row an image")
+    try:
+        check_document(document)
+    except GpsSegError as error:
+        raise type(error)(f"{path}: {error}") from None
+    return document
+
+
+def compare_methods(
+    documents: Documents, *, metric: str = "dice", groups: Path | None = None, resamples: int = RESAMPLES
+) -> dict[str, Any]:
+    """Compare every pair of methods.
+
+    Args:
+        documents: by method, one report a seed.
+        metric: a column of the images' rows.
+        groups: CSV file of stem,group; intervals then draw whole groups.
+
+    Returns:
+        ``metric``, ``n``, ``methods`` (mean, low, high, seeds), ``pairs`` (a, b, mean difference a - b, low, high, p,
+        p_holm, effect; positive favours a, or b where higher is worse, see ``higher_is_worse``), ``scores`` by method (n,).
+
+    Raises:
+        DataError: the reports are of different images or target masks, or lack the metric.
+    """
+    first = next(iter(documents.values()))[0]
+    ids = [image["id"] for image in first["images"]]
+    matrices = {name: np.array([_column(name, seed, first, metric) for seed in seeds]) for name, seeds in documents.items()}
+    names = read_groups(groups, ids) if groups else None
+    methods = {}
+    for name, matrix in matrices.items():
+        low, high = interval(hierarchical(matrix, groups=names, resamples=resamples))
+        methods[name] = {"mean": float(matrix.mean()), "low": low, "high": high, "seeds": len(matrix)}
+    pairs: list[dict[str, Any]] = []
+    for a, b in combinations(matrices, 2):
+        found = compare(matrices[a], matrices[b], names, resamples=resamples)
+        pairs.append({"a": a, "b": b, "difference": found.mean, "low": found.low, "high": found.high, "p": found.p,
+                      "effect": found.effect})
+    for pair, corrected in zip(pairs, holm([pair["p"] for pair in pairs]), strict=True):
+        pair["p_holm"] = corrected
+    return {"metric": metric, "higher_is_worse": metric in HIGHER_IS_WORSE, "n": len(ids), "resamples": resamples,
+            "grouped": groups is not None, "methods": methods, "pairs": pairs,
+            "scores": {name: matrix.mean(axis=0).tolist() for name, matrix in matrices.items()}}
+
+
+def _column(name: str, document: Mapping[str, Any], first: Mapping[str, Any], metric: str) -> NDArray[np.float64]:
+    rows = {image["id"]: image for image in document["images"]}
+    if len(rows) < len(document["images"]):
+        raise DataError(f"{name}: {len(document['images'])} rows of images have only {len(rows)} names")
+    wanted = [image["id"] for image in first["images"]]
+    if different := sorted(set(rows) ^ set(wanted)):
+        raise DataError(f"{name}: expected the images of the first report, {len(different)} differ: {', '.join(different[:5])}")
+    changed = [image["id"] for image in first["images"]
+               if image["tp"] + image["fn"] != rows[image["id"]]["tp"] + rows[image["id"]]["fn"]]
+    if changed:
+        raise DataError(f"{name}: {len(changed)} target masks differ from the first report's: {', '.join(changed[:5])}")
+    values = [rows[id_].get(metric) for id_ in wanted]
+    if not all(isinstance(value, int | float) for value in values):
+        raise DataError(f"{name}: not every image has a number for {metric!r}; its rows have {', '.join(rows[wanted[0]])}")
+    return np.array(values, np.float64)
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """The comparison for a terminal."""
+    wide = max(6, *(len(name) for name in found["methods"]))
+    lines = [f"{'method':<{wide}} {'mean':>8}   {'95 % interval':<20} seeds"]
+    lines += [f"{name:<{wide}} {row['mean']:>8.4f}   {_interval(row):<20} {row['seeds']:>5}"
+              for name, row in found["methods"].items()]
+    names = [f"{pair['a']} - {pair['b']}" for pair in found["pairs"]]
+    wide = max(10, *(len(name) for name in names))
+    lines += ["", f"{'difference':<{wide}} {'mean':>8}   {'95 % interval':<20} {'p':>7} {'p Holm':>7} {'effect':>7}"]
+    lines += [f"{name:<{wide}} {pair['difference']:>+8.4f}   {_interval(pair):<20} {shown_p(pair['p']):>7} "
+              f"{shown_p(pair['p_holm']):>7} {pair['effect']:>+7.3f}" for name, pair in zip(names, found["pairs"], strict=True)]
+    return "\n".join([*lines, *_notes(found)])
+
+
+def _notes(found: Mapping[str, Any]) -> list[str]:
+    unit = "groups of images" if found["grouped"] else "images"
+    worse = ", lower is better" if found["higher_is_worse"] else ""
+    lines = [f"{found['metric']} of {found['n']} images{worse}; intervals: bootstrap of seeds and {unit}, {found['resamples']} "
+             "resamples; p: Wilcoxon signed rank (Pratt) over images; effect: rank-biserial"]
+    if any(row["seeds"] > 1 for row in found["methods"].values()):
+        lines.append("p is about the means of these seeds on these images; only the intervals speak of other seeds")
+    return lines
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """The comparison as two Markdown tables."""
+    return "\n".join([
+        "| method | mean | 95 % interval | seeds |", "|---|--:|---|--:|",
+        *(f"| {name} | {row['mean']:.4f} | {_interval(row)} | {row['seeds']} |" for name, row in found["methods"].items()), "",
+        "| difference | mean | 95 % interval | p | p Holm | effect |", "|---|--:|---|--:|--:|--:|",
+        *(f"| {pair['a']} - {pair['b']} | {pair['difference']:+.4f} | {_interval(pair)} | {shown_p(pair['p'])} | "
+          f"{shown_p(pair['p_holm'])} | {pair['effect']:+.3f} |" for pair in found["pairs"]), ""])
+
+
+def latex(found: Mapping[str, Any]) -> str:
+    """The methods as a LaTeX ``tabular`` that needs no package; p against the first method, corrected."""
+    reference = next(iter(found["methods"]))
+    against = {pair["b"]: pair for pair in found["pairs"] if pair["a"] == reference}
+    rows = [f"{escape(name)} & {row['mean']:.4f} & {_interval(row).replace(' to ', '--')} & "
+            f"{escape(shown_p(against[name]['p_holm'])) if name in against else '--'} \\\\"
+            for name, row in found["methods"].items()]
+    caption = f"% {found['metric']}, {found['n']} images; p: Wilcoxon against {reference}, Holm"
+    return "\n".join([caption, r"\begin{tabular}{lrlr}", r"method & mean & 95\,\% interval & $p$ \\", r"\hline", *rows,
+                      r"\end{tabular}", ""])
+
+
+def publish(
+    found: Mapping[str, Any], *, json: Path | None, markdown_file: Path | None, latex_file: Path | None, plots: Path | None
+) -> None:
+    """Write the files that were asked for; ``plots`` gets ``methods.png``."""
+    if json:
+        write_json(json, found)
+    if markdown_file:
+        write_text(markdown_file, markdown(found))
+    if latex_file:
+        write_text(latex_file, latex(found))
+    if plots:
+        box_plots(found["scores"], plots / "methods.png", title=f"{found['n']} images", label=found["metric"])
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    return f"{row['low']:.4f} to {row['high']:.4f}"
+
+
+def shown_p(value: float) -> str:
+    """A p-value as tables show it: four places, or that it is smaller."""
+    return "<0.0001" if value < 0.0001 else f"{value:.4f}"

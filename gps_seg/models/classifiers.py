@@ -1,0 +1,101 @@
+"""Classification backbones from timm, by name, with head and encoder told apart as the selection needs it."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gps_seg.core.selection import matches
+from gps_seg.errors import ConfigError
+from gps_seg.models.pooled import PooledEncoder, load_pooled
+from gps_seg.models.sam import MODELS
+from gps_seg.models.weights import PUBLISHED, find_weights, load_strictly, read_state
+from gps_seg.packages import import_torchvision
+
+
+def load_backbone(
+    name: str, *, classes: int, checkpoint: Path | None = None, input_size: int | None = None, drop_path: float = 0.0,
+    seed: int = 0,
+) -> nn.Module:
+    """A backbone with a fresh head from the seed: a timm name, or a SAM's image encoder by the SAM's name.
+
+    Args:
+        checkpoint: a local file of the same architecture; its classifier is dropped. Without one SAMs and
+            tf_efficientnet_lite0 load their published weights, other timm names stay random.
+
+    Raises:
+        ConfigError: an unknown name.
+        CheckpointError: weights of another architecture, missing or damaged.
+    """
+    if name in MODELS:
+        return load_pooled(name, classes=classes, checkpoint=checkpoint, input_size=input_size, seed=seed)
+    model: Any = build_backbone(name, classes=classes, input_size=input_size, drop_path=drop_path, seed=seed)
+    _start_head_small(model, seed)
+    own = model.state_dict()
+    if checkpoint is not None:
+        state = read_state(checkpoint)
+    elif name in PUBLISHED:
+        checkpoint = find_weights(name)
+        state = dict(zip(own, read_state(checkpoint).values(), strict=True))  # the same tensors in the same order, other names
+    else:
+        return model
+    encoder = {key: value for key, value in state.items() if not matches(key, model.head_patterns)}
+    load_strictly(model, {**{key: own[key] for key in own if matches(key, model.head_patterns)}, **encoder}, str(checkpoint))
+    return model
+
+
+def _start_head_small(model: Any, seed: int) -> None:
+    """Every family's head begins as a ViT's does, normal with deviation 0.02: EfficientNet's own start gives a loss of 12."""
+    head = model.get_classifier()
+    if isinstance(head, nn.Linear):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            nn.init.trunc_normal_(head.weight, std=0.02)
+        nn.init.zeros_(head.bias)
+
+
+def normalisation(model: Any) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and standard deviation of the pixels a backbone expects, in 0..255."""
+    if isinstance(model, PooledEncoder):
+        return model.sam.spec.mean, model.sam.spec.std
+    mean, std = (tuple(255 * value for value in model.pretrained_cfg[key]) for key in ("mean", "std"))
+    return mean, std
+
+
+def build_backbone(
+    name: str, *, classes: int = 100, input_size: int | None = None, drop_path: float = 0.0, seed: int = 0
+) -> nn.Module:
+    """A timm model with random weights from the seed; torch's global random state stays as it was.
+
+    Args:
+        name: any name timm knows, such as vit_base_patch16_224.
+        classes: outputs of the head.
+        input_size: pixels of a side, where the architecture lets it differ from its own.
+
+    Raises:
+        ConfigError: timm knows no such name; the nearest are named.
+    """
+    import_torchvision()
+    import timm
+
+    if name not in timm.list_models():
+        nearest = difflib.get_close_matches(name, [*MODELS, *timm.list_models()], n=3)
+        raise ConfigError(f"unknown backbone {name!r}" + (f"; did you mean {', '.join(nearest)}?" if nearest else ""))
+    size: dict[str, Any] = {} if input_size is None else {"img_size": input_size}
+    if drop_path:
+        size["drop_path_rate"] = drop_path
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes, **size)
+        except TypeError:  # an architecture that takes any size, such as ConvNeXt
+            size.pop("img_size", None)
+            model = timm.create_model(name, pretrained=False, num_classes=classes, **size)
+    head = str(model.pretrained_cfg["classifier"])  # type: ignore[index]
+    model.head_patterns = (f"{head}.*",)  # type: ignore[assignment]
+    model.encoder_patterns = ("*",)  # type: ignore[assignment]
+    return model

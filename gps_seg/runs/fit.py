@@ -1,0 +1,292 @@
+"""One loop for every task and method: fit, and predictions in a stream. It knows no method's name and no data set.
+
+Built on Hugging Face accelerate: mixed precision, gradient accumulation and several processes (``accelerate launch`` or
+``torchrun``). Only what trains is reduced between processes: the small vectors, biases and the head.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+import torch.utils.deterministic
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from gps_seg.config import TrainConfig
+from gps_seg.core.attach import Attached
+from gps_seg.errors import ConfigError, TrainingError
+from gps_seg.runs.log import Interruption, RunLog
+from gps_seg.runs.state import TrainingState, load_state, save_state
+from gps_seg.tasks.segmentation.dataset import Batch, EpochBatches
+
+PredictionT = TypeVar("PredictionT")
+
+
+class Task(Protocol):
+    """What a model is trained for. ``score_name`` is what its validation measures."""
+
+    @property
+    def score_name(self) -> str:
+        """One word, such as dice."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Any, step: int = 0) -> Tensor:
+        """Scalar loss of a batch at a step."""
+        ...
+
+
+# Scores the model on the inner validation part; higher is better. None where nothing is kept for it: the last step counts.
+Validation = Callable[[nn.Module], float] | None
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """``best_step`` and ``best_score`` of the inner validation; ``seconds`` per training step, validation excluded."""
+
+    steps: int
+    best_step: int
+    best_score: float
+    seconds: float
+    stopped: str
+
+
+def resolve_device(device: str) -> torch.device:
+    """``auto`` is CUDA if there is a device (CUDA_VISIBLE_DEVICES chooses it), else the CPU.
+
+    Raises:
+        ConfigError: another name, or CUDA without a device.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"device: expected auto, cpu or cuda, got {device!r}; CUDA_VISIBLE_DEVICES chooses among several")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: expected a CUDA device, torch finds none; use device=cpu or auto")
+    return torch.device("cuda" if torch.cuda.is_available() and device != "cpu" else "cpu")
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """``auto`` is bf16 where the hardware multiplies it, else fp32.
+
+    On CPUs without bf16 instructions bf16 is emulated and slower than fp32. Raises TrainingError for fp16 on a CPU, which
+    has no loss scaling there.
+    """
+    if precision not in ("auto", "fp32", "bf16", "fp16"):
+        raise ConfigError(f"precision: expected auto, fp32, bf16 or fp16, got {precision!r}")
+    if precision == "fp16" and device.type == "cpu":
+        raise TrainingError("train.precision=fp16 needs a CUDA device; on a CPU use bf16, fp32 or auto")
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if fast else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """Autocast to bf16 or fp16; nothing for fp32."""
+    dtype = compute_dtype(precision)
+    return torch.autocast(device.type, dtype=torch.bfloat16 if dtype == torch.float32 else dtype, enabled=dtype != torch.float32)
+
+
+def compute_dtype(precision: str) -> torch.dtype:
+    """The type of matrix products under a resolved precision: fp32, bf16 or fp16."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+
+
+def training_mode(model: nn.Module) -> None:
+    """Train mode, with batch norms kept at their pretrained statistics: a buffer that moves is a weight that moves."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """Within the block a CPU gives the same bits every time; CUDA keeps its fast, slightly varying reductions."""
+    fills: Any = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), fills.fill_uninitialized_memory
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        fills.fill_uninitialized_memory = False  # a debugging aid that costs time
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        fills.fill_uninitialized_memory = before[1]
+
+
+def predictions(
+    model: nn.Module, predict: Any, batches: Iterable[Batch], device: torch.device, precision: str
+) -> Iterator[tuple[str, Any]]:
+    """Stream (id, prediction) in the order of the batches; holds one batch at a time. Leaves the model in eval mode."""
+    model.eval()
+    for batch in batches:
+        with torch.no_grad(), autocast(device, precision):
+            found = predict(model, batch.to(device))
+        yield from zip(batch.ids, found, strict=True)
+
+
+def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
+    """Linear warm-up, cosine from ``lr`` to ``min_lr``, and a cooldown there; ``step`` counts from 0."""
+    warmup, steps = int(config.warmup * steps), steps - int(config.cooldown * steps)
+    if step < warmup:
+        return config.warmup_lr + (config.lr - config.warmup_lr) * (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def make_optimizer(config: TrainConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """AdamW, Adam or SGD over the trained values only."""
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return kind(parameters, lr=config.lr, weight_decay=config.weight_decay)
+
+
+def make_accelerator(device: torch.device, precision: str) -> Accelerator:
+    """An accelerator of this run; a former run's settings in the same process are dropped."""
+    if not torch.distributed.is_initialized():
+        AcceleratorState._reset_state(True)  # accelerate keeps one global state and refuses a second precision
+    mixed = {"fp32": "no"}.get(precision, precision)
+    # SAM's first-mask decoder leaves its other mask heads without a gradient.
+    handlers = [DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)]
+    return Accelerator(mixed_precision=mixed, cpu=device.type == "cpu", kwargs_handlers=handlers)
+
+
+class Fit:
+    """One training run; :func:`fit` is its only use. Holds what a step needs, so that functions stay short."""
+
+    def __init__(
+        self, model: nn.Module, attached: Attached, task: Task, loader: DataLoader[Any], config: TrainConfig,
+        accelerator: Accelerator,
+    ) -> None:
+        self.attached, self.task, self.loader, self.config = attached, task, loader, config
+        self.accelerator = accelerator
+        self.model, self.plain = accelerator.prepare(model), model
+        self.parameters = list(attached.trainable().values())
+        optimizer = make_optimizer(config, self.parameters)
+        attached.follow(optimizer)
+        self.optimizer = accelerator.prepare(optimizer)
+        if not isinstance(loader.batch_sampler, EpochBatches):
+            raise TypeError("the loader needs an EpochBatches sampler, which can start in the middle of an epoch")
+        self.sampler = loader.batch_sampler
+        self.seconds = 0.0  # spent in steps, validation excluded
+        self.steps_per_epoch = len(self.sampler) // config.accumulate
+        if self.steps_per_epoch == 0:
+            raise ConfigError(f"train.accumulate: an epoch has {len(self.sampler)} pieces, a step needs {config.accumulate}")
+        self.steps = config.max_steps or config.epochs * self.steps_per_epoch
+
+    def batches(self, start: int) -> Iterator[list[Batch]]:
+        """The pieces of every step from ``start`` on; which images they hold depends on seed and step alone."""
+        step = start
+        while step < self.steps:
+            epoch, done = divmod(step, self.steps_per_epoch)
+            self.loader.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
+            self.sampler.set_epoch(epoch)
+            self.sampler.skip = done * self.config.accumulate
+            pieces: list[Batch] = []
+            for piece in self.loader:
+                pieces.append(piece)
+                if len(pieces) == self.config.accumulate:
+                    yield pieces
+                    pieces, step = [], step + 1
+                    if step == self.steps:
+                        return
+
+    def step(self, pieces: list[Batch], step: int) -> tuple[float, float]:
+        """One optimizer step; returns (mean loss, gradient norm before clipping)."""
+        began = time.perf_counter()
+        training_mode(self.model)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, self.steps, self.config)
+        total = 0.0
+        for number, piece in enumerate(pieces, start=1):
+            with self.accelerator.autocast(), self._sync(last=number == len(pieces)):
+                loss = self.task.loss(self.model, piece.to(self.accelerator.device), step)
+                self._check(loss, step)
+                self.accelerator.backward(loss / len(pieces))
+            total += loss.item() / len(pieces)
+        norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.clip or math.inf)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.seconds += time.perf_counter() - began
+        return total, float(norm) if norm is not None else 0.0
+
+    def _sync(self, *, last: bool) -> AbstractContextManager[Any]:
+        return nullcontext() if last else self.accelerator.no_sync(self.model)
+
+    def _check(self, loss: Tensor, step: int) -> None:
+        if not torch.isfinite(loss):
+            raise TrainingError(f"the loss is {loss.item()} at step {step + 1}: the last good state is on disk; "
+                                "try a smaller train.lr, train.precision=fp32, or gps-seg data check")
+
+
+def fit(
+    model: nn.Module, attached: Attached, task: Task, loader: DataLoader[Any], validate: Validation, *,
+    config: TrainConfig, accelerator: Accelerator, log: RunLog, resume: bool = False,
+) -> FitResult:
+    """Train what is attached; leaves the best validated values in the model.
+
+    A checkpoint is written every ``checkpoint_every`` steps, atomically; with ``resume`` a run goes on from it and ends as
+    if it had never stopped (bit for bit on one CPU).
+
+    Raises:
+        TrainingError: the loss is not a number, the disk is full, or the run was interrupted; a good state is on disk.
+    """
+    run = Fit(model, attached, task, loader, config, accelerator)
+    state = TrainingState()
+    if resume and log.state_path.exists():
+        state = load_state(log.state_path, attached, run.optimizer.optimizer, accelerator.scaler)
+    first_step, every = state.step, config.validate_every or run.steps_per_epoch
+    log.open(state.step, run.steps)
+    with Interruption() as interruption, repeatable(accelerator.device):
+        for pieces in run.batches(state.step):
+            if _has_converged(state, config):
+                break
+            loss, norm = run.step(pieces, state.step)
+            state.step += 1
+            state.update_ema(attached, config.ema)
+            rate = learning_rate(state.step - 1, run.steps, config)
+            log.row({"step": state.step, "loss": loss, "lr": rate, "gradient_norm": norm})
+            if validate is not None and (state.step % every == 0 or state.step == run.steps):
+                _validate(run, state, validate, log)
+            elif state.step == run.steps:
+                state.record(0.0, {name: value.clone() for name, value in (state.ema or attached.state()).items()})
+            due = state.step % config.checkpoint_every == 0 or state.step == run.steps or interruption.asked
+            if due and log.enabled:
+                save_state(log.state_path, state, attached, run.optimizer.optimizer, accelerator.scaler)
+            if interruption.asked:
+                raise TrainingError(f"interrupted at step {state.step} of {run.steps}; run again with --resume to go on")
+    log.close()
+    accelerator.unwrap_model(run.model, keep_fp32_wrapper=False)
+    attached.load(state.best)
+    stopped = f"no better score in {config.patience} validations" if state.step < run.steps else "finished"
+    return FitResult(state.step, state.best_step, state.best_score, run.seconds / max(1, state.step - first_step), stopped)
+
+
+def _has_converged(state: TrainingState, config: TrainConfig) -> bool:
+    return config.patience is not None and state.validations_without_gain >= config.patience
+
+
+def _validate(run: Fit, state: TrainingState, validate: Callable[[nn.Module], float], log: RunLog) -> None:
+    """Score the current values (their average, if there is one) and remember the best."""
+    current = run.attached.state()
+    if state.ema:
+        run.attached.load(state.ema)
+    score = validate(run.plain)  # each process scores the same images, so they agree without talking
+    improved = state.record(score, run.attached.state())
+    run.attached.load(current)
+    name = run.task.score_name
+    log.row({"step": state.step, f"validation_{name}": score})
+    log.say(f"step {state.step}/{run.steps}: inner validation {name} {score:.4f}{', the best so far' if improved else ''}")
+    if improved:
+        log.best(state.best, state.step)

@@ -1,0 +1,1 @@
+"""Image classification: the benchmarks of the GPS paper."""

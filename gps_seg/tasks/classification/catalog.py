@@ -1,0 +1,168 @@
+"""Classification data sets by name: what each looks like on the disk, what it must hold, and where to get it. No torch.
+
+Image and class numbers: the tables of the VPT paper (Jia et al., ECCV 2022, arXiv 2203.12119) for FGVC and VTAB-1k, else the
+pages named below. Training numbers count the validation part too.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from gps_seg.errors import DataError
+from gps_seg.tasks.classification import readers
+from gps_seg.tasks.classification.items import ClassSplits, Item, Parts, Protocol, check_classes, divide
+
+__all__ = ["ADAPTERS", "Adapter", "ClassSplits", "Item", "Protocol", "load_classification"]
+
+JSON_LISTS = "train.json, val.json, test.json: linked in the README of https://github.com/KMnP/vpt; images: "
+VTAB_LISTS = ("images and lists: the README of https://github.com/ZhangYuanhan-AI/NOAH, or made from tensorflow_datasets as "
+              "https://github.com/KMnP/vpt/blob/main/VTAB_SETUP.md says")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """How one data set is read.
+
+    Attributes:
+        read: from the data set's folder.
+        classes, train, test: what the published set holds; None: anything. ``train`` counts the validation part too.
+        folders: names its folder goes by, looked for in the given root, $GPS_SEG_DATA and data/.
+        layouts: alternatives; the files and folders of one must be there.
+        where: how to get it.
+    """
+
+    read: Callable[[Path], Parts]
+    classes: int | None
+    train: int | None
+    test: int | None
+    folders: tuple[str, ...]
+    layouts: tuple[tuple[str, ...], ...]
+    where: str
+
+
+def _fgvc(classes: int, train: int, test: int, folders: tuple[str, ...], images: str, where: str) -> Adapter:
+    layout = ("train.json", "test.json", images) if images else ("train.json", "test.json")
+    return Adapter(partial(readers.read_json_lists, images=images), classes, train, test, folders, (layout,), JSON_LISTS + where)
+
+
+def _vtab(classes: int, test: int, *folders: str) -> Adapter:
+    layout = ("train800.txt", "val200.txt", "train800val200.txt", "test.txt", "images")
+    return Adapter(readers.read_text_lists, classes, 1000, test, (*folders, *(f"vtab-1k/{name}" for name in folders)), (layout,),
+                   VTAB_LISTS)
+
+
+ADAPTERS: dict[str, Adapter] = {
+    "cub_200_2011": _fgvc(200, 5_994, 5_794, ("CUB_200_2011", "cub_200_2011", "cub"), "images",
+                          "https://www.vision.caltech.edu/datasets/cub_200_2011/"),
+    "nabirds": _fgvc(555, 23_929, 24_633, ("nabirds",), "images", "https://dl.allaboutbirds.org/nabirds"),
+    "oxford_flowers": _fgvc(102, 2_040, 6_149, ("oxfordflower", "OxfordFlower", "oxford_flowers"), "",
+                            "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"),
+    "stanford_dogs": _fgvc(120, 12_000, 8_580, ("stanforddogs", "StanfordDogs", "stanford_dogs"), "Images",
+                           "http://vision.stanford.edu/aditya86/ImageNetDogs/"),
+    "stanford_cars": _fgvc(196, 8_144, 8_041, ("stanfordcars", "StanfordCars", "stanford_cars"), "",
+                           "the mirrors of Stanford Cars, whose own page is gone"),
+    "vtab_caltech101": _vtab(102, 6_084, "caltech101"),
+    "vtab_cifar_100": _vtab(100, 10_000, "cifar", "cifar_100", "cifar100"),
+    "vtab_dtd": _vtab(47, 1_880, "dtd"),
+    "vtab_flowers102": _vtab(102, 6_149, "oxford_flowers102", "flowers102"),
+    "vtab_pets": _vtab(37, 3_669, "oxford_iiit_pet", "pets"),
+    "vtab_svhn": _vtab(10, 26_032, "svhn"),
+    "vtab_sun397": _vtab(397, 21_750, "sun397"),
+    "vtab_patch_camelyon": _vtab(2, 32_768, "patch_camelyon"),
+    "vtab_eurosat": _vtab(10, 5_400, "eurosat"),
+    "vtab_resisc45": _vtab(45, 6_300, "resisc45"),
+    "vtab_diabetic_retinopathy": _vtab(5, 42_670, "diabetic_retinopathy"),
+    "vtab_clevr_count": _vtab(8, 15_000, "clevr_count"),
+    "vtab_clevr_dist": _vtab(6, 15_000, "clevr_dist"),
+    "vtab_dmlab": _vtab(6, 22_735, "dmlab"),
+    "vtab_kitti": _vtab(4, 711, "kitti"),
+    "vtab_dsprites_loc": _vtab(16, 73_728, "dsprites_loc"),
+    "vtab_dsprites_ori": _vtab(16, 73_728, "dsprites_ori"),
+    "vtab_smallnorb_azi": _vtab(18, 12_150, "smallnorb_azi"),
+    "vtab_smallnorb_ele": _vtab(9, 12_150, "smallnorb_ele"),
+    "cifar100": Adapter(
+        readers.read_cifar100, 100, 50_000, 10_000, ("cifar-100-python", "cifar-100-binary"),
+        (("train", "test", "meta"), ("train.bin", "test.bin", "fine_label_names.txt")), "https://www.cs.toronto.edu/~kriz/cifar.html",
+    ),
+    "imagenet": Adapter(
+        readers.read_folders, 1000, 1_281_167, 50_000, ("imagenet", "imagenet-1k", "ILSVRC2012"), (("train", "val"),),
+        "https://image-net.org/download (registration); val/ sorted into a folder per class",
+    ),
+    "folder": Adapter(readers.read_folders, None, None, None, (), ((),), "a folder of images per class"),
+    "digits": Adapter(readers.read_digits, 10, 1_797 - 359, 359, (), (), "scikit-learn"),
+    "polyp_patches": Adapter(
+        readers.read_polyp_patches, 2, None, None, ("Kvasir-SEG", "kvasir-seg", "kvasir-seg-*"), (("images", "masks"),),
+        "`gps-seg data download kvasir-seg`, or any folder with images/ and masks/",
+    ),
+}
+
+
+def load_classification(
+    name: str, root: Path | None = None, *, protocol: Protocol = "tune", few_shot: int | None = None, seed: int = 0,
+    check_counts: bool = True,
+) -> ClassSplits:
+    """A data set, checked against its published size and split.
+
+    Args:
+        name: a key of :data:`ADAPTERS`.
+        root: the data set's folder, or one that holds it; None looks in $GPS_SEG_DATA, else in data/.
+        protocol: tune trains on the train part and selects on the val part (the official one, else a tenth of each class);
+            final trains on both and has the test part, which tune never sees.
+        few_shot: training images of each class, those of k among those of k + 1; None keeps all.
+        seed: of that tenth and of the few; never of the test part.
+        check_counts: False accepts other numbers of images than the published ones; the number of classes stays checked.
+
+    Raises:
+        DataError: unknown name (the nearest is named), something is missing (the text says what and where to get it), a
+            wrong number of classes or images, a class without an image, too few images for ``few_shot``.
+    """
+    if name not in ADAPTERS:
+        nearest = difflib.get_close_matches(name, ADAPTERS, n=1)
+        nearest = nearest or [key for key in ADAPTERS if name.lower() in key][:1]
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"expected one of {', '.join(ADAPTERS)}"
+        raise DataError(f"unknown classification data set {name!r}; {hint}")
+    adapter = ADAPTERS[name]
+    found = locate(name, adapter, root)
+    parts = adapter.read(found)
+    check_classes(f"{name} in {found}", parts, adapter.classes)
+    if check_counts:
+        _check_counts(f"{name} in {found}", adapter, parts)
+    return divide(parts, protocol, few_shot=few_shot, seed=seed)
+
+
+def locate(name: str, adapter: Adapter, root: Path | None) -> Path:
+    """The folder of a data set. Raises DataError that says what is missing and where to get it."""
+    if not adapter.layouts:
+        return Path()
+    if root is None and not adapter.folders:
+        raise DataError(f"data.root: expected the folder of {name}, which is {adapter.where}")
+    base = root or Path(os.environ.get("GPS_SEG_DATA") or "data")
+    if not base.is_dir():
+        raise DataError(f"{name}: expected its folder at {base}, found none; get it: {adapter.where}")
+    below = [path for pattern in adapter.folders for path in sorted(base.glob(pattern)) if path.is_dir()]
+    candidates = [base, *below] if root is not None else below
+    for candidate in candidates:
+        if any(not _missing(candidate, layout) for layout in adapter.layouts):
+            return candidate
+    nearest = min(candidates or [base], key=lambda path: min(len(_missing(path, layout)) for layout in adapter.layouts))
+    missing = min((_missing(nearest, layout) for layout in adapter.layouts), key=len)
+    layout = " or ".join(", ".join(layout) for layout in adapter.layouts)
+    raise DataError(f"{name}: expected {layout} in {nearest}, {', '.join(missing)} missing; get it: {adapter.where}")
+
+
+def _missing(root: Path, layout: tuple[str, ...]) -> list[str]:
+    return [entry for entry in layout if not (root / entry).exists()]
+
+
+def _check_counts(title: str, adapter: Adapter, parts: Parts) -> None:
+    training = "training" if parts.val is None else "training and validation"
+    for part, expected, found in ((training, adapter.train, len(parts.training())), ("test", adapter.test, len(parts.test))):
+        if expected is not None and found != expected:
+            hint = " without val.json" if parts.val is None and adapter.where.startswith(JSON_LISTS) and part == training else ""
+            raise DataError(f"{title}: expected {expected} {part} images, found {found}{hint}; get it: {adapter.where}, or set "
+                            "data.check_counts=false to go on with other numbers")

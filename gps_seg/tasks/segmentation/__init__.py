@@ -1,0 +1,1 @@
+"""Polyp segmentation with a SAM: data sets, losses, predictions and their report."""

@@ -1,0 +1,184 @@
+"""Batches: what every data set yields, and the order in which it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from gps_seg.data.images import read_image, read_mask
+from gps_seg.data.transforms import Augment, Geometry, fit_image, fit_mask, normalise, sample_seed
+from gps_seg.errors import DataError
+from gps_seg.tasks.segmentation.pairs import Pair
+
+Triple = tuple[float, float, float]
+Change = Callable[[NDArray[np.uint8], str], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B images as a model takes them, S pixels on each side.
+
+    Attributes:
+        image: float32 (B, 3, S, S), normalised, zero in the padding.
+        mask: float32 (B, 1, S, S) of 0 and 1; all zero for images without a mask.
+        valid: bool (B, 1, S, S), False in the padding.
+        boxes: float32 (B, 4) xyxy in input pixels around all mask pixels; the whole content for an empty mask.
+        ids, geometry: per image.
+    """
+
+    image: Tensor
+    mask: Tensor
+    valid: Tensor
+    boxes: Tensor
+    ids: tuple[str, ...]
+    geometry: tuple[Geometry, ...]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        return replace(self, image=self.image.to(device, non_blocking=True), mask=self.mask.to(device, non_blocking=True),
+                       valid=self.valid.to(device, non_blocking=True), boxes=self.boxes.to(device, non_blocking=True))
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of a :class:`Batch`, as arrays of its own."""
+
+    image: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    id: str
+    geometry: Geometry
+
+
+def collate(items: Sequence[Item]) -> Batch:
+    """Stack items of one input size."""
+    return Batch(
+        image=torch.from_numpy(np.stack([item.image for item in items])),
+        mask=torch.from_numpy(np.stack([_pad(item.mask, item.geometry.input_size) for item in items])[:, None]).float(),
+        valid=torch.from_numpy(np.stack([_valid(item.geometry) for item in items])[:, None]),
+        boxes=torch.from_numpy(np.stack([_box(item.mask) for item in items])),
+        ids=tuple(item.id for item in items),
+        geometry=tuple(item.geometry for item in items),
+    )
+
+
+def _pad(mask: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
+    square = np.zeros((size, size), np.bool_)
+    square[: mask.shape[0], : mask.shape[1]] = mask
+    return square
+
+
+def _valid(geometry: Geometry) -> NDArray[np.bool_]:
+    return _pad(np.ones(geometry.content_size, np.bool_), geometry.input_size)
+
+
+def _box(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if len(rows) == 0:
+        rows, columns = np.array([0, mask.shape[0] - 1]), np.array([0, mask.shape[1] - 1])
+    return np.array([columns[0], rows[0], columns[-1], rows[-1]], np.float32)
+
+
+class PolypDataset(Dataset[Item]):
+    """Labelled images, resized, augmented and normalised.
+
+    Args:
+        pairs: image and mask files.
+        input_size, resize, mean, std: what the model expects, see ``models.sam.SamSpec``.
+        augment: from ``transforms.augmentation``; None for none.
+        seed: with the epoch and the index it decides an image's augmentation.
+        cache: keep resized images and masks in memory.
+        change: (image uint8 RGB (H, W, 3), id) -> image of the same size, before the resizing; masks stay as they are.
+
+    Raises:
+        DataError: from indexing, for an unreadable file or a mask that has not its image's size.
+    """
+
+    def __init__(
+        self, pairs: Sequence[Pair], *, input_size: int, resize: str, mean: Triple, std: Triple,
+        augment: Augment | None = None, seed: int = 0, cache: bool = True, change: Change | None = None,
+    ) -> None:
+        self.pairs, self.input_size, self.resize, self.mean, self.std = list(pairs), input_size, resize, mean, std
+        self.augment, self.seed, self.epoch, self.change = augment, seed, 0, change
+        self._cache: dict[int, Any] | None = {} if cache else None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose augmentations come next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Item:
+        image, mask, geometry = self._fitted(index)
+        if self.augment is not None:
+            image, mask = self.augment(image, mask, sample_seed(self.seed, self.epoch, index))
+        return Item(normalise(image, self.input_size, self.mean, self.std), mask, self.pairs[index].id, geometry)
+
+    def _fitted(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_], Geometry]:
+        if self._cache is not None and index in self._cache:
+            return self._cache[index]
+        pair = self.pairs[index]
+        native = read_image(pair.image)
+        native = self.change(native, pair.id) if self.change else native
+        image, geometry = fit_image(native, self.input_size, self.resize)
+        mask = read_mask(pair.mask)
+        if mask.shape != geometry.native_size:  # stretching it over the image would teach wrong outlines
+            (height, width), (rows, columns) = geometry.native_size, mask.shape
+            raise DataError(f"{pair.mask}: the mask is {columns} x {rows} pixels, its image {width} x {height}; make them equal")
+        fitted = image, fit_mask(mask, geometry.content_size), geometry
+        if self._cache is not None:
+            self._cache[index] = fitted
+        return fitted
+
+
+class UnlabelledImages(Dataset[Item]):
+    """Images to predict, by path; the id is the file's stem and the mask is empty."""
+
+    def __init__(self, paths: Sequence[Path], *, input_size: int, resize: str, mean: Triple, std: Triple) -> None:
+        self.paths, self.input_size, self.resize, self.mean, self.std = list(paths), input_size, resize, mean, std
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Item:
+        image, geometry = fit_image(read_image(self.paths[index]), self.input_size, self.resize)
+        empty = np.zeros(geometry.content_size, np.bool_)
+        return Item(normalise(image, self.input_size, self.mean, self.std), empty, self.paths[index].stem, geometry)
+
+
+class EpochBatches(Sampler[list[int]]):
+    """Batches of indices whose order depends on (seed, epoch) alone, and which can start in the middle of an epoch.
+
+    Args:
+        n: number of images.
+        batch_size: images a batch, all processes together; an incomplete last batch is dropped unless it is the only one.
+        share: (rank, number of processes); each process gets every n-th image of each batch.
+    """
+
+    def __init__(self, n: int, batch_size: int, seed: int, *, shuffle: bool, share: tuple[int, int] = (0, 1)) -> None:
+        self.n, self.batch_size, self.seed, self.shuffle, self.share = n, batch_size, seed, shuffle, share
+        self.epoch, self.skip = 0, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return max(1, self.n // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = list(range(self.n))
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(sample_seed(self.seed, self.epoch, -1))
+            order = torch.randperm(self.n, generator=generator).tolist()
+        rank, processes = self.share
+        for number in range(self.skip, len(self)):
+            yield order[number * self.batch_size : (number + 1) * self.batch_size][rank::processes]

@@ -1,0 +1,101 @@
+"""The cost benchmark: what no noise touches is asserted, times are only reported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from gps_seg.commands.benchmarks.cost import measure
+from gps_seg.commands.benchmarks.memory import peak_resident, swap_seconds
+from gps_seg.commands.benchmarks.step import Bench, Setting
+from gps_seg.errors import ConfigError
+from gps_seg.models.classifiers import build_backbone
+from gps_seg.models.sam import build_sam
+
+TINY = Setting("tiny", 128, 1, "fp32", "cpu")
+
+
+def test_a_gps_step_needs_fewer_operations_and_far_less_state_than_full_fine_tuning() -> None:
+    methods = ["floor", "full", "gps", "head", "bitfit", "adapter", "ssf"]
+    rows = {row.method: row for row in measure(TINY, methods, repetitions=1, say=lambda text: None, resident=False)}
+    assert rows["head"].flops < rows["gps"].flops < rows["full"].flops
+    # bitfit has no weight gradient at all; a random tiny model uses more of its columns than a trained one
+    assert rows["gps"].flops <= 1.15 * rows["bitfit"].flops
+    assert rows["gps"].encoder_state_bytes < 0.03 * rows["full"].encoder_state_bytes
+    assert rows["gps"].saved_bytes <= rows["full"].saved_bytes
+    assert rows["floor"].state_bytes == rows["floor"].delta_bytes == 0 and rows["floor"].ratio == 1
+    assert rows["gps"].delta_bytes < rows["full"].delta_bytes
+
+
+def test_a_vit_of_timm_gets_within_eight_percent_of_the_floors_operations() -> None:
+    setting = Setting("vit_tiny_patch16_224", None, 2, "fp32", "cpu")
+    rows = {row.method: row for row in measure(setting, ["floor", "gps", "full"], repetitions=1, say=lambda text: None,
+                                               resident=False)}
+    assert rows["gps"].flops <= 1.08 * rows["floor"].flops
+    assert rows["full"].flops >= 1.4 * rows["gps"].flops
+
+
+def test_the_contrastive_selection_costs_two_full_steps_as_it_sees_two_views() -> None:
+    setting = Setting("vit_tiny_patch16_224", 32, 4, "fp32", "cpu")
+    full, contrastive = measure(setting, ["full", "contrastive"], repetitions=1, say=lambda _: None, resident=False)
+    assert 1.9 < contrastive.flops / full.flops < 2.1 and contrastive.step_s > 0 and contrastive.state_bytes == 0
+    with pytest.raises(ConfigError, match="contrastive is a selection of classifiers; tiny is none"):
+        measure(Setting("tiny", 64, 1, "fp32", "cpu"), ["contrastive"], repetitions=1, resident=False)
+
+
+@pytest.mark.parametrize("groups", [1, 4, 8])
+def test_a_convolutions_gradients_count_a_forward_pass_each_whatever_its_groups(groups: int) -> None:
+    class OneLayer(Bench):
+        def __init__(self) -> None:
+            self.model = self.run = nn.Conv2d(8, 8, 3, padding=1, groups=groups, bias=False)
+            self.image, self.setting, self.method, self.optimizer = torch.zeros(2, 8, 5, 5), TINY, "floor", None
+
+    assert OneLayer().flops() == 3 * 2 * 2 * 5 * 5 * 8 * (8 // groups) * 9
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak resident memory is read from Linux's /proc")
+def test_peak_resident_memory_is_at_least_what_the_optimizer_must_hold() -> None:
+    setting = Setting("vit_small_patch16_224", None, 1, "fp32", "cpu")
+    weights = sum(parameter.nbytes for parameter in build_backbone("vit_small_patch16_224").parameters())
+    full, gps = peak_resident(setting, "full"), peak_resident(setting, "gps")
+    assert full > 3.5 * weights  # weights, gradients and two moments
+    assert weights < gps < 0.75 * full
+
+
+def test_frozen_weights_in_the_compute_type_take_half_the_bytes() -> None:
+    model, image = build_sam("tiny"), torch.randn(1, 3, 64, 64)
+    bench = Bench("gps", model, image, Setting("tiny", 64, 1, "bf16", "cpu", frozen_storage="compute"))
+    bench.step()
+    assert model.image_encoder.blocks[0].mlp.lin1.weight.dtype == torch.bfloat16  # type: ignore[index, union-attr]
+
+
+def test_a_hot_swap_of_a_small_model_takes_milliseconds() -> None:
+    assert 0 < swap_seconds(Setting("tiny", 64, 1, "fp32", "cpu")) < 0.2
+
+
+def test_an_unknown_backbone_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="unknown backbone 'vit_base_patch16_225'; did you mean vit_base_patch16_224"):
+        build_backbone("vit_base_patch16_225")
+
+
+def test_the_command_prints_a_table_writes_json_and_a_plot(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "gps_seg.cli", "benchmark", "cost", "--model", "tiny", "--repetitions", "1",
+               "--methods", "floor,full,gps,lora,shira", "--json", str(tmp_path / "cost.json"),
+               "--plot", str(tmp_path / "cost.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "GFLOP" in done.stdout and "hot swap of a gps delta" in done.stdout
+    document = json.loads((tmp_path / "cost.json").read_text())
+    rows = document["rows"]
+    assert [row["method"] for row in rows] == ["floor", "full", "gps", "lora", "shira"] and rows[0]["ratio"] == 1
+    assert {"compiled", "step_s", "flops", "forward_s", "peak_bytes", "saved_bytes", "state_bytes", "delta_bytes",
+            "selection_s"} <= set(rows[0])
+    assert {"hardware", "versions", "setting", "swap_s"} <= set(document)
+    with Image.open(tmp_path / "cost.png") as picture:
+        assert picture.width > 500

@@ -1,0 +1,47 @@
+"""The released code's protocol can be run, and cannot be mistaken for an honest one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gps_seg.commands.grid import load_grid
+from gps_seg.commands.train import train
+from gps_seg.config import load_config
+from gps_seg.metrics.report import gps_legacy
+from gps_seg.tasks.segmentation.pairs import load_splits
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def test_the_released_scorer_calls_an_all_foreground_mask_perfect() -> None:
+    assert gps_legacy(1.0)["dice"] == gps_legacy(1.0)["iou"] == 1.0
+    assert gps_legacy(0.5)["dice"] == pytest.approx(2 / 3)
+
+
+def test_the_released_protocol_trains_selects_and_chooses_on_the_test_images_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPS_SEG_CACHE", str(tmp_path / "cache"))
+    config = load_config(None, ["model.name=tiny", "data.name=phantom", "data.phantom_images=12", "data.protocol=released",
+                                "train.max_steps=2", "train.batch_size=2", "evaluate.overlays=0", "selection.max_images=1"])
+    splits = load_splits(config.data)
+    assert set(splits.test) <= set(splits.train) and splits.inner == splits.test
+    said: list[str] = []
+    document = train(config, tmp_path / "run", say=said.append)
+    assert any("selects and trains on the test images" in line for line in said)
+    assert document["settings"]["data_protocol"] == "released"
+    assert document["gps_legacy"]["iou"] == document["dataset"]["recall"]
+    assert any("the released scorer would say mDice" in line and "never compare" in line for line in said)
+    honest = load_config(None, ["data.name=phantom", "data.phantom_images=12"])
+    assert not set(load_splits(honest.data).test) & set(load_splits(honest.data).train)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_configuration_is_accepted(path: Path) -> None:
+    if "base" in yaml.safe_load(path.read_text()):
+        load_grid(path)
+    else:
+        load_config(path)

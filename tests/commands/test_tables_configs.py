@@ -1,0 +1,128 @@
+"""The paper's tables and ablations as comparisons: every file is one that runs, with the paper's numbers where they are known."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from gps_seg.class_config import load_class_config
+from gps_seg.commands.class_grid import group_means, markdown
+from gps_seg.commands.grid import Cell, GridConfig, load_grid, settings_of
+from gps_seg.errors import ConfigError
+from gps_seg.methods.gps import _check_patterns
+from gps_seg.models.classifiers import build_backbone
+from gps_seg.tasks.classification.catalog import ADAPTERS
+
+FOLDER = Path(__file__).parents[2] / "configs" / "tables"
+FGVC = ("cub_200_2011", "nabirds", "oxford_flowers", "stanford_dogs", "stanford_cars")
+TABLES = {
+    "table2_fgvc": FGVC, "table3_vtab": tuple(name for name in ADAPTERS if name.startswith("vtab_")),
+    "table4_fgvc_swin_b": FGVC, "table4_fgvc_convnext_b": FGVC, "table6a_levels": FGVC, "table6b_criteria": FGVC,
+    "table6c_loss": FGVC, "fig6a_excluded_blocks": FGVC[:1], "fig6b_first_blocks": FGVC[:1], "fig6c_k": FGVC,
+    "table8_robustness": ("imagenet",), "table10_cifar100": ("cifar100",), "table11_imagenet_vit_b": ("imagenet",),
+    "table11_imagenet_swin_b": ("imagenet",), "table11_imagenet_convnext_b": ("imagenet",), "fig10_few_shot": ("imagenet",),
+    "table12_seeds": FGVC,
+}
+
+
+@cache
+def table(name: str) -> GridConfig:
+    return load_grid(FOLDER / f"{name}.yaml")
+
+
+def test_every_file_is_a_table_of_the_paper() -> None:
+    assert {path.name for path in FOLDER.iterdir()} == {f"{name}.yaml" for name in TABLES}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_cell_of_a_table_has_settings_that_fit_its_data_set_and_backbone(name: str, tmp_path: Path) -> None:
+    grid = table(name)
+    assert set(grid.data) == set(TABLES[name]) and (grid.reference in grid.methods or len(grid.methods) == 1)
+    for method in grid.methods:
+        cell = Cell(method, grid.seeds[0], None, tmp_path, (f"data.name={grid.data[-1]}",), grid.data[-1])
+        (tmp_path / "cell.yaml").write_bytes(settings_of(grid, cell, []))
+        config = load_class_config(tmp_path / "cell.yaml")
+        assert config.data.name == grid.data[-1] and config.model.checkpoint is not None  # never random weights unasked
+        if config.selection.exclude:
+            _check_patterns(network(config.model.name), config.selection)
+
+
+@cache
+def network(name: str) -> torch.nn.Module:
+    with torch.device("meta"):
+        return build_backbone(name, classes=2)
+
+
+def test_the_papers_means_follow_from_its_rows() -> None:
+    fgvc, vtab = table("table2_fgvc"), table("table3_vtab")
+    assert group_means(fgvc.columns["gps"], fgvc.data, {}) == {"mean": pytest.approx(0.9178)}
+    assert {name: len(members) for name, members in vtab.groups.items()} == {"natural": 7, "specialised": 4, "structured": 8}
+    assert group_means(vtab.columns["gps"], vtab.data, vtab.groups) == pytest.approx({
+        "natural": 0.8374, "specialised": 0.8678, "structured": 0.6189, "mean": 0.7518, "mean of groups": 0.7747}, abs=6e-5)
+    for grid in (fgvc, vtab):
+        for method, values in grid.columns.items():
+            assert group_means(values, grid.data, {})["mean"] == pytest.approx(values["mean"], abs=2e-4), method
+
+
+@pytest.mark.parametrize("name", ["compare_classification", "compare_sharing"])
+def test_the_comparisons_that_need_no_download_load(name: str) -> None:
+    assert load_grid(FOLDER.parent / f"{name}.yaml").data == ("digits", "polyp_patches")
+
+
+def test_ablations_leave_out_the_blocks_they_name() -> None:
+    one, first = table("fig6a_excluded_blocks").methods, table("fig6b_first_blocks").methods
+    assert one["without block 3"]["selection.exclude"] == ["blocks.2.*"] and len(one) == 13
+    assert first["without the first 4"]["selection.exclude"] == [f"blocks.{number}.*" for number in range(4)]
+    assert [values["selection.k"] for values in table("fig6c_k").methods.values()] == [1, 2, 3, 5, 7, 10, 15, "auto"]
+
+
+def test_means_are_left_out_where_a_data_set_is_missing() -> None:
+    groups = {"first": ("a", "b"), "second": ("c",)}
+    assert group_means({"a": 0.5, "b": 0.7}, ["a", "b", "c"], groups) == {"first": pytest.approx(0.6)}
+    assert group_means({"a": 0.5, "b": 0.7, "c": 0.9}, ["a", "b", "c"], groups) == pytest.approx(
+        {"first": 0.6, "second": 0.9, "mean": 0.7, "mean of groups": 0.75})
+
+
+def test_published_numbers_and_robustness_stand_in_columns_of_their_own() -> None:
+    row: dict[str, Any] = {"method": "gps", "rate": 1e-3, "accuracy": 0.9, "sd": None, "low": 0.8, "high": 1.0, "images": 5,
+                           "trainable": 10, "parameters": 1000, "step_s": 0.1, "published": 0.899,
+                           "robustness": {"imagenet_a": 0.3}}
+    means = {"gps": {"ours": {"mean": 0.9}, "published": {"mean": 0.9178, "natural": 0.8}}}
+    text = markdown({"name": "x", "data": {"dtd": {"reference": "gps", "rows": [row]}}, "means": means, "failed": {}})
+    header = "| method | lr | accuracy | paper | 95 % interval | sd over seeds | p | encoder weights | % | step s | imagenet_a |"
+    assert header in text.splitlines()
+    assert "|---|--:|--:|--:|---|--:|--:|--:|--:|--:|--:|" in text.splitlines()
+    assert "| gps | 0.001 | 0.9000 | 0.8990 | 0.8000 to 1.0000 | - | reference | 10 | 1.00 | 0.100 | 0.3000 |" in text
+    assert "| method | mean | mean, paper | natural | natural, paper |\n|---|--:|--:|--:|--:|\n" in text
+    assert "| gps | 0.9000 | 0.9178 | - | 0.8000 |" in text
+
+
+@pytest.mark.parametrize(("values", "text"), [
+    ({"data": ["vtab_dt"]}, "data: expected one of .*vtab_dtd.*, got 'vtab_dt'"),
+    ({"columns": {"gpss": {"digits": 0.9}}}, "columns: expected one of gps, got 'gpss'"),
+    ({"columns": {"gps": {"cifar": 0.9}}}, "columns: gps: expected one of digits, mean, mean of groups, got 'cifar'"),
+    ({"groups": {"natural": ["cifar100"]}}, "groups: natural: expected one of digits, got 'cifar100'"),
+    ({"base": "{data}.yaml"}, "cannot read the configuration .*digits.yaml"),
+])
+def test_names_that_a_comparison_does_not_have_are_refused(tmp_path: Path, values: dict[str, Any], text: str) -> None:
+    (tmp_path / "base.yaml").write_text("{}")
+    path = tmp_path / "compare.yaml"
+    path.write_text(yaml.safe_dump({"task": "classification", "base": "base.yaml", "data": ["digits"], "methods": {"gps": {}},
+                                    **values}))
+    with pytest.raises(ConfigError, match=text):
+        load_grid(path)
+
+
+def test_the_data_sets_name_is_put_into_settings(tmp_path: Path) -> None:
+    (tmp_path / "digits.yaml").write_text("{}")
+    (tmp_path / "compare.yaml").write_text(yaml.safe_dump({
+        "task": "classification", "base": "{data}.yaml", "data": ["digits"],
+        "methods": {"gps": {"selection.files": ["shared/common.safetensors", "shared/rest/{data}.safetensors"]}}}))
+    grid = load_grid(tmp_path / "compare.yaml")
+    text = settings_of(grid, Cell("gps", 0, None, tmp_path, (), "digits"), []).decode()
+    assert "shared/rest/digits.safetensors" in text

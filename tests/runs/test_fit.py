@@ -1,0 +1,214 @@
+"""The loop: it learns, stops when it should, and a bad number or a full disk ends it with a good state on disk."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import gps_seg
+from gps_seg.commands import train as recipes
+from gps_seg.config import GPSConfig, RunConfig, TrainConfig, load_config
+from gps_seg.core.selection import fingerprint
+from gps_seg.errors import ConfigError, DataError, TrainingError
+from gps_seg.models.sam import build_sam
+from gps_seg.runs.delta import read_tensors
+from gps_seg.runs.fit import learning_rate, resolve_precision
+from gps_seg.runs.gps_model import GPSModel, get_gps_model
+from gps_seg.runs.log import read_log
+from gps_seg.tasks.segmentation.losses import LOSSES, make_loss, total
+
+BASE = ["model.name=tiny", "data.name=phantom", "data.phantom_images=20", "train.batch_size=4", "train.precision=fp32",
+        "evaluate.overlays=0", "device=cpu", "train.warmup=0"]
+
+
+def config(*overrides: str) -> RunConfig:
+    return load_config(None, [*BASE, *overrides])
+
+
+def silent(_: str) -> None:
+    pass
+
+
+@pytest.mark.parametrize("method", ["gps", "full", "head", "bitfit"])
+def test_every_method_goes_down_the_same_road_and_lowers_the_loss(method: str, tmp_path: Path) -> None:
+    result = recipes.train(config(f"method={method}", "train.max_steps=20", "train.lr=3e-3"), tmp_path / "run", say=silent)
+    losses = [row["loss"] for row in read_log(tmp_path / "run") if "loss" in row]
+    assert sum(losses[-4:]) < sum(losses[:4])
+    assert result["run"]["method"] == method and result["run"]["steps"] == 20
+    state = read_tensors(tmp_path / "run" / "last.safetensors", "state")[0]
+    held = {name.split("/")[1] for name in state if name.startswith("optimizer/")}
+    assert held <= {name.split("/")[1] for name in state if name.startswith("value/")}
+
+
+def test_training_stops_early_and_keeps_the_best(tmp_path: Path) -> None:
+    settings = config("train.max_steps=40", "train.validate_every=2", "train.patience=2", "train.lr=1e-9")
+    result = recipes.train(settings, tmp_path / "run", say=silent)
+    assert result["run"]["stopped"] == "no better score in 2 validations"
+    assert result["run"]["steps"] < 40
+    scores = {row["step"]: row["validation_dice"] for row in read_log(tmp_path / "run") if "validation_dice" in row}
+    assert scores[result["run"]["best_step"]] == max(scores.values())
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run_with_the_last_state_on_disk(tmp_path: Path) -> None:
+    settings = config("train.max_steps=60", "train.lr=1e30", "train.optimizer=sgd", "train.clip=null", "train.checkpoint_every=1")
+    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step \d+: the last good state is on disk; try a smaller"):
+        recipes.train(settings, tmp_path / "run", say=silent)
+    assert (tmp_path / "run" / "last.safetensors").is_file() and not (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_full_disk_ends_the_run_with_the_old_state_intact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipes_folder = tmp_path / "run"
+    real, written = Path.open, []
+
+    def full_after_two_states(self: Path, mode: str = "r", *more: Any, **named: Any) -> Any:
+        if "last.safetensors" in self.name and "w" in mode:
+            written.append(self)
+            if len(written) > 2:
+                raise OSError(errno.ENOSPC, "No space left on device", str(self))
+        return real(self, mode, *more, **named)
+
+    monkeypatch.setattr(Path, "open", full_after_two_states)
+    with pytest.raises(TrainingError, match=r"no space left for .*last.safetensors: what was written before is intact"):
+        recipes.train(config("train.max_steps=9", "train.checkpoint_every=2"), recipes_folder, say=silent)
+    monkeypatch.undo()
+    _, metadata = read_tensors(recipes_folder / "last.safetensors", "state")
+    assert json.loads(metadata["state"])["step"] == 4
+    assert not list(recipes_folder.glob(".*.tmp"))
+
+
+def test_the_whole_selection_pass_reads_the_training_part_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = recipes.prepare(config(), silent)
+    read: list[str] = []
+    loader = recipes._selection_loader(bench)
+    for batch in loader:
+        read += batch.ids
+    assert sorted(read) == sorted(pair.id for pair in bench.splits.train)
+    assert not set(read) & {pair.id for pair in (*bench.splits.inner, *bench.splits.test)}
+
+
+def test_accumulating_a_step_in_pieces_gives_the_step_of_the_whole(tmp_path: Path) -> None:
+    """The loss is a mean over images, so two pieces of two are one of four, up to rounding."""
+    values = []
+    for pieces in (1, 2):
+        out = tmp_path / str(pieces)
+        settings = config("train.max_steps=2", f"train.accumulate={pieces}", "train.optimizer=sgd", "train.lr=0.1")
+        recipes.train(settings, out, say=silent)
+        values.append(read_tensors(out / "last.safetensors", "state")[0])
+    for name, value in values[0].items():
+        torch.testing.assert_close(values[1][name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_pieces_that_do_not_divide_the_batch_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="4 images cannot be shared by 1 processes in 3 pieces each"):
+        recipes.train(config("train.accumulate=3"), tmp_path / "run", say=silent)
+
+
+def test_the_rate_warms_up_and_falls_to_its_end() -> None:
+    settings = TrainConfig(lr=1.0, warmup=0.1, min_lr=0.01)  # type: ignore[call-arg]
+    rates = [learning_rate(step, 100, settings) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and rates[9] == rates[10] == 1.0
+    assert rates[10:] == sorted(rates[10:], reverse=True) and 0.01 <= rates[-1] < 0.02
+
+
+def test_half_precision_on_a_cpu_is_refused_and_auto_follows_the_hardware() -> None:
+    with pytest.raises(TrainingError, match="fp16 needs a CUDA device"):
+        resolve_precision("fp16", torch.device("cpu"))
+    assert resolve_precision("auto", torch.device("cpu")) in ("fp32", "bf16")
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_fall_towards_the_target_and_are_defined_on_empty_masks(name: str) -> None:
+    loss, target = make_loss(name), torch.zeros(2, 1, 32, 32)
+    target[0, :, 8:20, 8:20] = 1  # the second image has no foreground
+    valid = torch.ones_like(target, dtype=torch.bool)
+    values = [total(loss, sign * (target * 2 - 1) * 6, target, valid) for sign in (1, 0, -1)]
+    assert values[0] < values[1] < values[2] and values[0] < 0.7
+    logits = torch.zeros(2, 1, 32, 32, requires_grad=True)
+    total(loss, logits, target, valid).backward()
+    assert torch.isfinite(logits.grad).all()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_padding_has_no_gradient_and_does_not_change_which_logits_are_better(name: str) -> None:
+    loss, target, valid = make_loss(name), torch.zeros(1, 1, 32, 32), torch.ones(1, 1, 32, 32, dtype=torch.bool)
+    target[..., 4:12, 4:12] = 1
+    valid[..., 20:, :] = False
+    logits = torch.zeros(1, 1, 32, 32, requires_grad=True)
+    total(loss, logits, target, valid).backward()
+    assert logits.grad is not None and not logits.grad[..., 20:, :].any() and logits.grad[..., 4:12, 4:12].any()
+
+
+# The Python interface
+
+
+def loss_fn(model: nn.Module, image: torch.Tensor) -> torch.Tensor:
+    return (model(image).logits - 1).square().mean()  # type: ignore[no-any-return]
+
+
+def test_the_python_interface_in_pefts_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sam, image = gps_seg.load_sam("tiny"), torch.randn(1, 3, 64, 64)
+    base = fingerprint(sam)
+    model = gps_seg.get_gps_model(sam, gps_seg.GPSConfig(k=2), [image], loss_fn)
+    model.print_trainable_parameters()
+    assert "trainable params: 67,520 || all params: 127,852 || trainable%: 52.8111" in capsys.readouterr().out
+    optimizer = torch.optim.AdamW(model.trainable_parameters(), lr=1e-2)
+    model.follow(optimizer)
+    first = loss_fn(model, image)
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss_fn(model, image).backward()
+        optimizer.step()
+    tuned = loss_fn(model, image)
+    assert tuned < first
+    with model.disable_adapter():
+        assert torch.equal(loss_fn(model, image), first)
+    model.save_pretrained(tmp_path)
+    again = GPSModel.from_pretrained(gps_seg.load_sam("tiny"), tmp_path)
+    assert torch.equal(loss_fn(again, image), tuned)
+    merged = again.merge_and_unload()
+    assert torch.equal(loss_fn(merged, image), tuned)
+    assert fingerprint(model.unload()) == base
+
+
+def test_any_network_can_be_tuned_not_only_sam() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 2))
+    model = get_gps_model(net, GPSConfig(), [torch.randn(8, 10)], lambda m, x: m(x).square().mean())  # type: ignore[call-arg]
+    assert sum(parameter.numel() for parameter in model.trainable_parameters()) == 22 + 22
+
+
+def test_a_gradient_score_without_data_is_refused() -> None:
+    with pytest.raises(ConfigError, match="the score 'gradient' needs dataloader and loss_fn"):
+        get_gps_model(build_sam("tiny"))
+    get_gps_model(build_sam("tiny"), GPSConfig(score="magnitude"))  # type: ignore[call-arg]
+
+
+def test_a_mistake_found_before_training_leaves_no_folder_to_trip_over(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="data.name: expected kvasir-seg, phantom or folder"):
+        recipes.train(config("data.name=phantoms"), tmp_path / "run", say=silent)
+    assert not (tmp_path / "run").exists()
+    if importlib.util.find_spec("triton") is None:
+        with pytest.raises(ConfigError, match="train.backend=triton: the package triton is not installed"):
+            recipes.train(config("train.backend=triton"), tmp_path / "run", say=silent)
+        assert not (tmp_path / "run").exists()
+
+
+def test_k_is_chosen_by_short_trials_that_leave_the_base_as_it_was(tmp_path: Path) -> None:
+    settings = ["train.max_steps=2", "selection.k=auto", "selection.auto_k=[1,2]", "selection.auto_steps=1"]
+    found = recipes.train(config(*settings), tmp_path / "auto", say=silent)["run"]
+    trials = found["k_trials"]
+    assert [one["k"] for one in trials] == [1, 2] and all(0 <= one["score"] <= 1 for one in trials)
+    best = max(trials, key=lambda one: (one["score"], -one["k"]))
+    assert found["k"] == best["k"] and found["trainable"]["selected"] == best["selected"]
+    recipes.train(config("train.max_steps=2", f"selection.k={best['k']}"), tmp_path / "given", say=silent)
+    deltas = [read_tensors(tmp_path / name / "adapter_model.safetensors", "a delta")[0] for name in ("auto", "given")]
+    assert deltas[0].keys() == deltas[1].keys() and all(torch.equal(deltas[0][name], deltas[1][name]) for name in deltas[0])
+    with pytest.raises(ConfigError, match="selection.k=auto: data.protocol=released validates on the test images"):
+        recipes.train(config(*settings, "data.protocol=released"), tmp_path / "released", say=silent)
