@@ -40,6 +40,11 @@ class TrainingState:
         self.validations_without_gain += 1
         return False
 
+    def keep_last(self, values: dict[str, Tensor]) -> None:
+        """Take the values of this step as the run's, whatever was better before; its score is the last validation's, else 0."""
+        self.scores = self.scores or [0.0]
+        self.best_score, self.best_step, self.best = self.scores[-1], self.step, values
+
     @torch.no_grad()
     def update_ema(self, attached: Attached, decay: float) -> None:
         """Move the running average towards the current values; nothing for decay 0."""
