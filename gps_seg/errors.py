@@ -18,4 +18,8 @@ class CheckpointError(GpsSegError):
 
 
 class TrainingError(GpsSegError):
-    """A run cannot go on: the loss is not a number, the disk is full, or the run was interrupted."""
+    """A run cannot go on: the loss is not a number, or the run was interrupted."""
+
+
+class WriteError(GpsSegError):
+    """A file cannot be written: the disk is full, or its folder is missing, closed or no folder."""

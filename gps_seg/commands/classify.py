@@ -25,6 +25,7 @@ from gps_seg.config import dump_config
 from gps_seg.core.attach import Attached, attach
 from gps_seg.core.selection import Selection, counts, data_free_scores, gradient_scores
 from gps_seg.errors import DataError
+from gps_seg.files import read_json, write_json, write_text
 from gps_seg.methods import METHODS
 from gps_seg.metrics.statistics import mean_interval
 from gps_seg.runs import delta as checkpoint
@@ -90,12 +91,12 @@ def train_classifier(config: ClassConfig, out: Path, *, resume: bool = False, sa
     check_free(config, out, resume=resume)
     if resume and (out / RESULT_FILE).exists():
         say(f"{out} is finished; nothing to do")
-        return checkpoint.read_json(out / RESULT_FILE, "a result")
+        return read_json(out / RESULT_FILE, "a result")
     began = time.perf_counter()
     bench = prepare(config)
     if config.data.robustness:
         find_robustness(config.data)  # before hours of training, or of tuning for it
-    checkpoint.write_bytes(out / CONFIG_FILE, dump_config(config).encode())
+    write_text(out / CONFIG_FILE, dump_config(config))
     selection, selection_s = select_or_load(out / SELECTION_FILE, bench.model, lambda: make_selection(bench, say))
     sizes = counts(selection, bench.model)
     say(describe_counts(config.method, sizes))
@@ -116,7 +117,7 @@ def train_classifier(config: ClassConfig, out: Path, *, resume: bool = False, sa
     if config.data.robustness and config.data.protocol == "final":
         document["robustness"] = score_robustness(bench, say)
     document["settings"] = config.model_dump(mode="json")
-    checkpoint.write_json(out / RESULT_FILE, document)
+    write_json(out / RESULT_FILE, document)
     say(headline(document))
     return document
 

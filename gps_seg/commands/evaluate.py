@@ -15,11 +15,11 @@ from gps_seg.commands.train import CONFIG_FILE
 from gps_seg.config import EvaluateConfig, RunConfig, load_config
 from gps_seg.data.images import read_image
 from gps_seg.errors import ConfigError, DataError
+from gps_seg.files import sha256
 from gps_seg.metrics.measures import DEFAULT_BLOCKS
 from gps_seg.metrics.plots.corruptions import corruption_sheet, plot_corruptions
 from gps_seg.metrics.plots.scores import plot_scores
 from gps_seg.metrics.surface import TOLERANCE
-from gps_seg.models.weights import sha256
 from gps_seg.runs.load import Run, draw_cases, find_pairs, load_run, score_pairs
 from gps_seg.runs.provenance import base_note, data_warnings, surroundings
 from gps_seg.tasks.segmentation.pairs import Pair, load_splits

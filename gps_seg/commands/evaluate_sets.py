@@ -16,7 +16,7 @@ from statistics import mean
 from typing import Any
 
 from gps_seg.commands.evaluate import evaluate_run
-from gps_seg.metrics.tables import write_json
+from gps_seg.files import write_json
 from gps_seg.runs.load import load_run
 from gps_seg.tasks.segmentation.known import GROUPS
 from gps_seg.tasks.segmentation.sets import SPLIT, expand, labels, set_pairs

@@ -17,10 +17,9 @@ from gps_seg.errors import DataError
 from gps_seg.metrics.measures import DEFAULT_BLOCKS, THRESHOLD, BlockScore, score_blocks
 from gps_seg.metrics.report import report
 from gps_seg.metrics.surface import TOLERANCE
-from gps_seg.metrics.tables import headline, publish, table, write_csv, write_json
+from gps_seg.metrics.tables import headline, publish, table, write_csv
 
-__all__ = ["headline", "hold_maps", "mask_folder", "publish", "read_groups", "report", "score_folders", "table", "write_csv",
-           "write_json"]
+__all__ = ["headline", "hold_maps", "mask_folder", "publish", "read_groups", "report", "score_folders", "table", "write_csv"]
 
 
 def score_folders(

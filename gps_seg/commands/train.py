@@ -24,6 +24,7 @@ from gps_seg.core.kernels import why_not
 from gps_seg.core.selection import Selection, counts, data_free_scores, gradient_scores
 from gps_seg.data.transforms import augmentation
 from gps_seg.errors import ConfigError
+from gps_seg.files import read_json, write_json, write_text
 from gps_seg.methods import METHODS
 from gps_seg.methods.added import insert_modules
 from gps_seg.metrics.masks import ImageScore, aggregate
@@ -158,10 +159,10 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, say: Say = prin
     accelerator.wait_for_everyone()
     if resume and (out / RESULT_FILE).exists():
         say(f"{out} is finished; nothing to do")
-        return checkpoint.read_json(out / RESULT_FILE, "a result")
+        return read_json(out / RESULT_FILE, "a result")
     bench = prepare(config, say)
     if main:  # only now, so that a mistake in the settings leaves no folder behind
-        checkpoint.write_bytes(out / CONFIG_FILE, dump_config(config).encode())
+        write_text(out / CONFIG_FILE, dump_config(config))
     accelerator.wait_for_everyone()
     selection, seconds = select_or_load(out / SELECTION_FILE, bench.model, lambda: make_selection(bench, say), save=main)
     accelerator.wait_for_everyone()
@@ -201,7 +202,7 @@ def _finish(
     if not config.evaluate.test:
         training_curve(read_log(out), out / "training.png")
         document = {"run": _run_facts(bench, fitted, facts, sizes)}
-        checkpoint.write_json(out / RESULT_FILE, document)
+        write_json(out / RESULT_FILE, document)
         say(f"best inner validation Dice {fitted.best_score:.4f} at step {fitted.best_step}; the test list was not scored")
         return document
     test = list(bench.splits.test)
@@ -214,7 +215,7 @@ def _finish(
     document = report(scores, settings=evaluation_settings(bench, "test"))
     document["run"] = _run_facts(bench, fitted, facts, sizes)
     write_csv(out / "scores.csv", scores)
-    checkpoint.write_json(out / RESULT_FILE, document)
+    write_json(out / RESULT_FILE, document)
     say(table(document))
     return document
 

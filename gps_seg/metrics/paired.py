@@ -6,7 +6,6 @@ each image's mean over seeds. All pairs of methods are tested, and Holm's correc
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -17,10 +16,11 @@ from numpy.typing import NDArray
 
 from gps_seg.commands.score import read_groups
 from gps_seg.errors import ConfigError, DataError, GpsSegError
+from gps_seg.files import read_json, write_json, write_text
 from gps_seg.metrics.contradictions import check_document
 from gps_seg.metrics.plots.scores import box_plots
 from gps_seg.metrics.statistics import RESAMPLES, compare, hierarchical, holm, interval
-from gps_seg.metrics.tables import escape, write_json, write_text
+from gps_seg.metrics.tables import escape
 
 Documents = Mapping[str, Sequence[Mapping[str, Any]]]
 HIGHER_IS_WORSE = frozenset({"hd95", "hd95_of_diagonal", "fp", "fn", "polyps_false", "pranet_mae", "calibration_ece",
@@ -54,12 +54,7 @@ def read_document(path: Path) -> dict[str, Any]:
         DataError: unreadable, or not a report.
         GpsSegError: its numbers contradict each other.
     """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError:
-        raise DataError(f"{path}: expected the JSON of gps-seg score or evaluate, the content is something else") from None
+    document = read_json(path, "the JSON of gps-seg score or evaluate", DataError)
     if not isinstance(document, dict) or not {"n", "per_image", "dataset", "images"} <= set(document) or not document["images"]:
         raise DataError(f"{path}: expected the JSON of gps-seg score or evaluate, with one row an image")
     try:

@@ -7,88 +7,23 @@ absolute values, so that merging is exact); for every other trained parameter th
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from gps_seg.core.attach import Attached, attach
 from gps_seg.core.selection import Selection, fingerprint
-from gps_seg.errors import CheckpointError, GpsSegError, TrainingError
+from gps_seg.errors import CheckpointError, GpsSegError
+from gps_seg.files import read_json, write_json
+from gps_seg.files.tensors import read_tensors, write_tensors
 
 DELTA_FILE, DELTA_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 DELTA_KEYS = {"base_sha256": str, "dense": dict, "meta": dict}
 INDICES, VALUES = ".gps_indices", ".gps_values"
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace a file in one step: after a crash at any moment the old or the new content is there, never a part.
-
-    Raises:
-        TrainingError: the disk is full or the folder cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise disk_error(path, error) from None
-
-
-def disk_error(path: Path, error: OSError) -> TrainingError:
-    """One line for a failed write."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return TrainingError(f"no space left for {path}: what was written before is intact; make room, add --resume")
-    return TrainingError(f"cannot write {path}: {error.strerror}")
-
-
-def write_json(path: Path, document: Any) -> None:
-    """Write JSON atomically; refuses NaN, which no JSON reader but Python's accepts."""
-    write_bytes(path, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
-
-
-def read_json(path: Path, what: str) -> Any:
-    """Read JSON. Raises CheckpointError that names the file and what it should have been."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"expected {what} at {path}, found none") from None
-    except (OSError, ValueError):
-        raise CheckpointError(f"{path}: expected {what}, the file is damaged") from None
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write named tensors and text atomically. The same content gives the same bytes.
-
-    The text goes under one key, because safetensors writes several in a random order.
-    """
-    text = {"gps_seg": json.dumps(dict(metadata), sort_keys=True)}
-    write_bytes(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, text))
-
-
-def read_tensors(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file. Raises CheckpointError if it is missing or damaged."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            text = (file.metadata() or {}).get("gps_seg", "{}")
-            return {name: file.get_tensor(name) for name in names}, json.loads(text)
-    except FileNotFoundError:
-        raise CheckpointError(f"expected {what} at {path}, found none") from None
-    except (SafetensorError, OSError, ValueError):
-        raise CheckpointError(f"{path}: expected {what}, the file is damaged or cut short") from None
 
 
 def save_selection(path: Path, selection: Selection) -> None:

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gps_seg.cli import options as cli_options
-from gps_seg.commands.score import read_groups, report, score_folders, table, write_csv, write_json
+from gps_seg.commands.score import read_groups, report, score_folders, table, write_csv
 from gps_seg.data.images import write_mask
 from gps_seg.data.maps import read_prediction
 from gps_seg.errors import ConfigError, DataError
+from gps_seg.files import write_json
 from gps_seg.metrics.measures import BLOCKS, DEFAULT_BLOCKS, parse_blocks, row
 
 
