@@ -17,9 +17,10 @@ from gps_seg.core.selection import Selection, counts, table
 from gps_seg.errors import DataError
 from gps_seg.files import read_json
 from gps_seg.methods.added import insert_modules
+from gps_seg.methods.selection_file import load_selection
 from gps_seg.models.sam import MODELS
 from gps_seg.models.weights import PUBLISHED, cache_folder
-from gps_seg.runs.delta import load_selection, read_delta_config
+from gps_seg.runs.delta import read_delta_config
 from gps_seg.runs.fit import compute_dtype, resolve_device, resolve_precision
 from gps_seg.runs.load import load_model
 from gps_seg.tasks.segmentation.known import GROUPS, KNOWN

@@ -26,7 +26,7 @@ from gps_seg.core.selection import Selection
 from gps_seg.errors import ConfigError
 from gps_seg.files import write_json
 from gps_seg.methods import METHODS
-from gps_seg.runs.delta import save_selection
+from gps_seg.methods.selection_file import save_selection
 
 INDEX_BYTES, VALUE_BYTES = 4, 4  # of a connection in a delta
 COMMON_FILE, REPORT_FILE = "common.safetensors", "shared.json"

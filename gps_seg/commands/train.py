@@ -27,6 +27,7 @@ from gps_seg.errors import ConfigError
 from gps_seg.files import read_json, write_json, write_text
 from gps_seg.methods import METHODS
 from gps_seg.methods.added import insert_modules
+from gps_seg.methods.selection_file import load_selection, save_selection
 from gps_seg.metrics.masks import ImageScore, aggregate
 from gps_seg.metrics.measures import DEFAULT_BLOCKS
 from gps_seg.metrics.plots.pictures import training_curve
@@ -267,13 +268,13 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -
 def select_or_load(path: Path, model: nn.Module, make: Callable[[], Selection], *, save: bool = True) -> tuple[Selection, float]:
     """A resumed run keeps its selection, since reselecting on moved weights would be another method; and the seconds it took."""
     if path.exists():
-        selection = checkpoint.load_selection(path, model)
+        selection = load_selection(path, model)
         insert_modules(model, selection.meta)
         return selection, 0.0
     began = time.perf_counter()
     selection = make()
     if save:
-        checkpoint.save_selection(path, selection)
+        save_selection(path, selection)
     return selection, time.perf_counter() - began
 
 
