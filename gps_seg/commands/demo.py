@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from gps_seg.commands import train as recipes
-from gps_seg.commands.score import headline
 from gps_seg.config import load_config
 from gps_seg.data.download import download_kvasir
 from gps_seg.errors import DataError
+from gps_seg.metrics.tables import headline
 from gps_seg.tasks.segmentation.pairs import find_root
 
 

@@ -10,18 +10,21 @@ from typing import Any
 from tqdm import tqdm
 
 from gps_seg.commands import corruptions as robustness
-from gps_seg.commands.score import publish, read_groups, report, table
 from gps_seg.commands.train import CONFIG_FILE
 from gps_seg.config import EvaluateConfig, RunConfig, load_config
 from gps_seg.data.images import read_image
 from gps_seg.errors import ConfigError, DataError
 from gps_seg.files import sha256
+from gps_seg.metrics.groups import read_groups
 from gps_seg.metrics.measures import DEFAULT_BLOCKS
 from gps_seg.metrics.plots.corruptions import corruption_sheet, plot_corruptions
 from gps_seg.metrics.plots.scores import plot_scores
+from gps_seg.metrics.report import report
 from gps_seg.metrics.surface import TOLERANCE
+from gps_seg.metrics.tables import publish, table
 from gps_seg.runs.load import Run, draw_cases, find_pairs, load_run, score_pairs
 from gps_seg.runs.provenance import base_note, data_warnings, surroundings
+from gps_seg.tasks.segmentation.corruptions import every_corruption
 from gps_seg.tasks.segmentation.pairs import Pair, load_splits
 from gps_seg.tasks.segmentation.sets import SPLIT, label, pairs_digest
 from gps_seg.tasks.segmentation.task import Segmentation
@@ -82,7 +85,7 @@ def evaluate_run(
         draw_cases(run.model, task, pairs, scores, device=run.device, precision=run.precision, count=4, folder=plots / "cases")
         if corruptions:
             plot_corruptions(document["corruptions"], plots / "corruptions.png")
-            corruption_sheet(read_image(pairs[0].image), pairs[0].id, plots / "corruptions_example.png")
+            corruption_sheet(every_corruption(read_image(pairs[0].image), pairs[0].id), plots / "corruptions_example.png")
     print(table(document))
     if corruptions:
         print(robustness.table(document["corruptions"]))

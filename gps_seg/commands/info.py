@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from gps_seg.commands.score import headline
 from gps_seg.commands.train import CONFIG_FILE, RESULT_FILE, SELECTION_FILE, describe_counts
 from gps_seg.config import RunConfig, load_config
 from gps_seg.core.attach import attach
@@ -18,6 +17,7 @@ from gps_seg.errors import DataError
 from gps_seg.files import read_json
 from gps_seg.methods.added import insert_modules
 from gps_seg.methods.selection_file import load_selection
+from gps_seg.metrics.tables import headline
 from gps_seg.models.sam import MODELS
 from gps_seg.models.weights import PUBLISHED, cache_folder
 from gps_seg.runs.delta import read_delta_config

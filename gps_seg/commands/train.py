@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from gps_seg.commands.score import report, table, write_csv
 from gps_seg.config import RunConfig, check_settings, dump_config, read_settings
 from gps_seg.core.attach import Attached, attach
 from gps_seg.core.kernels import why_not
@@ -31,6 +30,8 @@ from gps_seg.methods.selection_file import load_selection, save_selection
 from gps_seg.metrics.masks import ImageScore, aggregate
 from gps_seg.metrics.measures import DEFAULT_BLOCKS
 from gps_seg.metrics.plots.pictures import training_curve
+from gps_seg.metrics.report import report
+from gps_seg.metrics.tables import table, write_csv
 from gps_seg.models.sam import SamModel
 from gps_seg.models.weights import PUBLISHED
 from gps_seg.runs import delta as checkpoint

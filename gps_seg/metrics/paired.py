@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gps_seg.commands.score import read_groups
 from gps_seg.errors import ConfigError, DataError, GpsSegError
 from gps_seg.files import read_json, write_json, write_text
 from gps_seg.metrics.contradictions import check_document
+from gps_seg.metrics.groups import read_groups
 from gps_seg.metrics.plots.scores import box_plots
 from gps_seg.metrics.statistics import RESAMPLES, compare, hierarchical, holm, interval
 from gps_seg.metrics.tables import escape
