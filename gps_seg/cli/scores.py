@@ -79,20 +79,23 @@ def score(
     plots: Plots = None,
 ) -> None:
     """Score folders of masks, whoever made them. Needs no torch."""
-    from gps_seg.commands import score as scoring
+    from gps_seg.commands.score import hold_maps, score_folders
+    from gps_seg.metrics.groups import read_groups
     from gps_seg.metrics.measures import parse_blocks
+    from gps_seg.metrics.report import report
+    from gps_seg.metrics.tables import publish, table
 
-    rows = scoring.score_folders(pred, gt, allow_missing=allow_missing, resize_predicted=resize_pred,
-                                 blocks=parse_blocks(blocks), threshold=threshold, tolerance=tolerance)
-    names = scoring.read_groups(groups, [row.id for row in rows]) if groups else None
+    rows = score_folders(pred, gt, allow_missing=allow_missing, resize_predicted=resize_pred, blocks=parse_blocks(blocks),
+                         threshold=threshold, tolerance=tolerance)
+    names = read_groups(groups, [row.id for row in rows]) if groups else None
     settings = {"predicted": str(pred), "target": str(gt), "threshold": threshold, "nsd_tolerance_px": tolerance}
-    document = scoring.report(rows, settings=settings, groups=names)
-    scoring.publish(document, rows, json=json, csv=csv, markdown_file=markdown, latex_file=latex)
+    document = report(rows, settings=settings, groups=names)
+    publish(document, rows, json=json, csv=csv, markdown_file=markdown, latex_file=latex)
     if plots:
         from gps_seg.metrics.plots.scores import plot_folders
 
-        plot_folders(document, pred, gt, plots, full_scale=scoring.hold_maps(rows))
-    typer.echo(scoring.table(document))
+        plot_folders(document, pred, gt, plots, full_scale=hold_maps(rows))
+    typer.echo(table(document))
 
 
 def compare(
@@ -123,10 +126,10 @@ def compare_scores(
     plots: Plots = None,
 ) -> None:
     """Compare methods on the same images: differences, intervals, paired tests with Holm's correction. Needs no torch."""
-    from gps_seg.metrics import paired as comparison
+    from gps_seg.metrics import paired
 
-    files = comparison.parse_methods(methods)
-    documents = {name: [comparison.read_document(path) for path in paths] for name, paths in files.items()}
-    found = comparison.compare_methods(documents, metric=metric, groups=groups)
-    comparison.publish(found, json=json, markdown_file=markdown, latex_file=latex, plots=plots)
-    typer.echo(comparison.table(found))
+    files = paired.parse_methods(methods)
+    documents = {name: [paired.read_document(path) for path in paths] for name, paths in files.items()}
+    found = paired.compare_methods(documents, metric=metric, groups=groups)
+    paired.publish(found, json=json, markdown_file=markdown, latex_file=latex, plots=plots)
+    typer.echo(paired.table(found))

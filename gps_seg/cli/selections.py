@@ -36,7 +36,7 @@ def select(
     from gps_seg.config import load_config
     from gps_seg.core import selection
     from gps_seg.errors import ConfigError
-    from gps_seg.runs import delta as checkpoint
+    from gps_seg.methods.selection_file import save_selection
 
     if tasks is not None:
         from gps_seg.commands.share import share_tasks
@@ -48,7 +48,7 @@ def select(
     settings = load_config(config, overrides or ())
     bench = recipes.prepare(settings)
     chosen = recipes.make_selection(bench)
-    checkpoint.save_selection(out, chosen)
+    save_selection(out, chosen)
     typer.echo(selection.table(chosen, bench.model))
     typer.echo(recipes.describe_counts(settings.method, selection.counts(chosen, bench.model)))
 

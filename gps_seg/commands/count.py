@@ -15,11 +15,11 @@ from gps_seg.core.overlap import size_of
 from gps_seg.core.selection import Assignment, assign
 from gps_seg.errors import ConfigError
 from gps_seg.methods.gps import policy_of
+from gps_seg.methods.selection_file import load_selection
 from gps_seg.metrics.plots.selections import parameters_plot
 from gps_seg.metrics.tables import markdown_table
 from gps_seg.models.classifiers import load_backbone
 from gps_seg.models.sam import MODELS
-from gps_seg.runs.delta import load_selection
 from gps_seg.tasks.classification.catalog import ADAPTERS
 
 LARGEST_K = 20  # of the curves; the paper's own largest k

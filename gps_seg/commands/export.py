@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save
 
 from gps_seg.errors import ConfigError
+from gps_seg.files import write_bytes
 from gps_seg.methods.added import fold_modules
-from gps_seg.runs.delta import write_bytes
 from gps_seg.runs.load import load_run
 
 

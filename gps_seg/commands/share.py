@@ -22,10 +22,11 @@ from gps_seg.config import GPSConfig, RunConfig, load_config
 from gps_seg.core.overlap import Shared, share, size_of, split
 from gps_seg.core.selection import Selection
 from gps_seg.errors import ConfigError
+from gps_seg.files import write_json
 from gps_seg.methods import METHODS
+from gps_seg.methods.selection_file import save_selection
 from gps_seg.runs.select import selection_scores
 from gps_seg.runs.setup import Say, Setup, prepare
-from gps_seg.runs.delta import save_selection, write_json
 
 INDEX_BYTES, VALUE_BYTES = 4, 4  # of a connection in a delta
 COMMON_FILE, REPORT_FILE = "common.safetensors", "shared.json"

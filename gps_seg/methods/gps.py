@@ -13,7 +13,7 @@ from gps_seg.config import OFFICIAL, GPSConfig
 from gps_seg.core.overlap import ENCODER, union
 from gps_seg.core.selection import Assignment, Policy, Selection, assign, fingerprint, matches, select
 from gps_seg.errors import CheckpointError, ConfigError
-from gps_seg.runs.delta import load_selection
+from gps_seg.methods.selection_file import load_selection
 
 
 def gps(model: nn.Module, config: GPSConfig, scores: Callable[[Sequence[str]], dict[str, Tensor]]) -> Selection:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gps_seg.core.attach import Attached
 from gps_seg.errors import CheckpointError
-from gps_seg.runs.delta import read_tensors, write_tensors
+from gps_seg.files.tensors import read_tensors, write_tensors
 
 FORMAT = "gps-seg training state 1"
 

@@ -15,7 +15,8 @@ from gps_seg.commands.share import share_tasks
 from gps_seg.core.overlap import ENCODER, check_same_base, size_of
 from gps_seg.core.selection import Selection
 from gps_seg.errors import CheckpointError, ConfigError
-from gps_seg.runs.delta import load_selection, read_tensors
+from gps_seg.files.tensors import read_tensors
+from gps_seg.methods.selection_file import load_selection
 
 CONFIG = Path(__file__).parents[2] / "configs" / "classification" / "small_efficientnet.yaml"
 SMALL = ["model.name=tiny", "data.few_shot=2", "data.check_counts=false", "selection.batch_size=8", "train.batch_size=8",
