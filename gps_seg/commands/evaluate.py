@@ -56,7 +56,7 @@ class Wanted:
 
 def evaluate_run(
     folder: Path, *, data: str | None = None, split: str = "test", threshold: float | None = None, prompt: str = "none",
-    device: str = "auto", base: Path | None = None, wanted: Wanted = Wanted(), loaded: Run | None = None,  # noqa: B008 - frozen
+    device: str = "auto", base: Path | None = None, wanted: Wanted = Wanted(), loaded: Run | None = None,
 ) -> Document:
     """Evaluate, print the table, write what is wanted, and return the document.
 

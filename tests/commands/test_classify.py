@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from gps_seg.class_config import ClassConfig, load_class_config
 from gps_seg.commands.class_bench import Bench, engine_settings, load_splits
 from gps_seg.commands.classify import report, train_classifier
+from torch import Tensor, nn
+
 from gps_seg.config import GPSConfig
 from gps_seg.core.attach import attach
 from gps_seg.core.selection import counts, fingerprint, gradient_scores, matches

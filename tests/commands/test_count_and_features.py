@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
 from gps_seg.class_config import load_class_config
-from gps_seg.cli import app
 from gps_seg.commands.class_bench import load_run
 from gps_seg.commands.classify import train_classifier
+from PIL import Image
+
+from gps_seg.cli import app
 from gps_seg.commands.count import report_counts
 from gps_seg.commands.features import features, plane, report_features
 from gps_seg.core.overlap import size_of

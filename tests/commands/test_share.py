@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from gps_seg.class_config import load_class_config
-from gps_seg.cli import app
 from gps_seg.commands.classify import train_classifier
+
+from gps_seg.cli import app
 from gps_seg.commands.share import share_tasks
 from gps_seg.core.overlap import ENCODER, check_same_base, size_of
 from gps_seg.core.selection import Selection
