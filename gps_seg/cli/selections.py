@@ -34,7 +34,8 @@ def select(
     """Run the selection pass alone and print what would train, block by block; with --tasks, what several tasks share."""
     from gps_seg.commands import train as recipes
     from gps_seg.config import load_config
-    from gps_seg.core import selection
+    from gps_seg.core.selection import counts
+    from gps_seg.core.table import table
     from gps_seg.errors import ConfigError
     from gps_seg.runs import delta as checkpoint
 
@@ -49,8 +50,8 @@ def select(
     bench = recipes.prepare(settings)
     chosen = recipes.make_selection(bench)
     checkpoint.save_selection(out, chosen)
-    typer.echo(selection.table(chosen, bench.model))
-    typer.echo(recipes.describe_counts(settings.method, selection.counts(chosen, bench.model)))
+    typer.echo(table(chosen, bench.model))
+    typer.echo(recipes.describe_counts(settings.method, counts(chosen, bench.model)))
 
 
 def overlap(

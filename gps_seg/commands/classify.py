@@ -23,7 +23,8 @@ from gps_seg.commands.class_robustness import find_robustness, score_robustness
 from gps_seg.commands.train import CONFIG_FILE, RESULT_FILE, SELECTION_FILE, check_free, describe_counts, select_or_load
 from gps_seg.config import dump_config
 from gps_seg.core.attach import Attached, attach
-from gps_seg.core.selection import Selection, counts, data_free_scores, gradient_scores
+from gps_seg.core.scores import data_free_scores, gradient_scores
+from gps_seg.core.selection import Selection, counts
 from gps_seg.errors import DataError
 from gps_seg.methods import METHODS
 from gps_seg.metrics.statistics import mean_interval

@@ -11,7 +11,7 @@ import torch
 
 from gps_seg.class_config import ClassConfig, load_class_config
 from gps_seg.core.overlap import size_of
-from gps_seg.core.selection import Assignment, assign
+from gps_seg.core.roles import Assignment, assign
 from gps_seg.errors import ConfigError
 from gps_seg.methods.gps import policy_of
 from gps_seg.metrics.plots.selections import parameters_plot

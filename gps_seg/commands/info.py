@@ -13,7 +13,8 @@ from gps_seg.commands.score import headline
 from gps_seg.commands.train import CONFIG_FILE, RESULT_FILE, SELECTION_FILE, describe_counts
 from gps_seg.config import RunConfig, load_config
 from gps_seg.core.attach import attach
-from gps_seg.core.selection import Selection, counts, table
+from gps_seg.core.selection import Selection, counts
+from gps_seg.core.table import table
 from gps_seg.errors import DataError
 from gps_seg.methods.added import insert_modules
 from gps_seg.models.sam import MODELS

@@ -21,7 +21,8 @@ from gps_seg.commands.score import report, table, write_csv
 from gps_seg.config import RunConfig, check_settings, dump_config, read_settings
 from gps_seg.core.attach import Attached, attach
 from gps_seg.core.kernels import why_not
-from gps_seg.core.selection import Selection, counts, data_free_scores, gradient_scores
+from gps_seg.core.scores import data_free_scores, gradient_scores
+from gps_seg.core.selection import Selection, counts
 from gps_seg.data.transforms import augmentation
 from gps_seg.errors import ConfigError
 from gps_seg.methods import METHODS
