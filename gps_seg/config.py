@@ -1,22 +1,24 @@
 """Every setting of a run on one page, each with its unit and its reason. Loads without torch.
 
-A run is described by one YAML file plus ``key=value`` overrides; :func:`load_config` turns both into a frozen
-:class:`RunConfig` and names the nearest right key for every wrong one.
+A run is one YAML file plus ``key=value`` overrides; :func:`load_config` turns both into a frozen :class:`RunConfig`. ``task``
+says which kind of work it is, and with it what ``data`` holds; ``method`` says what trains, and with it what ``selection`` holds:
+a setting that the chosen task or method does not read is an error, never ignored.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from gps_seg.errors import ConfigError
+from gps_seg.settings import check_settings, dump_settings, known_keys, parse_overrides, read_yaml, set_dotted
 
+TaskName = Literal["segmentation", "classification"]
 Treatment = Literal["select", "train", "freeze"]
 Score = Literal["gradient", "gradient_abs", "gradient_squared", "gradient_weight", "magnitude", "random"]
 Level = Literal["neuron", "layer", "network"]
@@ -24,19 +26,42 @@ Method = Literal[
     "gps", "full", "head", "bitfit", "partial", "lora", "shira", "adapter", "ssf", "vpt_shallow", "vpt_deep"
 ]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Prompt = Literal["none", "box"]
-Page = TypeVar("Page", bound=BaseModel)
 
 
-class _Section(BaseModel):
+def _part(value: Any) -> Any:
+    """A part of a whole, as a number or as a fraction in text: 10/110."""
+    above, slash, below = value.partition("/") if isinstance(value, str) else ("", "", "")
+    try:
+        return float(above) / float(below) if slash else value
+    except (ValueError, ZeroDivisionError):
+        return value
+
+
+Part = Annotated[float, BeforeValidator(_part)]
+
+
+class Section(BaseModel):
+    """A part of the page: no unknown key, no change after it was read."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ModelConfig(_Section):
-    """Which pretrained SAM, and at which size it looks at an image."""
+# What learns
+
+
+class ModelConfig(Section):
+    """Which pretrained model, and how large an image it sees."""
+
+    name: str = Field(description="of the model")
+    checkpoint: Path | None = Field(None, description="local weight file; default: the published one, from the cache; random "
+                                    "weights for timm's models")
+    input_size: int | None = Field(None, ge=16, description="pixels of a side")
+
+
+class SamConfig(ModelConfig):
+    """Which SAM, and at which size it looks at an image."""
 
     name: str = Field("lite_medsam", description="lite_medsam, sam_vit_b, sam_vit_l, sam_vit_h, or tiny (random weights)")
-    checkpoint: Path | None = Field(None, description="local weight file; default: the official one, from the cache")
     input_size: int | None = Field(None, ge=32, multiple_of=16, description="pixels of the long side; default: the model's own")
     resize: Literal["longest_side", "squash"] | None = Field(
         None, description="keep the aspect and pad (SAM's rule), or squash to a square (the released GPS code)"
@@ -46,18 +71,29 @@ class ModelConfig(_Section):
     )
 
 
-class AugmentConfig(_Section):
-    """Training augmentation; probabilities in 0..1, zero switches a transform off."""
+class BackboneConfig(ModelConfig):
+    """Which encoder of a classifier."""
 
-    horizontal_flip: float = Field(0.5, ge=0, le=1)
-    vertical_flip: float = Field(0.5, ge=0, le=1)
+    name: str = Field("vit_base_patch16_224", description="any timm name, or a SAM's, such as lite_medsam, for its image encoder")
+    input_size: int = Field(224, ge=16, description="pixels of a side of the square the model sees")
+    drop_path: float = Field(0.0, ge=0, lt=1, description="largest rate at which residual branches are skipped in training")
+
+
+# What it learns from
+
+
+class AugmentConfig(Section):
+    """Training augmentation of images with masks; probabilities in 0..1, zero switches a transform off."""
+
+    horizontal_flip: float = Field(0.5, ge=0, le=1, description="probability")
+    vertical_flip: float = Field(0.5, ge=0, le=1, description="probability")
     rotate: float = Field(0.5, ge=0, le=1, description="probability of a rotation, scaling and shift")
     rotate_limit: float = Field(180.0, ge=0, le=180, description="degrees; a colonoscope has no upright")
     scale_limit: float = Field(0.2, ge=0, lt=1, description="scale drawn from 1 - limit to 1 + limit")
     color: float = Field(0.5, ge=0, le=1, description="probability of brightness, contrast, saturation and hue jitter")
     color_limit: float = Field(0.2, ge=0, le=1, description="relative strength of that jitter")
-    blur: float = Field(0.1, ge=0, le=1)
-    noise: float = Field(0.1, ge=0, le=1)
+    blur: float = Field(0.1, ge=0, le=1, description="probability")
+    noise: float = Field(0.1, ge=0, le=1, description="probability")
     crop: float = Field(0.0, ge=0, le=1, description="probability of a crop, enlarged to full size")
     empty_crop: float = Field(0.0, ge=0, le=1, description="probability of such a crop from beside the polyps: it teaches the "
                               "empty answer where all training images hold a polyp; use with crop, or enlarged means empty")
@@ -70,33 +106,91 @@ class AugmentConfig(_Section):
         return self
 
 
-class DataConfig(_Section):
-    """Where images and masks come from and how they are split."""
+class ClassAugmentConfig(Section):
+    """What happens to a training image of a classifier, and how a test image is cut."""
 
-    name: str = Field("kvasir-seg", description="kvasir-seg, phantom, or folder (images/ + masks/)")
-    root: Path | None = Field(None, description="folder of the data set; default: found under $GPS_SEG_DATA or data/")
-    train_list: Path | None = Field(None, description="text file, one image name a line; default: train.txt in root")
-    test_list: Path | None = Field(None, description="text file; default: val.txt or test.txt in root")
-    protocol: Literal["honest", "released"] = Field(
-        "honest", description="released: the GPS code's own, which selects on the test images, trains on them too and keeps the "
-        "best step on them; only to show where its numbers come from"
+    recipe: Literal["resize", "simple", "timm"] = Field(
+        "simple", description="resize: to the square, nothing else (VTAB-1k); simple: random resized crop and flip (FGVC); timm: "
+        "that and RandAugment (CIFAR-100, ImageNet). Test images: resize squashes to the square, the others cut its center"
     )
-    inner_fraction: float = Field(0.1, gt=0, lt=0.5, description="part of the training list kept for model selection")
-    split_seed: int = Field(0, description="seed of that part; fixed, so that every method selects on the same images")
+    horizontal_flip: float = Field(0.5, ge=0, le=1, description="probability, of simple, timm and the two views; 0 for digits")
+    min_scale: float = Field(0.08, gt=0, le=1, description="least part of the area a random crop keeps")
+    rand_augment: str = Field("rand-m9-mstd0.5-inc1", pattern="^rand-", description="of timm: policy, in timm's words")
+    crop_fraction: float = Field(
+        0.9, gt=0, le=1, description="of simple and timm: part of the short side that the central square of a test image spans"
+    )
+
+
+class DataConfig(Section):
+    """Where images come from, which of them train, which choose, and which are tested."""
+
+    name: str = Field(description="of the data set")
+    root: Path | None = Field(None, description="folder of the data set; default: found under $GPS_SEG_DATA or data/")
+    protocol: Literal["honest", "tune", "final", "released"] = Field(
+        "honest", description="honest: train, keep the step that is best on the inner validation part, read the test part once "
+        "at the end; tune: the same, but the test part is never read, and the validation part is reported; final: train on both "
+        "parts, keep the last step, read the test part once"
+    )
+    split_seed: int = Field(0, ge=0, description="of all that is drawn where no list is published; the same for every method")
+    inner_images: int | None = Field(None, ge=1, description="use only this many images of the inner validation part")
+    test_images: int | None = Field(None, ge=1, description="use only this many test images")
+    workers: int = Field(0, ge=0, description="loader processes; 0 reads in the training process")
+
+
+class PolypDataConfig(DataConfig):
+    """Images with masks."""
+
+    name: str = Field("kvasir-seg", description="a name of gps-seg data list, phantom, or folder (images/ + masks/)")
+    protocol: Literal["honest", "tune", "final", "released"] = Field(
+        "honest", description=f"{DataConfig.model_fields['protocol'].description}; released: the GPS code's own, which selects "
+        "on the test images, trains on them too and keeps the best step on them; only to show where its numbers come from"
+    )
+    train_list: Path | None = Field(None, description="text file, one image name a line; default: the set's own, or train.txt")
+    test_list: Path | None = Field(None, description="text file; default: the set's own, or val.txt or test.txt in root")
+    inner_fraction: float = Field(0.1, gt=0, lt=0.5, description="part of the training list that is the inner validation part")
     train_images: int | None = Field(None, ge=1, description="use only this many training images (a reduced budget)")
-    inner_images: int | None = Field(None, ge=1, description="use only this many inner validation images")
-    test_images: int | None = Field(None, ge=1, description="use only this many test images, the first by name")
-    phantom_images: int = Field(200, ge=10, description="number of procedural images; a fifth of them is the test split")
+    phantom_images: int = Field(200, ge=10, description="of phantom: number of drawn images; a fifth of them is the test part")
     near_duplicates: Literal["warn", "error", "ignore"] = Field(
         "warn", description="what to do about near-identical images on both sides of a split (perceptual hash)"
     )
-    workers: int = Field(0, ge=0, description="loader processes; 0 reads in the training process")
     cache: bool = Field(True, description="keep resized training images in memory, about 0.2 MB each at 256 px")
-    augment: AugmentConfig = AugmentConfig()
+    augment: AugmentConfig = Field(AugmentConfig(), description="of training images")
+
+    @model_validator(mode="after")
+    def _phantoms_are_counted(self) -> PolypDataConfig:
+        if self.phantom_images != type(self).model_fields["phantom_images"].default and self.name != "phantom":
+            raise ValueError(f"phantom_images is read for data.name=phantom alone, the data set is {self.name}")
+        return self
 
 
-class GPSConfig(_Section):
-    """What trains: gradient-based parameter selection.
+class ClassDataConfig(DataConfig):
+    """Images with labels."""
+
+    name: str = Field("digits", description="a name of tasks/classification/catalog.py: cub_200_2011, vtab_dtd, folder, ...")
+    protocol: Literal["honest", "tune", "final"] = Field("tune", description=DataConfig.model_fields["protocol"].description)
+    few_shot: int | None = Field(None, ge=1, description="training images per class; default: all")
+    check_counts: bool = Field(True, description="false: accept other numbers of images than the published ones")
+    robustness: tuple[Literal["imagenet_a", "imagenet_r", "imagenet_c"], ...] = Field(
+        (), description="of imagenet: sets to score when its test part is read, in folders of these names beside ImageNet's"
+    )
+    augment: ClassAugmentConfig = Field(ClassAugmentConfig(), description="of training images")
+
+
+# What trains: a page of options for each method
+
+
+class MethodOptions(Section):
+    """Options of a method that has none."""
+
+
+class HeadOptions(MethodOptions):
+    """Options of bitfit and ssf, and the one that most methods share."""
+
+    head: Literal["train", "freeze"] = Field("train", description="the mask decoder or classifier, as a whole")
+
+
+class GPSConfig(HeadOptions):
+    """Gradient-based parameter selection.
 
     Source: Zhang et al., Gradient-based Parameter Selection for Efficient Fine-Tuning, CVPR 2024, arXiv 2312.10136.
     Treatments: ``select`` trains the best connections, ``train`` the whole tensor, ``freeze`` nothing.
@@ -118,25 +212,19 @@ class GPSConfig(_Section):
     norm: Treatment = Field("freeze", description="weights and biases of normalisation layers")
     scale: Treatment = Field("train", description="one-dimensional scales, such as LayerScale's gamma")
     embedding: Treatment = Field("freeze", description="class tokens, absolute and relative position tables")
-    head: Literal["train", "freeze"] = Field("train", description="the mask decoder or classifier, as a whole")
     include: tuple[str, ...] = Field((), description="glob patterns of parameter names; default: the model's encoder")
     exclude: tuple[str, ...] = Field((), description="glob patterns of encoder parameters to leave frozen")
     overrides: tuple[tuple[str, Treatment], ...] = Field((), description="(glob, treatment), first hit wins, before roles")
     last_blocks: int | None = Field(
         None, ge=1, description="train only the encoder's last blocks and neck: the backward pass stops there"
     )
-    lora_rank: int = Field(8, ge=1, description="of method lora")
-    lora_alpha: int = Field(16, ge=1, description="of method lora: the update is scaled by alpha / rank")
-    shira_rank: int = Field(1, ge=1, description="of method shira: rank x (in + out) random entries a layer")
-    adapter_width: int = Field(32, ge=1, description="of method adapter: channels of the bottleneck")
-    prompt_tokens: int = Field(10, ge=1, description="of methods vpt_shallow and vpt_deep")
     files: tuple[Path, ...] = Field(
-        (), description="of method gps: train the connections of these selections together instead of running a selection pass; "
-        "gps-seg select --tasks writes such files"
+        (), description="train the connections of these selections together instead of running a selection pass; gps-seg select "
+        "--tasks writes such files"
     )
-    seed: int = Field(0, ge=0, description="of the first values of what lora, adapter and vpt add, and of shira's entries")
     max_images: int | None = Field(None, ge=1, description="images of the selection pass; default: the whole training part")
     batch_size: int = Field(4, ge=1, description="images per selection batch; the sum runs over batch-mean gradients")
+    precision: Precision = Field("auto", description="of the selection pass; auto: bf16 where the hardware multiplies it")
 
     @field_validator("k", mode="plain")
     @classmethod
@@ -153,50 +241,81 @@ class GPSConfig(_Section):
             raise PydanticCustomError("auto_k", "input should be different whole numbers from 1")
         return value
 
-    @model_validator(mode="before")
-    @classmethod
-    def _apply_preset(cls, values: Any) -> Any:
-        """Fill what the user did not set with the preset's values."""
-        if isinstance(values, dict) and values.get("preset") == "official":
-            return {**OFFICIAL, **values}
-        return values
+    @model_validator(mode="after")
+    def _trials_are_of_auto(self) -> GPSConfig:
+        for name in ("auto_k", "auto_steps"):
+            if self.k != "auto" and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is read with k=auto alone, k is {self.k}")
+        return self
 
 
-# The released SAM rules, first hit wins: substring tests on names. After them the roles above decide, which freezes the
-# weights of the neck's norms but, by accident of the released code, trains their biases ("bias" is tested before "neck").
-# Source: FightingFighting/GPS, SAM/utils_/pruning.py.
-OFFICIAL: dict[str, Any] = {
-    "overrides": (
-        ("prompt_encoder.no_mask_embed.*", "train"),
-        ("image_encoder.*norm*", "freeze"),
-        ("image_encoder.*pos*", "freeze"),
-        ("image_encoder.*head*", "train"),
-        ("image_encoder.*bias*", "train"),
+class ClassGPSConfig(GPSConfig):
+    """GPS of a classifier, whose head is still random when connections are chosen."""
+
+    loss: Literal["supcon", "cross_entropy"] = Field(
+        "supcon", description="of the selection pass; supcon: supervised contrastive over two views, which needs no head, the "
+        "paper's; cross_entropy: through the random head, 0.67 points lower on FGVC in the paper"
     )
+    temperature: float = Field(0.07, gt=0, description="of supcon: divides the similarities")
+    precision: Precision = Field("fp32", description="of the selection pass; auto: bf16 where the hardware multiplies it")
+
+
+class PartialOptions(HeadOptions):
+    """Options of partial."""
+
+    last_blocks: int = Field(1, ge=1, description="the encoder's last blocks that train, with what follows them")
+
+
+class LoraOptions(HeadOptions):
+    """Options of lora."""
+
+    rank: int = Field(8, ge=1, description="of the update of each layer")
+    alpha: int = Field(16, ge=1, description="the update is scaled by alpha / rank")
+
+
+class ShiraOptions(HeadOptions):
+    """Options of shira."""
+
+    rank: int = Field(1, ge=1, description="rank x (in + out) random entries a layer")
+
+
+class AdapterOptions(HeadOptions):
+    """Options of adapter."""
+
+    width: int = Field(32, ge=1, description="channels of the bottleneck")
+
+
+class VptOptions(HeadOptions):
+    """Options of vpt_shallow and vpt_deep."""
+
+    tokens: int = Field(10, ge=1, description="learned tokens, at the first block or at each")
+
+
+OPTIONS: dict[str, type[MethodOptions]] = {
+    "gps": GPSConfig, "full": MethodOptions, "head": MethodOptions, "bitfit": HeadOptions, "partial": PartialOptions,
+    "lora": LoraOptions, "shira": ShiraOptions, "adapter": AdapterOptions, "ssf": HeadOptions, "vpt_shallow": VptOptions,
+    "vpt_deep": VptOptions,
 }
 
 
-class TrainConfig(_Section):
+# How it learns
+
+
+class TrainConfig(Section):
     """How the trainable values move."""
 
-    loss: Literal["dice", "dice_ce", "bce_iou", "structure"] = Field(
-        "bce_iou", description="bce_iou: binary cross-entropy + soft IoU, the paper's"
-    )
-    epochs: int = Field(20, ge=1, description="passes over the training part")
+    epochs: int = Field(20, ge=1, description="passes over the training part, warm-up and cooldown included")
     max_steps: int | None = Field(None, ge=1, description="optimizer steps; overrides epochs")
     batch_size: int = Field(4, ge=1, description="images per step, all processes together")
-    checkpoint_blocks: bool = Field(
-        False, description="recompute encoder blocks in the backward pass: less memory, about a third more time"
-    )
     accumulate: int = Field(1, ge=1, description="a step's images are worked through in this many pieces, to save memory")
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "adam", "sgd"] = Field("adamw", description="over the trained values only")
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
     weight_decay: float = Field(0.0, ge=0, description="acts on trained values only; frozen weights never move")
     momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
-    warmup: float = Field(0.05, ge=0, lt=1, description="part of the steps with linearly rising rate")
+    warmup: Part = Field(0.05, ge=0, lt=1, description="part of the steps with linearly rising rate, such as 0.05 or 10/110")
     warmup_lr: float = Field(0.0, ge=0, description="rate before the first step of the warm-up")
     min_lr: float = Field(1e-7, ge=0, description="end of the cosine")
-    cooldown: float = Field(0.0, ge=0, lt=1, description="part of the steps, at the end, that stay at min_lr")
+    cooldown: Part = Field(0.0, ge=0, lt=1, description="part of the steps, at the end, that stay at min_lr")
     clip: float | None = Field(1.0, gt=0, description="largest norm of the trained values' gradient; null: no clipping")
     precision: Precision = Field("auto", description="auto: bf16 where the hardware multiplies it, else fp32")
     frozen_storage: Literal["fp32", "compute"] = Field(
@@ -204,154 +323,201 @@ class TrainConfig(_Section):
         "the memory on the device, the originals in main memory"
     )
     backend: Literal["auto", "measure", "product", "gather", "triton", "dense"] = Field(
-        "auto", description="how selected gradients are computed; auto: a fixed rule from measurements, see gps_seg/products.py "
-        "and info RUN; measure: time each layer's on this device first"
+        "auto", description="how selected gradients are computed; auto: a fixed rule from measurements, see "
+        "gps_seg/core/products.py and info RUN; measure: time each layer's on this device first"
     )
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the running average of trained values; 0: off")
-    box_probability: float = Field(0.0, ge=0, le=1, description="part of the steps that see boxes around the polyps as prompts")
+    keep: Literal["best", "last"] = Field(
+        "best", description="which step's values the run keeps: the best on the inner validation part, or the last"
+    )
     validate_every: int = Field(0, ge=0, description="steps between inner validations; 0: once an epoch")
     patience: int | None = Field(None, ge=1, description="stop after this many validations without a better score")
     checkpoint_every: int = Field(50, ge=1, description="steps between resumable checkpoints")
 
-
-class EvaluateConfig(_Section):
-    """How predictions become masks and scores."""
-
-    threshold: float = Field(0.5, gt=0, lt=1, description="probability above which a pixel is polyp")
-    batch_size: int = Field(8, ge=1, description="images per forward pass")
-    prompt: Prompt = Field("none", description="box: prompt with the box around each true mask; never compare with none")
-    test: bool = Field(True, description="score the test list once, at the end; false: never score it, as tuning runs must")
-    overlays: int = Field(3, ge=0, description="pictures of the best, the median and the worst cases, this many each")
-
-
-class RunConfig(_Section):
-    """Everything that decides one run's result."""
-
-    model: ModelConfig = ModelConfig()
-    data: DataConfig = DataConfig()
-    method: Method = "gps"
-    selection: GPSConfig = GPSConfig()
-    train: TrainConfig = TrainConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
-    seed: int = Field(0, ge=0, description="of order, augmentation and random scores; the base model has no randomness")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="CUDA_VISIBLE_DEVICES chooses among several GPUs")
-
     @model_validator(mode="after")
-    def _files_are_of_gps(self) -> RunConfig:
-        check_files(self.method, self.selection)
+    def _momentum_is_of_sgd(self) -> TrainConfig:
+        if self.momentum != TrainConfig.model_fields["momentum"].default and self.optimizer != "sgd":
+            raise ValueError(f"momentum is read with optimizer=sgd alone, the optimizer is {self.optimizer}")
         return self
 
 
-def check_files(method: str, selection: GPSConfig) -> None:
-    """Selections from files are of method gps alone. Raises ValueError."""
-    if selection.files and method != "gps":
-        raise ValueError(f"selection.files: only method gps takes its connections from files, got method {method}")
+class SegmentationTrainConfig(TrainConfig):
+    """Training of a SAM."""
+
+    loss: Literal["dice", "dice_ce", "bce_iou", "structure"] = Field(
+        "bce_iou", description="bce_iou: binary cross-entropy + soft IoU, the paper's"
+    )
+    box_probability: float = Field(0.0, ge=0, le=1, description="part of the steps that see boxes around the polyps as prompts")
+    checkpoint_blocks: bool = Field(
+        False, description="recompute encoder blocks in the backward pass: less memory, about a third more time"
+    )
 
 
-def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
+class ClassTrainConfig(TrainConfig):
+    """Training of a classifier; the defaults are the released scripts'."""
+
+    epochs: int = Field(100, ge=1, description="passes over the training part, warm-up and cooldown included")
+    batch_size: int = Field(32, ge=1, description="images per step, all processes together")
+    optimizer: Literal["adamw", "adam", "sgd"] = Field("adam", description="the released scripts use adam, without weight decay")
+    warmup: Part = Field(0.1, ge=0, lt=1, description="part of the steps with linearly rising rate, such as 0.1 or 10/110")
+    warmup_lr: float = Field(1e-7, ge=0, description="rate before the first step of the warm-up")
+    min_lr: float = Field(1e-8, ge=0, description="end of the cosine")
+    clip: float | None = Field(None, gt=0, description="largest norm of the trained values' gradient; null: no clipping")
+    checkpoint_every: int = Field(1000, ge=1, description="steps between resumable checkpoints")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability mass that goes to the other classes")
+    mixup: float = Field(0.0, ge=0, description="parameter of the Beta distribution that mixes two images; 0: off")
+    cutmix: float = Field(0.0, ge=0, description="the same for pasting a box; with mixup, each batch draws one of the two")
+
+
+# How it is judged
+
+
+class EvaluateConfig(Section):
+    """How predictions become scores."""
+
+    batch_size: int = Field(8, ge=1, description="images per forward pass")
+
+
+class SegmentationEvaluateConfig(EvaluateConfig):
+    """How predictions become masks and scores."""
+
+    threshold: float = Field(0.5, gt=0, lt=1, description="probability above which a pixel is polyp")
+    prompt: Literal["none", "box"] = Field(
+        "none", description="box: prompt with the box around each true mask; never compare with none"
+    )
+    overlays: int = Field(3, ge=0, description="pictures of the best, the median and the worst cases, this many each")
+
+
+class ClassEvaluateConfig(EvaluateConfig):
+    """How predictions become scores."""
+
+    batch_size: int = Field(32, ge=1, description="images per forward pass")
+
+
+# The page
+
+
+class RunConfig(Section):
+    """Everything that decides one run's result; :func:`page_of` gives the page of a task and a method."""
+
+    task: TaskName = Field("segmentation", description="segmentation or classification: decides what the sections hold")
+    model: ModelConfig
+    data: DataConfig
+    method: Method = Field("gps", description="what trains: decides what selection holds")
+    selection: MethodOptions = Field(MethodOptions(), description="options of the method, and of no other")
+    train: TrainConfig
+    evaluate: EvaluateConfig
+    seed: int = Field(0, ge=0, description="of order, augmentation, mixing, random scores, and the first values of a new head "
+                      "and of what lora, shira, adapter and vpt add; pretrained weights have no randomness")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="CUDA_VISIBLE_DEVICES chooses among several GPUs")
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _linear(cls, value: object) -> object:
+        """The linear probe trains the head alone."""
+        return "head" if value == "linear" else value
+
+
+class SegmentationConfig(RunConfig):
+    """A run of task segmentation."""
+
+    model: SamConfig = Field(SamConfig(), description="the SAM")
+    data: PolypDataConfig = Field(PolypDataConfig(), description="the images")
+    train: SegmentationTrainConfig = Field(SegmentationTrainConfig(), description="the fine-tuning")
+    evaluate: SegmentationEvaluateConfig = Field(SegmentationEvaluateConfig(), description="the scoring")
+
+
+class ClassificationConfig(RunConfig):
+    """A run of task classification."""
+
+    task: TaskName = Field("classification", description="segmentation or classification: decides what the sections hold")
+    model: BackboneConfig = Field(BackboneConfig(), description="the encoder")
+    data: ClassDataConfig = Field(ClassDataConfig(), description="the images")
+    train: ClassTrainConfig = Field(ClassTrainConfig(), description="the fine-tuning")
+    evaluate: ClassEvaluateConfig = Field(ClassEvaluateConfig(), description="the scoring")
+
+
+PAGES: dict[str, type[RunConfig]] = {"segmentation": SegmentationConfig, "classification": ClassificationConfig}
+RENAMED = {
+    "train.seed": "seed", "selection.seed": "seed", "train.warmup_epochs": "train.warmup, a part of the steps such as 10/110",
+    "train.cooldown_epochs": "train.cooldown, a part of the steps such as 10/110", "selection_loss": "selection.loss and "
+    "selection.temperature", "evaluate.test": "data.protocol: tune never reads the test part", "selection.lora_rank":
+    "selection.rank", "selection.lora_alpha": "selection.alpha", "selection.shira_rank": "selection.rank",
+    "selection.adapter_width": "selection.width", "selection.prompt_tokens": "selection.tokens",
+}
+
+
+@cache
+def page_of(task: str = "segmentation", method: str = "gps") -> type[RunConfig]:
+    """The page of a task whose ``selection`` holds the options of a method."""
+    options: Any = ClassGPSConfig if (task, method) == ("classification", "gps") else OPTIONS.get(method, GPSConfig)
+    base: Any = PAGES[task]
+    return create_model(base.__name__, __base__=base, selection=(options, Field(options(), description="options of the method")))
+
+
+def load_config(
+    path: Path | None, overrides: Sequence[str] = (), *, task: str = "segmentation", say: Callable[[str], object] | None = None
+) -> RunConfig:
     """Read a YAML file and apply ``key=value`` overrides with dotted keys.
+
+    Where an override changes the method, the file's options of its own method are left out, and ``say`` is told so.
 
     Args:
         path: the YAML file; None starts from the defaults.
         overrides: such as ``["train.lr=1e-3", "method=head"]``; values are read as YAML.
+        task: of a file that names none.
 
     Raises:
         ConfigError: the file is missing or not YAML, or a key or value does not fit; unknown keys name the nearest.
     """
-    values = read_settings(path, overrides)
+    values = read_yaml(path) if path else {}
+    changes = parse_overrides(overrides)
     if "base" in values and "methods" in values:
         raise ConfigError(f"{path} is a comparison of several runs: gps-seg compare {path} --out DIR")
-    return parse_config(values, source=str(path) if path else "defaults")
-
-
-def read_settings(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The nested dictionary of a YAML file and its overrides, not yet checked. Raises ConfigError."""
-    values = _read_yaml(path) if path else {}
-    for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator or not key:
-            raise ConfigError(f"expected key=value, got {override!r}; write for example train.lr=1e-3")
-        _set_dotted(values, key.strip(), _parse_value(text))
-    return values
+    former = values.get("method", "gps")
+    if changes.get("method", former) != former and values.pop("selection", None) and say:
+        say(f"{path}: its selection belongs to method {former} and is left out for method {changes['method']}")
+    for key, value in changes.items():
+        set_dotted(values, key, value)
+    return parse_config({"task": task, **values}, source=str(path) if path else "defaults")
 
 
 def parse_config(values: dict[str, Any], source: str) -> RunConfig:
     """Validate a nested dictionary. Raises ConfigError that names every wrong key and the nearest right one."""
-    return check_settings(RunConfig, values, source)
+    task, method = values.get("task", "segmentation"), values.get("method", "gps")
+    if task not in PAGES:
+        raise ConfigError(f"{source}: task: expected {' or '.join(PAGES)}, got {task!r}")
+    method = "head" if method == "linear" else method if method in get_args(Method) else "gps"
+
+    def why(key: str) -> str:
+        return _whose(key, task, method)
+
+    return check_settings(page_of(task, method), values, source, where="docs/settings.md", why=why)
 
 
-def check_settings(page: type[Page], values: dict[str, Any], source: str) -> Page:
-    """Validate a nested dictionary as a page of settings. Raises ConfigError as :func:`parse_config`."""
-    try:
-        return page.model_validate(values)
-    except ValidationError as error:
-        problems = "; ".join(_explain(item, page) for item in error.errors())
-        raise ConfigError(f"{source}: {problems}") from None
+def _whose(key: str, task: str, method: str) -> str:
+    """Why a key is unknown here although another method, another task or an older version reads it; else empty."""
+    if renamed := RENAMED.get(key):
+        return f"unknown key {key!r}: it is {renamed}"
+    readers = [other for other in OPTIONS if key in known_keys(page_of(task, other))]
+    if readers:
+        return f"{key}: an option of method {', '.join(readers)}, not read by method {method}"
+    others = [other for other in PAGES if key in known_keys(page_of(other, method)) or key in known_keys(page_of(other))]
+    return f"{key}: a setting of task {others[0]}, not read by task {task}" if others else ""
 
 
-def dump_config(config: BaseModel) -> str:
-    """The resolved settings as YAML that :func:`load_config` (or the page's own loader) reads back unchanged."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+def dump_config(config: RunConfig) -> str:
+    """The resolved settings as YAML that :func:`load_config` reads back unchanged."""
+    return dump_settings(config)
 
 
-def known_keys(page: type[BaseModel] = RunConfig) -> list[str]:
-    """All dotted keys, in the order of the page."""
-    return list(_walk(page, ""))
-
-
-def _walk(section: type[BaseModel], prefix: str) -> Iterator[str]:
-    for name, field in section.model_fields.items():
-        yield prefix + name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _walk(field.annotation, f"{prefix}{name}.")
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not text"
-        raise ConfigError(f"cannot read the configuration {path}: {reason}; configs/ holds examples") from None
-    except yaml.YAMLError as error:
-        where = str(getattr(error, "problem_mark", "")).strip()
-        raise ConfigError(f"{path} is not valid YAML{': ' + where if where else ''}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a mapping of settings, got {type(values).__name__}")
-    return values
-
-
-def _parse_value(text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-
-
-def _set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
-    *sections, last = key.split(".")
-    for section in sections:
-        if not isinstance(values.setdefault(section, {}), dict):
-            raise ConfigError(f"{key}: {section} is a single value, not a section")
-        values = values[section]
-    values[last] = value
-
-
-def _explain(item: Any, page: type[BaseModel]) -> str:
-    key = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        nearest = _nearest_key(key, known_keys(page))
-        where = f"{page.__module__.replace('.', '/')}.py"
-        return f"unknown key {key!r}" + (f", did you mean {nearest!r}?" if nearest else f"; see {where} for all keys")
-    return f"{key}: {item['msg'][0].lower()}{item['msg'][1:]}, got {item['input']!r}"
-
-
-def _nearest_key(key: str, keys: list[str]) -> str | None:
-    by_last = {known.rsplit(".", 1)[-1]: known for known in keys}
-    same_section = [known for known in keys if known.rpartition(".")[0] == key.rpartition(".")[0]]
-    for candidates in (same_section, keys):
-        if found := difflib.get_close_matches(key, candidates, n=1, cutoff=0.6):
-            return found[0]
-    found = difflib.get_close_matches(key.rsplit(".", 1)[-1], list(by_last), n=1, cutoff=0.6)
-    return by_last[found[0]] if found else None
+# The released SAM rules, first hit wins: substring tests on names. After them the roles above decide, which freezes the
+# weights of the neck's norms but, by accident of the released code, trains their biases ("bias" is tested before "neck").
+# Source: FightingFighting/GPS, SAM/utils_/pruning.py.
+OFFICIAL: tuple[tuple[str, Treatment], ...] = (
+    ("prompt_encoder.no_mask_embed.*", "train"),
+    ("image_encoder.*norm*", "freeze"),
+    ("image_encoder.*pos*", "freeze"),
+    ("image_encoder.*head*", "train"),
+    ("image_encoder.*bias*", "train"),
+)

@@ -1,0 +1,55 @@
+"""The settings of runs made before there was one page for both tasks, in today's words. Loads without torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gps_seg.config import OPTIONS
+
+Values = dict[str, Any]
+RENAMED_OPTIONS = {
+    "lora": {"rank": "lora_rank", "alpha": "lora_alpha"}, "shira": {"rank": "shira_rank"}, "adapter": {"width": "adapter_width"},
+    "vpt_shallow": {"tokens": "prompt_tokens"}, "vpt_deep": {"tokens": "prompt_tokens"},
+}
+
+
+def modernise(values: Values) -> Values:
+    """The ``config.yaml`` of any run as today's page reads it; today's own unchanged.
+
+    Where an option of a method had no effect it is left out.
+    """
+    if "task" in values:
+        return values
+    values = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+    method, selection = values.get("method", "gps"), values.get("selection", {})
+    if "selection_loss" in values:
+        loss = values.pop("selection_loss")
+        selection |= {"loss": loss.get("name", "supcon"), "temperature": loss.get("temperature", 0.07)} if method == "gps" else {}
+        _modernise_classification(values)
+    else:
+        values["task"] = "segmentation"
+        if not values.get("evaluate", {}).pop("test", True):
+            values.setdefault("data", {})["protocol"] = "tune"
+    values["selection"] = _options(method, selection)
+    return values
+
+
+def _modernise_classification(values: Values) -> None:
+    """Epochs of warm-up and cooldown become parts of the steps; the seed is the run's."""
+    train = values.setdefault("train", {})
+    values |= {"task": "classification", "seed": train.pop("seed", 0), "evaluate": {"batch_size": train.get("batch_size", 32)}}
+    warmup, cooldown = train.pop("warmup_epochs", 10), train.pop("cooldown_epochs", 0)
+    epochs = train.get("epochs", 100) + cooldown
+    train |= {"epochs": epochs, "warmup": min(0.99, warmup / epochs), "cooldown": cooldown / epochs}
+
+
+def _options(method: str, selection: Values) -> Values:
+    """What of the former page, which held the options of all methods, the method read."""
+    renamed = RENAMED_OPTIONS.get(method, {})
+    former = {new: selection[renamed.get(new, new)] for new in (*OPTIONS[method].model_fields, "loss", "temperature")
+              if renamed.get(new, new) in selection}
+    if method == "partial" and former.get("last_blocks") is None:
+        former.pop("last_blocks", None)
+    if former.get("preset") == "official" and method == "gps":
+        former.pop("overrides", None)  # the preset's own, written out
+    return former
