@@ -12,7 +12,7 @@ import torch
 
 from gps_seg.config import GPSConfig, RunConfig, load_config
 from gps_seg.core.overlap import size_of
-from gps_seg.core.selection import Assignment, assign
+from gps_seg.core.roles import Assignment, assign
 from gps_seg.errors import ConfigError
 from gps_seg.methods.gps import policy_of
 from gps_seg.methods.selection_file import load_selection

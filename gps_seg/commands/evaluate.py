@@ -15,17 +15,17 @@ from gps_seg.commands import corruptions
 from gps_seg.config import RunConfig
 from gps_seg.data.images import read_image
 from gps_seg.errors import ConfigError, DataError
-from gps_seg.files import sha256, write_json
+from gps_seg.files import sha256
 from gps_seg.metrics.groups import read_groups
 from gps_seg.metrics.measures import DEFAULT_BLOCKS
-from gps_seg.metrics.plots.corruptions import plot_corruptions
+from gps_seg.metrics.plots.corruptions import corruption_sheet, plot_corruptions
 from gps_seg.metrics.plots.scores import plot_scores
-from gps_seg.metrics.tables import publish, write_rows
+from gps_seg.metrics.tables import publish
 from gps_seg.runs.load import Run, load_run
 from gps_seg.runs.provenance import surroundings
 from gps_seg.runs.task_model import TaskModel
 from gps_seg.tasks.lookup import make_task
-from gps_seg.tasks.segmentation.corruptions import corruption_examples
+from gps_seg.tasks.segmentation.corruptions import every_corruption
 from gps_seg.tasks.segmentation.pictures import draw_cases
 from gps_seg.tasks.segmentation.task import Segmentation
 from gps_seg.tasks.task import Document, Task
@@ -128,18 +128,14 @@ def _for_masks(run: Run, threshold: float | None, prompt: str, wanted: Wanted) -
 
 
 def _write(run: Run, items: Sequence[Any], scores: Sequence[Any], document: Document, wanted: Wanted) -> None:
-    if wanted.json:
-        write_json(wanted.json, document)
-    if wanted.csv:
-        write_rows(wanted.csv, document["images"])
-    publish(document, markdown_file=wanted.markdown, latex_file=wanted.latex)
+    publish(document, json=wanted.json, csv=wanted.csv, markdown_file=wanted.markdown, latex_file=wanted.latex)
     if wanted.plots:
         plot_scores(document, wanted.plots)
         draw_cases(items, scores, run.predict, threshold=run.task.evaluate.threshold, count=4,  # type: ignore[attr-defined]
                    folder=wanted.plots / "cases")
         if wanted.corruptions:
             plot_corruptions(document["corruptions"], wanted.plots / "corruptions.png")
-            corruption_examples(read_image(items[0].image), items[0].id, wanted.plots / "corruptions_example.png")
+            corruption_sheet(every_corruption(read_image(items[0].image), items[0].id), wanted.plots / "corruptions_example.png")
 
 
 def files_digest(task: Task, items: Sequence[Any]) -> str:

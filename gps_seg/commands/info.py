@@ -11,7 +11,8 @@ from torch import nn
 
 from gps_seg.config import RunConfig
 from gps_seg.core.attach import attach
-from gps_seg.core.selection import Selection, counts, table
+from gps_seg.core.selection import Selection, counts
+from gps_seg.core.table import table
 from gps_seg.errors import DataError
 from gps_seg.files import read_json
 from gps_seg.methods.added import add_modules

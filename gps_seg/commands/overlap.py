@@ -35,7 +35,7 @@ def report_overlap(arguments: Sequence[str], *, least: float = 0.5, plots: Path 
     if len(paths) < 2:
         raise ConfigError(f"expected at least two selections with different names, got {', '.join(paths) or 'none'}")
     selections = {name: load_selection(path) for name, path in paths.items()}
-    matrix, shared = overlap(selections), share(selections, least)
+    matrix, shared = overlap(selections).numpy(), share(selections, least)
     counts = {name: per_block(selection) for name, selection in selections.items()}
     if plots:
         blocks_plot(counts, plots / "blocks.png")

@@ -1,4 +1,4 @@
-"""Binding a selection to a model, in place. Torch only.
+"""Binding a selection to a model, in place.
 
 Each touched weight stays where it is, frozen; a small fp32 vector ``selected_values`` beside it is the parameter. After each
 optimizer step :meth:`Attached.write_back` copies the values into the weight, so merging is nothing more than letting go.
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from gps_seg.core.layers import SparseLinear
 from gps_seg.core.products import check_backend, fastest
 from gps_seg.core.selection import Selection, counts
-from gps_seg.core.slot import Site
+from gps_seg.core.slot import Slot
 from gps_seg.errors import CheckpointError, TrainingError
 
 
@@ -44,7 +44,7 @@ class Attached:
         # In the model's order, whatever the selection's: a resumed run must sum gradient norms in the same order.
         self._dense = {name: parameter for name, parameter in parameters.items() if name in selection.dense}
         self._dense_base = {name: parameter.detach().cpu().clone() for name, parameter in self._dense.items()}
-        self._sites: dict[str, Site] = {}
+        self._slots: dict[str, Slot] = {}
         self._checked = False
         owners = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
         for name in parameters:
@@ -54,17 +54,17 @@ class Attached:
             _check_indices(name, parameters[name], indices)
             layer, _, attribute = name.rpartition(".")
             shared = owners[id(parameters[name])] > 1
-            self._sites[name] = Site(model.get_submodule(layer), attribute, indices, shared=shared)
+            self._slots[name] = Slot(model.get_submodule(layer), attribute, indices, shared=shared)
         self._stock_parameters = parameters
         # A weight whose dense gradient is only picked from must not be reduced between processes; torch has no public
         # name for this.
         model._ddp_params_and_buffers_to_ignore = [  # type: ignore[assignment]
-            name for name, site in self._sites.items() if site.handle is not None
+            name for name, slot in self._slots.items() if slot.handle is not None
         ]
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Name -> parameter for the optimizer: fp32 vectors under their weight's name, dense tensors under their own."""
-        return {**{name: site.values for name, site in self._sites.items()}, **self._dense}
+        return {**{name: slot.values for name, slot in self._slots.items()}, **self._dense}
 
     def counts(self) -> dict[str, int]:
         """Trainable scalars by role, over the stock parameters; see :func:`gps_seg.core.selection.counts`."""
@@ -76,8 +76,8 @@ class Attached:
         Under autocast to the same type nothing changes, to the bit: autocast rounds the weights at every use anyway. The
         trained values stay fp32; :meth:`merge` and :meth:`unmerge` put the originals back first.
         """
-        for site in self._sites.values():
-            site.store(dtype)
+        for slot in self._slots.values():
+            slot.store(dtype)
 
     def set_backend(self, name: str) -> None:
         """Compute every selected gradient with one back-end of :mod:`gps_seg.core.products`; ``auto`` is the measured rule.
@@ -85,9 +85,9 @@ class Attached:
         Raises:
             ConfigError: no such back-end.
         """
-        for site in self._sites.values():
-            if site.handle is None:
-                site.layer.selected_positions.backend = check_backend(name)  # type: ignore[union-attr]
+        for slot in self._slots.values():
+            if slot.handle is None:
+                slot.layer.selected_positions.backend = check_backend(name)  # type: ignore[union-attr]
 
     def measure_backends(self, dtype: torch.dtype = torch.float32, tokens: int = 2048) -> dict[str, str]:
         """Time the back-ends of every linear layer on this device and keep each layer's fastest; returns the choice by weight.
@@ -96,10 +96,10 @@ class Attached:
         to the bit keep ``auto``.
         """
         known: dict[tuple[int, ...], str] = {}
-        for site in self._sites.values():
-            if not isinstance(site.layer, SparseLinear):
+        for slot in self._slots.values():
+            if not isinstance(slot.layer, SparseLinear):
                 continue
-            where, out = site.layer.selected_positions, site.layer.out_features
+            where, out = slot.layer.selected_positions, slot.layer.out_features
             shape = (len(where.used), out, len(where.rows))
             if shape not in known:
                 dy = torch.randn(tokens, out, dtype=dtype, device=where.rows.device)
@@ -110,12 +110,12 @@ class Attached:
 
     def backends(self, dtype: torch.dtype = torch.float32) -> dict[str, str]:
         """Weight name -> the back-end that computes its selected gradient, for activations of this type."""
-        return {name: site.backend(dtype) for name, site in self._sites.items()}
+        return {name: slot.backend(dtype) for name, slot in self._slots.items()}
 
     def write_back(self) -> None:
         """Copy the values into the weights. Call after every optimizer step, never between a forward and its backward."""
-        for site in self._sites.values():
-            site.write(site.values.detach())
+        for slot in self._slots.values():
+            slot.write(slot.values.detach())
 
     def follow(self, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
         """Write back by itself after each of the optimizer's steps; returns a function that stops this."""
@@ -132,7 +132,7 @@ class Attached:
         Raises:
             TrainingError: the model reads some weights without calling their layer.
         """
-        silent = [name for name, site in self._sites.items() if site.values.grad is None]
+        silent = [name for name, slot in self._slots.items() if slot.values.grad is None]
         if silent:
             raise TrainingError(f"{len(silent)} selected weights got no gradient, as the model uses them without calling their "
                                 f"layer: {', '.join(silent[:3])}; leave them out with selection.exclude")
@@ -144,7 +144,7 @@ class Attached:
 
     def base_state(self) -> dict[str, Tensor]:
         """The pretrained values of everything that trains, keyed like :meth:`trainable`."""
-        return {**{name: site.base.float().cpu().clone() for name, site in self._sites.items()}, **self._dense_base}
+        return {**{name: slot.base.float().cpu().clone() for name, slot in self._slots.items()}, **self._dense_base}
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -176,24 +176,24 @@ class Attached:
 
     def merge(self) -> nn.Module:
         """Let go of the model: trained values stay in its weights; names, classes and flags are the stock ones."""
-        for site in self._sites.values():
-            site.unstore()
+        for slot in self._slots.values():
+            slot.unstore()
         self.write_back()
         self._let_go()
         return self.model
 
     def unmerge(self) -> nn.Module:
         """Let go of the model and restore the pretrained values bit for bit."""
-        for site in self._sites.values():
-            site.unstore()
+        for slot in self._slots.values():
+            slot.unstore()
         self._restore_base()
         self._let_go()
         return self.model
 
     @torch.no_grad()
     def _restore_base(self) -> None:
-        for site in self._sites.values():
-            site.write(site.base)
+        for slot in self._slots.values():
+            slot.write(slot.base)
         for name, parameter in self._dense.items():
             parameter.copy_(self._dense_base[name])
         self._refresh()
@@ -204,12 +204,12 @@ class Attached:
             self.model.eval()
 
     def _let_go(self) -> None:
-        for site in self._sites.values():
-            site.let_go()
+        for slot in self._slots.values():
+            slot.let_go()
         for name, parameter in self._stock_parameters.items():
             parameter.requires_grad_(self._required[name])
             parameter.grad = None
-        self._sites = {}
+        self._slots = {}
 
 
 def _check_indices(name: str, weight: Tensor, indices: Tensor) -> None:

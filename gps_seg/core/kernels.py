@@ -1,4 +1,4 @@
-"""A Triton gather-reduce kernel for the engine's product. Imported only where it is asked for; needs the package ``triton``.
+"""A Triton gather-reduce kernel for the product of the sparse layers. Imported only where asked for; needs ``triton``.
 
 Each program sums a block of entries over a span of tokens in fp32 (fp64 for fp64) and writes its partial sum to its own
 place; the partial sums are then added in a fixed order. No atomics: the same inputs give the same bits.

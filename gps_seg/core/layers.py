@@ -1,8 +1,8 @@
-"""The engine: layers whose backward computes only the selected entries of the weight gradient. Torch only.
+"""Layers whose backward computes only the selected entries of the weight gradient.
 
 The forward pass is the stock one. The backward pass computes the input gradient and, for each selected entry (o, i),
 g = sum over tokens of dY[:, o] * X[:, i], without the dense weight gradient and without keeping input columns that no
-entry reads. ``attach.py`` puts these layers into a model.
+entry reads. :mod:`gps_seg.core.slot` puts these layers into a model.
 """
 
 from __future__ import annotations
@@ -15,33 +15,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_weight
 
+from gps_seg.core.positions import Positions
 from gps_seg.core.products import KEEP_COLUMNS_BELOW, choose, choose_taps, selected_products
 
 VALUES = "selected_values"
-
-
-class Positions(nn.Module):
-    """Where a layer's selected entries are: buffers that follow the layer across devices and are never saved.
-
-    Attributes:
-        rows: int64 (n,) output row or channel of each entry.
-        columns: int64 (n,) index of each entry's input column (or channel) into ``used``.
-        used: int64 (u,) ascending input columns or channels that any entry reads.
-        taps: int64 (n,) kernel position of each entry; zeros for linear layers.
-        backend: how the selected gradients are computed, see :mod:`gps_seg.core.products`.
-    """
-
-    rows: Tensor
-    columns: Tensor
-    used: Tensor
-    taps: Tensor
-    backend: str = "auto"
-
-    def __init__(self, rows: Tensor, inputs: Tensor, taps: Tensor) -> None:
-        super().__init__()
-        used, columns = torch.unique(inputs, return_inverse=True)
-        for name, tensor in {"rows": rows, "columns": columns, "used": used, "taps": taps}.items():
-            self.register_buffer(name, tensor, persistent=False)
 
 
 class _LinearFunction(torch.autograd.Function):
@@ -242,21 +219,6 @@ class SparseConv2d(nn.Conv2d):
                 x, self.weight, self.bias, self.selected_values, where.rows, where.columns, where.used, where.taps, geometry,
                 where.backend,
             )
-
-
-def linear_positions(_: nn.Module, shape: torch.Size, flat: Tensor) -> Positions:
-    """Positions of flat indices into a linear weight (out, in)."""
-    return Positions(flat // shape[1], flat % shape[1], torch.zeros_like(flat))
-
-
-def conv_positions(layer: nn.Module, shape: torch.Size, flat: Tensor) -> Positions:
-    """Positions of flat indices into a convolution weight (out, in / groups, kh, kw)."""
-    out, per_group, height, width = shape
-    area = height * width
-    rows = flat // (per_group * area)
-    group = rows // (out // int(layer.groups))  # type: ignore[arg-type]
-    channels = group * per_group + flat // area % per_group
-    return Positions(rows, channels, flat % area)
 
 
 def has_sparse_form(layer: nn.Module) -> bool:

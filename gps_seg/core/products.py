@@ -1,13 +1,13 @@
-"""Back-ends for the one product the engine needs: g[e] = sum over tokens n of dY[n, rows[e]] * X[n, columns[e]].
+"""Back-ends for the one product the sparse layers need: g[e] = sum over tokens n of dY[n, rows[e]] * X[n, columns[e]].
 
 ``product``  a matrix product on the used input columns alone, then a pick. Tensor cores, no kernel of ours.
 ``gather``   multiply gathered columns, a chunk of tokens at a time; least work where entries are few and columns many.
-``triton``   the same in one CUDA kernel, fp32 sums in a fixed order, no atomics (see ``kernels.py``).
+``triton``   the same in one CUDA kernel, fp32 sums in a fixed order, no atomics (:mod:`gps_seg.core.kernels`).
 ``dense``    the whole weight gradient, then a pick; what every other sparse method does, kept as the reference.
 ``auto``     the measured rule below, decided by shapes, type and device alone, so it never changes during a run.
 
 All agree to fp32 rounding for fp32 activations. For bf16 and fp16 ones gather and triton sum in fp32, while product and dense
-round each sum once to that type, as autocast's own weight gradient does (tests/test_sparse.py). Torch only.
+round each sum once to that type, as autocast's own weight gradient does (tests/core/test_products.py).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One weight with selected entries, and the small vector that trains in its place. Torch only."""
+"""One weight with selected entries, and the small vector that trains in its place."""
 
 from __future__ import annotations
 
@@ -7,18 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gps_seg.core.layers import (
-    VALUES,
-    SparseConv2d,
-    SparseLinear,
-    backend_in_use,
-    conv_positions,
-    has_sparse_form,
-    linear_positions,
-)
+from gps_seg.core.layers import VALUES, SparseConv2d, SparseLinear, backend_in_use, has_sparse_form
+from gps_seg.core.positions import conv_positions, linear_positions
 
 
-class Site:
+class Slot:
     """Where a weight is, what it was, and its small vector.
 
     Attributes:

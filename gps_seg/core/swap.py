@@ -1,4 +1,4 @@
-"""Several deltas on one base in memory: switching takes milliseconds and comes back to the base bit for bit. Torch only."""
+"""Several deltas on one base in memory: switching takes milliseconds and comes back to the base bit for bit."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from gps_seg.config import GPSConfig
-from gps_seg.core.selection import Role, Selection, fingerprint, matches
+from gps_seg.core.roles import Role, matches
+from gps_seg.core.selection import Selection, fingerprint
 from gps_seg.errors import ConfigError
 
 Options = Mapping[str, float]

@@ -8,7 +8,8 @@ from __future__ import annotations
 from torch import nn
 
 from gps_seg.config import GPSConfig
-from gps_seg.core.selection import Policy, Selection, assign, fingerprint
+from gps_seg.core.roles import Policy, assign
+from gps_seg.core.selection import Selection, fingerprint
 
 
 def bitfit(model: nn.Module, config: GPSConfig, scores: object = None) -> Selection:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from gps_seg.config import OFFICIAL, GPSConfig
 from gps_seg.core.overlap import ENCODER, union
-from gps_seg.core.selection import Assignment, Policy, Selection, assign, fingerprint, matches, select
+from gps_seg.core.roles import Assignment, Policy, assign, matches
+from gps_seg.core.selection import Selection, fingerprint, select
 from gps_seg.errors import CheckpointError, ConfigError
 from gps_seg.methods.selection_file import load_selection
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from torch import nn
 
 from gps_seg.config import GPSConfig
-from gps_seg.core.selection import Selection, assign, fingerprint
+from gps_seg.core.roles import assign
+from gps_seg.core.selection import Selection, fingerprint
 from gps_seg.methods.gps import policy_of
 
 

@@ -159,9 +159,9 @@ def _caption(document: Mapping[str, Any]) -> str:
     return f"{document['n']} images" + (f"; {shown}" if shown else "")
 
 
-def write_csv(path: Path, scores: Sequence[ImageScore]) -> None:
-    """One row an image, columns as in ``images``; at least one image."""
-    rows, text = [row(score) for score in scores], io.StringIO()
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A CSV of one row an image, as a document holds them under ``images``; at least one image."""
+    text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
@@ -169,14 +169,14 @@ def write_csv(path: Path, scores: Sequence[ImageScore]) -> None:
 
 
 def publish(
-    document: Mapping[str, Any], scores: Sequence[ImageScore], *, json: Path | None = None, csv: Path | None = None,
-    markdown_file: Path | None = None, latex_file: Path | None = None,
+    document: Mapping[str, Any], *, json: Path | None = None, csv: Path | None = None, markdown_file: Path | None = None,
+    latex_file: Path | None = None,
 ) -> None:
     """Write the files that were asked for."""
     if json:
         write_json(json, document)
     if csv:
-        write_csv(csv, scores)
+        write_rows(csv, document["images"])
     if markdown_file:
         write_text(markdown_file, markdown(document))
     if latex_file:

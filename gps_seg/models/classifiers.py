@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gps_seg.core.selection import matches
+from gps_seg.core.roles import matches
 from gps_seg.errors import ConfigError
 from gps_seg.models.pooled import PooledEncoder, load_pooled
 from gps_seg.models.sam import MODELS

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from gps_seg.config import GPSConfig
 from gps_seg.core.attach import Attached, attach
-from gps_seg.core.selection import data_free_scores, gradient_scores
+from gps_seg.core.scores import data_free_scores, gradient_scores
 from gps_seg.errors import ConfigError
 from gps_seg.methods import METHODS
 from gps_seg.methods.added import fold_modules, insert_modules, remove_modules

@@ -18,7 +18,7 @@ from gps_seg.runs.device import resolve_device, resolve_precision
 from gps_seg.runs.task_model import TaskModel
 from gps_seg.tasks.lookup import make_task
 
-Say = Callable[[str], object]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from gps_seg.config import GPSConfig
 from gps_seg.core.attach import attach
-from gps_seg.core.selection import counts, fingerprint, gradient_scores, matches
+from gps_seg.core.roles import matches
+from gps_seg.core.scores import gradient_scores
+from gps_seg.core.selection import counts, fingerprint
 from gps_seg.errors import CheckpointError, ConfigError, DataError, TrainingError
 from gps_seg.methods import METHODS
 from gps_seg.methods.added import fold_modules, insert_modules

@@ -8,17 +8,10 @@ from torch import Tensor, nn
 
 from gps_seg.config import GPSConfig
 from gps_seg.core.attach import attach
-from gps_seg.core.selection import (
-    Policy,
-    assign,
-    counts,
-    data_free_scores,
-    fingerprint,
-    gradient_scores,
-    role_of,
-    select,
-    table,
-)
+from gps_seg.core.roles import Policy, assign, role_of
+from gps_seg.core.scores import data_free_scores, gradient_scores
+from gps_seg.core.selection import counts, fingerprint, select
+from gps_seg.core.table import table
 from gps_seg.errors import ConfigError, TrainingError
 from gps_seg.methods.gps import gps, policy_of
 from gps_seg.models.sam import build_sam

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from gps_seg.config import GPSConfig
 from gps_seg.core.attach import attach
-from gps_seg.core.selection import Selection, data_free_scores, fingerprint
+from gps_seg.core.scores import data_free_scores
+from gps_seg.core.selection import Selection, fingerprint
 from gps_seg.core.swap import Switchboard
 from gps_seg.errors import CheckpointError
 from gps_seg.methods import METHODS

@@ -24,7 +24,7 @@ from gps_seg.runs.fit import make_accelerator
 from gps_seg.config import GPSConfig
 from gps_seg.methods import METHODS
 from gps_seg.models.sam import build_sam
-from gps_seg.core.selection import data_free_scores
+from gps_seg.core.scores import data_free_scores
 from gps_seg.core.attach import attach
 
 accelerator = make_accelerator(torch.device("cpu"), "fp32")

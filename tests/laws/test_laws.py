@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from gps_seg.config import GPSConfig
 from gps_seg.core.attach import Attached, attach
-from gps_seg.core.selection import Selection, counts, fingerprint, gradient_scores
+from gps_seg.core.scores import gradient_scores
+from gps_seg.core.selection import Selection, counts, fingerprint
 from gps_seg.errors import CheckpointError, ConfigError
 from gps_seg.methods import METHODS
 from gps_seg.methods.added import fold_modules, insert_modules, remove_modules

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gps_seg.commands.benchmarks.step import Bench, Setting, wait
 from gps_seg.config import GPSConfig
-from gps_seg.core.selection import data_free_scores
+from gps_seg.core.scores import data_free_scores
 from gps_seg.core.swap import Switchboard
 from gps_seg.methods import METHODS
 

@@ -15,7 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gps_seg.config import OPTIONS
 from gps_seg.core.attach import attach
-from gps_seg.core.selection import Selection, gradient_scores, matches
+from gps_seg.core.roles import matches
+from gps_seg.core.scores import gradient_scores
+from gps_seg.core.selection import Selection
 from gps_seg.methods import METHODS
 from gps_seg.models.classifiers import build_backbone
 from gps_seg.models.sam import MODELS, build_sam

@@ -24,7 +24,8 @@ from gps_seg.metrics.masks import ImageScore, aggregate, score_image
 from gps_seg.metrics.measures import score_blocks
 from gps_seg.metrics.report import report
 from gps_seg.metrics.surface import TOLERANCE
-from gps_seg.metrics.tables import headline, table, write_csv
+from gps_seg.metrics.measures import row
+from gps_seg.metrics.tables import headline, table, write_rows
 from gps_seg.models.sam import SamModel, load_sam
 from gps_seg.tasks.segmentation.audit import check_pairs
 from gps_seg.tasks.segmentation.dataset import MaskBatch, PolypDataset, UnlabelledImages, collate
@@ -185,7 +186,7 @@ class Segmentation:
         """Overlays of the best, median and worst cases, and scores.csv."""
         draw_cases(items, scores, predict, threshold=self.evaluate.threshold, count=self.evaluate.overlays,
                    folder=folder / "overlays")
-        write_csv(folder / "scores.csv", scores)
+        write_rows(folder / "scores.csv", [row(score) for score in scores])
         return {}
 
 

@@ -1,0 +1,99 @@
+"""The selection pass: a score for every scalar of the weights that are selected from.
+
+Source: Zhang et al., GPS, CVPR 2024, arXiv 2312.10136: the absolute value of the gradient, summed with its sign over one pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from gps_seg.errors import TrainingError
+
+Score = Literal["gradient", "gradient_abs", "gradient_squared", "gradient_weight", "magnitude", "random"]
+BatchT = TypeVar("BatchT")
+
+
+def gradient_scores(
+    model: nn.Module,
+    names: Sequence[str],
+    batches: Iterable[BatchT],
+    loss: Callable[[nn.Module, BatchT], Tensor],
+    *,
+    score: Score = "gradient",
+) -> dict[str, Tensor]:
+    """One pass over the batches: name -> fp32 score of every scalar, in the weight's shape. Weights do not move.
+
+    Each layer's gradient is added to its running score and freed as soon as the backward pass reaches it, so no full-size
+    copy of the gradient ever exists. ``gradient`` is |sum over batches of the gradient|: opposite gradients cancel.
+
+    Args:
+        model: any module; its mode (train or eval) is the caller's choice.
+        names: the weights to score.
+        batches: what ``loss`` takes; the order matters only to rounding.
+        loss: (model, batch) -> scalar tensor.
+        score: ``gradient``, ``gradient_abs`` (sum of |g|), ``gradient_squared`` (sum of g^2, an empirical Fisher),
+            ``gradient_weight`` (|w * sum of g|).
+
+    Raises:
+        TrainingError: there was no batch, or a loss or score is not a finite number.
+    """
+    parameters = dict(model.named_parameters())
+    running = {name: torch.zeros_like(parameters[name], dtype=torch.float32) for name in names}
+    required = {name: parameter.requires_grad for name, parameter in parameters.items()}
+    handles = []
+    try:
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(name in running)
+            if name in running:
+                handles.append(parameter.register_post_accumulate_grad_hook(_adding_to(running[name], score)))
+        count = 0
+        for count, batch in enumerate(batches, start=1):
+            value = loss(model, batch)
+            if not torch.isfinite(value):
+                raise TrainingError(f"selection pass: the loss of batch {count} is {value.item()}; check images and weights")
+            value.backward()
+    finally:
+        for handle in handles:
+            handle.remove()
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(required[name])
+    if count == 0:
+        raise TrainingError("selection pass: expected at least one batch, got none")
+    return {name: _finish(name, total, parameters[name], score) for name, total in running.items()}
+
+
+def _adding_to(total: Tensor, score: Score) -> Callable[[Tensor], None]:
+    def hook(parameter: Tensor) -> None:
+        gradient = parameter.grad
+        if gradient is None:
+            return
+        parameter.grad = None
+        if score == "gradient_abs":
+            total.add_(gradient.abs())
+        elif score == "gradient_squared":
+            total.add_(gradient.float().square())
+        else:
+            total.add_(gradient)
+
+    return hook
+
+
+def _finish(name: str, total: Tensor, parameter: Tensor, score: Score) -> Tensor:
+    if not torch.isfinite(total).all():
+        raise TrainingError(f"selection pass: the score of {name} is not finite; try precision fp32")
+    if score == "gradient_weight":
+        total.mul_(parameter.detach())
+    return total.abs_()
+
+
+def data_free_scores(model: nn.Module, names: Sequence[str], *, score: Score, seed: int = 0) -> dict[str, Tensor]:
+    """Scores that need no data: ``magnitude`` (|w|) or ``random`` (uniform, from the seed and the order of names)."""
+    parameters = dict(model.named_parameters())
+    if score == "magnitude":
+        return {name: parameters[name].detach().float().abs() for name in names}
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.rand(parameters[name].shape, generator=generator) for name in names}
