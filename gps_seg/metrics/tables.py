@@ -14,8 +14,6 @@ from typing import Any
 
 from gps_seg.files import write_json, write_text
 from gps_seg.metrics.contradictions import check_document
-from gps_seg.metrics.masks import ImageScore
-from gps_seg.metrics.measures import row
 
 # Block, what it is, and its rows: key and label.
 LAYOUT: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (

@@ -21,10 +21,9 @@ from gps_seg.data.maps import Prediction
 from gps_seg.data.splits import Splits
 from gps_seg.data.transforms import Geometry, augmentation
 from gps_seg.metrics.masks import ImageScore, aggregate, score_image
-from gps_seg.metrics.measures import score_blocks
+from gps_seg.metrics.measures import row, score_blocks
 from gps_seg.metrics.report import report
 from gps_seg.metrics.surface import TOLERANCE
-from gps_seg.metrics.measures import row
 from gps_seg.metrics.tables import headline, table, write_rows
 from gps_seg.models.sam import SamModel, load_sam
 from gps_seg.tasks.segmentation.audit import check_pairs
