@@ -335,6 +335,12 @@ class TrainConfig(Section):
     checkpoint_every: int = Field(50, ge=1, description="steps between resumable checkpoints")
 
     @model_validator(mode="after")
+    def _patience_looks_for_the_best(self) -> TrainConfig:
+        if self.patience is not None and self.keep == "last":
+            raise ValueError("patience waits for a better step, and keep=last takes the last one: set one of the two")
+        return self
+
+    @model_validator(mode="after")
     def _momentum_is_of_sgd(self) -> TrainConfig:
         if self.momentum != TrainConfig.model_fields["momentum"].default and self.optimizer != "sgd":
             raise ValueError(f"momentum is read with optimizer=sgd alone, the optimizer is {self.optimizer}")

@@ -1,5 +1,7 @@
 """Every error a user can cause. The command line prints their text as one line and exits with status 2."""
 
+from collections.abc import Sequence
+
 
 class GpsSegError(Exception):
     """A user's mistake or a broken input: the text says what was expected, what came, where, and what to do."""
@@ -18,4 +20,13 @@ class CheckpointError(GpsSegError):
 
 
 class TrainingError(GpsSegError):
-    """A run cannot go on: the loss is not a number, the disk is full, or the run was interrupted."""
+    """A run cannot go on: the loss is not a number, or the run was interrupted."""
+
+
+class WriteError(GpsSegError):
+    """A file cannot be written: the disk is full, or its folder is missing, closed or no folder."""
+
+
+def first_names(names: Sequence[str], most: int = 5) -> str:
+    """Names for a sentence: the first few, and how many there are in all if that is more."""
+    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")

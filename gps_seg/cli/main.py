@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from gps_seg.cli import benchmarks, data, scores, selections, web_app
-from gps_seg.cli.options import Config, Device, OptionalRun, Overrides, Resume, RunFolder, Threshold
+from gps_seg.cli.options import Base, Config, Device, OptionalRun, Overrides, Resume, RunFolder, Threshold
 from gps_seg.errors import GpsSegError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(benchmarks.app, name="benchmark")
 
+
 @app.command()
 def train(
     config: Config,
@@ -27,11 +28,8 @@ def train(
     out: Annotated[Path, typer.Option(help="Run folder to make.")] = ...,  # type: ignore[assignment]
     resume: Resume = False,
 ) -> None:
-    """Select parameters, fine-tune, and evaluate once on the test list."""
-    from gps_seg.commands import train as recipes
-    from gps_seg.config import load_config
-
-    recipes.train(load_config(config, overrides or ()), out, resume=resume)
+    """Select parameters, fine-tune, and report once: on the test part, or as data.protocol says."""
+    _train(config, overrides, out, resume=resume, task="segmentation")
 
 
 @app.command()
@@ -41,11 +39,15 @@ def classify(
     out: Annotated[Path, typer.Option(help="Run folder to make.")] = ...,  # type: ignore[assignment]
     resume: Resume = False,
 ) -> None:
-    """Fine-tune a classifier by the same selection core; configs/classification/ holds the paper's data sets."""
-    from gps_seg.class_config import load_class_config
-    from gps_seg.commands.classify import train_classifier
+    """Another name of train, for settings that name no task; configs/classification/ holds the paper's data sets."""
+    _train(config, overrides, out, resume=resume, task="classification")
 
-    train_classifier(load_class_config(config, overrides or ()), out, resume=resume)
+
+def _train(config: Path, overrides: list[str] | None, out: Path, *, resume: bool, task: str) -> None:
+    from gps_seg.commands.train import train
+    from gps_seg.config import load_config
+
+    train(load_config(config, overrides or (), task=task, say=typer.echo), out, resume=resume)
 
 
 selections.register(app)
@@ -57,28 +59,27 @@ web_app.register(app)
 def predict(
     run: RunFolder,
     inputs: Annotated[list[Path], typer.Argument(help="Images or folders of images.", metavar="INPUT")],
-    out: Annotated[Path, typer.Option(help="Folder for masks (PNG, 0/255, original size) and overlays.")],
+    out: Annotated[Path, typer.Option(help="Folder for masks (PNG, 0/255, original size) and overlays, or predictions.csv.")],
     threshold: Threshold = None,
     overlays: Annotated[bool, typer.Option(help="Write overlays too.")] = True,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace masks that are there already.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace predictions that are there already.")] = False,
     device: Device = "auto",
+    base: Base = None,
 ) -> None:
-    """Segment images that have no masks."""
+    """Segment, or classify, images that have no labels."""
+    from gps_seg.commands.predict import find_images, predict_files
     from gps_seg.errors import DataError
-    from gps_seg.runs import load as inference
+    from gps_seg.runs.load import load_run
 
-    images = inference.find_images(inputs)
-    loaded = inference.load_run(run, device=device)
+    images = find_images(inputs)
     failed = []
-    for path, fraction, problem in inference.predict_files(
-        loaded, images, out, threshold=threshold, overlays=overlays, overwrite=overwrite
-    ):
-        if problem:
-            failed.append(problem)
+    for answer in predict_files(load_run(run, device=device, base=base), images, out, threshold=threshold, overlays=overlays,
+                                overwrite=overwrite):
+        if answer.problem:
+            failed.append(answer.problem)
         else:
-            found = f"{100 * fraction:.1f} % of the area" if fraction else "no polyp above the threshold"
-            typer.echo(f"{path.name}: {found}")
-    typer.echo(f"{len(images) - len(failed)} masks in {out}")
+            typer.echo(f"{answer.path.name}: {answer.text}")
+    typer.echo(f"{len(images) - len(failed)} of {len(images)} images predicted into {out}")
     if failed:
         raise DataError(f"{len(failed)} of {len(images)} inputs could not be read: " + "; ".join(failed[:5]))
 
@@ -87,11 +88,12 @@ def predict(
 def export(
     run: RunFolder,
     merged: Annotated[Path, typer.Option(help="File to write, .pth (loads in segment_anything) or .safetensors.")],
+    base: Base = None,
 ) -> None:
-    """Write the tuned model as one stock SAM state dict."""
+    """Write the tuned model as one stock state dict."""
     from gps_seg.commands.export import export_merged
 
-    typer.echo(export_merged(run, merged))
+    typer.echo(export_merged(run, merged, base))
 
 
 @app.command()

@@ -24,6 +24,9 @@ OptionalRun = Annotated[
     Path | None, typer.Argument(help="A run folder; without one: this machine and the known models.", metavar="RUN")
 ]
 RunFolder = Annotated[Path, typer.Argument(help="Folder that gps-seg train made.", metavar="RUN")]
+Base = Annotated[
+    Path | None, typer.Option(help="The base's weight file, where it is neither in the cache nor beside the run.", metavar="FILE")
+]
 Blocks = Annotated[
     str, typer.Option(help="Comma-separated: per_image, dataset, pranet, polyps, negatives, calibration; or all.")
 ]

@@ -10,6 +10,7 @@ import typer
 
 from gps_seg.cli.options import (
     DEFAULT_BLOCKS,
+    Base,
     Blocks,
     Csv,
     Device,
@@ -42,6 +43,7 @@ def evaluate(
     threshold: Threshold = None,
     prompt: Annotated[str, typer.Option(help="none, or box: the box around each true mask.")] = "none",
     device: Device = "auto",
+    base: Base = None,
     blocks: Blocks = DEFAULT_BLOCKS,
     groups: Groups = None,
     markdown: Markdown = None,
@@ -53,12 +55,12 @@ def evaluate(
     max_images: Annotated[int | None, typer.Option(min=1, help="Most images for --corruptions, spread evenly.")] = None,
 ) -> None:
     """Score a run's model on labelled images."""
+    from gps_seg.commands.evaluate import Wanted
     from gps_seg.commands.evaluate_sets import evaluate_sets
     from gps_seg.metrics.measures import parse_blocks
 
-    evaluate_sets(run, data or (), split=split, json=json, csv=csv, threshold=threshold, prompt=prompt, device=device,
-                  blocks=parse_blocks(blocks), groups=groups, markdown=markdown, latex=latex, plots=plots,
-                  corruptions=corruptions, max_images=max_images)
+    wanted = Wanted(json, csv, markdown, latex, plots, groups, parse_blocks(blocks), corruptions, max_images)
+    evaluate_sets(run, data or (), split=split, threshold=threshold, prompt=prompt, device=device, base=base, wanted=wanted)
 
 
 def score(
@@ -79,20 +81,23 @@ def score(
     plots: Plots = None,
 ) -> None:
     """Score folders of masks, whoever made them. Needs no torch."""
-    from gps_seg.commands import score as scoring
+    from gps_seg.commands.score import hold_maps, score_folders
+    from gps_seg.metrics.groups import read_groups
     from gps_seg.metrics.measures import parse_blocks
+    from gps_seg.metrics.report import report
+    from gps_seg.metrics.tables import publish, table
 
-    rows = scoring.score_folders(pred, gt, allow_missing=allow_missing, resize_predicted=resize_pred,
-                                 blocks=parse_blocks(blocks), threshold=threshold, tolerance=tolerance)
-    names = scoring.read_groups(groups, [row.id for row in rows]) if groups else None
+    rows = score_folders(pred, gt, allow_missing=allow_missing, resize_predicted=resize_pred, blocks=parse_blocks(blocks),
+                         threshold=threshold, tolerance=tolerance)
+    names = read_groups(groups, [row.id for row in rows]) if groups else None
     settings = {"predicted": str(pred), "target": str(gt), "threshold": threshold, "nsd_tolerance_px": tolerance}
-    document = scoring.report(rows, settings=settings, groups=names)
-    scoring.publish(document, rows, json=json, csv=csv, markdown_file=markdown, latex_file=latex)
+    document = report(rows, settings=settings, groups=names)
+    publish(document, json=json, csv=csv, markdown_file=markdown, latex_file=latex)
     if plots:
         from gps_seg.metrics.plots.scores import plot_folders
 
-        plot_folders(document, pred, gt, plots, full_scale=scoring.hold_maps(rows))
-    typer.echo(scoring.table(document))
+        plot_folders(document, pred, gt, plots, full_scale=hold_maps(rows))
+    typer.echo(table(document))
 
 
 def compare(
@@ -103,7 +108,7 @@ def compare(
     """Train and score methods x seeds x data sets from one YAML, each method with its own learning rate."""
     from gps_seg.commands.compare import run_comparison
     from gps_seg.errors import TrainingError
-    from gps_seg.runs.fit import resolve_device
+    from gps_seg.runs.device import resolve_device
 
     places = [str(resolve_device("auto"))] if devices == "auto" else devices.split(",")
     document = run_comparison(config, out, places, typer.echo)
@@ -123,10 +128,10 @@ def compare_scores(
     plots: Plots = None,
 ) -> None:
     """Compare methods on the same images: differences, intervals, paired tests with Holm's correction. Needs no torch."""
-    from gps_seg.metrics import paired as comparison
+    from gps_seg.metrics import paired
 
-    files = comparison.parse_methods(methods)
-    documents = {name: [comparison.read_document(path) for path in paths] for name, paths in files.items()}
-    found = comparison.compare_methods(documents, metric=metric, groups=groups)
-    comparison.publish(found, json=json, markdown_file=markdown, latex_file=latex, plots=plots)
-    typer.echo(comparison.table(found))
+    files = paired.parse_methods(methods)
+    documents = {name: [paired.read_document(path) for path in paths] for name, paths in files.items()}
+    found = paired.compare_methods(documents, metric=metric, groups=groups)
+    paired.publish(found, json=json, markdown_file=markdown, latex_file=latex, plots=plots)
+    typer.echo(paired.table(found))

@@ -32,26 +32,15 @@ def select(
     ] = None,
 ) -> None:
     """Run the selection pass alone and print what would train, block by block; with --tasks, what several tasks share."""
-    from gps_seg.commands import train as recipes
+    from gps_seg.commands.select import select_once
     from gps_seg.config import load_config
-    from gps_seg.core.selection import counts
-    from gps_seg.core.table import table
-    from gps_seg.errors import ConfigError
-    from gps_seg.runs import delta as checkpoint
 
     if tasks is not None:
         from gps_seg.commands.share import share_tasks
 
         share_tasks(config, overrides or (), tasks.split(","), out, least=least, say=typer.echo)
         return
-    if out.exists():
-        raise ConfigError(f"{out} is there already: choose another --out")
-    settings = load_config(config, overrides or ())
-    bench = recipes.prepare(settings)
-    chosen = recipes.make_selection(bench)
-    checkpoint.save_selection(out, chosen)
-    typer.echo(table(chosen, bench.model))
-    typer.echo(recipes.describe_counts(settings.method, counts(chosen, bench.model)))
+    typer.echo(select_once(load_config(config, overrides or (), say=typer.echo), out, say=typer.echo))
 
 
 def overlap(

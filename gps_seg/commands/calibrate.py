@@ -13,11 +13,11 @@ from gps_seg.commands.train import CONFIG_FILE
 from gps_seg.config import EvaluateConfig, load_config
 from gps_seg.data.images import read_mask
 from gps_seg.errors import CheckpointError, ConfigError
+from gps_seg.files import read_json, sha256, write_json
 from gps_seg.metrics.calibration import BINS, band
 from gps_seg.metrics.operating_point import operating_point
 from gps_seg.metrics.temperature import HIGHEST, LOWEST, fit_temperature, negative_log_likelihood, rescale
-from gps_seg.models.weights import sha256
-from gps_seg.runs.delta import DELTA_FILE, read_json, write_json
+from gps_seg.runs.delta import DELTA_FILE
 from gps_seg.runs.fit import predictions
 from gps_seg.runs.load import Run, find_pairs, load_run, make_loader
 from gps_seg.tasks.segmentation.pairs import Pair

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gps_seg.errors import GpsSegError
-from gps_seg.metrics.tables import write_json
+from gps_seg.files import write_json
 from gps_seg.tasks.segmentation.audit import Finding
 from gps_seg.tasks.segmentation.collisions import Collisions, LookedAt, Matrix, collide, look_at_sets
 

@@ -24,10 +24,10 @@ from gps_seg.commands.grid import (
     source_of,
 )
 from gps_seg.errors import ConfigError
+from gps_seg.files import read_json, write_json, write_text
 from gps_seg.metrics.paired import shown_p
 from gps_seg.metrics.statistics import compare, hierarchical, holm, interval
-from gps_seg.metrics.tables import markdown_table, write_text
-from gps_seg.runs.delta import read_json, write_json
+from gps_seg.metrics.tables import markdown_table
 from gps_seg.tasks.classification.catalog import ADAPTERS, locate
 
 Row = dict[str, Any]

@@ -25,11 +25,11 @@ from gps_seg.commands.grid import (
 )
 from gps_seg.config import load_config
 from gps_seg.errors import ConfigError
+from gps_seg.files import disk_error, read_json, write_json, write_text
 from gps_seg.metrics.paired import compare_methods, read_document, shown_p
 from gps_seg.metrics.plots.pictures import cost_of_score_plot
 from gps_seg.metrics.statistics import hierarchical, interval
-from gps_seg.metrics.tables import markdown_table, write_text
-from gps_seg.runs.delta import disk_error, read_json, write_json
+from gps_seg.metrics.tables import markdown_table
 from gps_seg.tasks.segmentation.sets import SPLIT, expand, labels, pairs_digest, set_pairs
 
 Row = dict[str, Any]

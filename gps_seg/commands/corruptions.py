@@ -21,18 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from gps_seg.config import EvaluateConfig
 from gps_seg.errors import ConfigError
 from gps_seg.metrics.masks import ImageScore
 from gps_seg.metrics.statistics import LEVEL, RESAMPLES, clusters, interval, resample
-from gps_seg.runs.load import Run, make_loader, score_pairs
+from gps_seg.runs.task_model import TaskModel
 from gps_seg.tasks.segmentation.corruptions import CORRUPTIONS, SEVERITIES, check_name, corrupt
 from gps_seg.tasks.segmentation.pairs import Pair
-from gps_seg.tasks.segmentation.task import Segmentation
 
 DEFINITION = ("dice: mean over images; drop: clean Dice - corrupted Dice of the same images; mce: mean over corruptions of the "
               "mean over severities of 1 - Dice; relative_mce: mce - (1 - clean Dice)")
 Float = NDArray[np.float64]
+BATCH = 8  # images per forward pass
 
 
 def subset(number: int, most: int | None) -> list[int]:
@@ -43,14 +42,14 @@ def subset(number: int, most: int | None) -> list[int]:
 
 
 def measure(
-    run: Run, task: Segmentation, pairs: Sequence[Pair], clean: Sequence[ImageScore] | None = None, *,
+    run: TaskModel, pairs: Sequence[Pair], clean: Sequence[ImageScore] | None = None, *,
     names: Sequence[str] = tuple(CORRUPTIONS), groups: Sequence[str] | None = None, seed: int = 0,
     progress: Callable[[], object] | None = None,
 ) -> dict[str, Any]:
     """Score the pairs under every corruption and severity.
 
     Args:
-        task: with the threshold and prompt of the clean evaluation.
+        run: its task with the threshold and prompt of the clean evaluation.
         clean: the clean scores of the same pairs; measured here if not given.
         names: which corruptions.
         groups: a name an image; the bootstrap then draws whole groups.
@@ -66,13 +65,10 @@ def measure(
     chosen = [check_name(name) for name in names]
     if not chosen:
         raise ConfigError("expected at least one corruption, got none")
-    config = EvaluateConfig()
 
     def scored(name: str | None = None, severity: int = 0) -> list[ImageScore]:
         change = partial(_corrupt, name, severity, seed) if name else None
-        loader = make_loader(run.model, pairs, batch_size=config.batch_size, change=change)
-        return score_pairs(run.model, task, pairs, device=run.device, precision=run.precision, config=config, loader=loader,
-                           progress=progress if name else None)
+        return run.score(pairs, run.loader(pairs, BATCH, change=change), progress=progress if name else None)
 
     start = scored() if clean is None else clean
     cells = {(name, severity): scored(name, severity) for name in chosen for severity in SEVERITIES}
@@ -84,14 +80,14 @@ def _corrupt(name: str, severity: int, seed: int, image: NDArray[np.uint8], id_:
 
 
 def measure_subset(
-    run: Run, task: Segmentation, pairs: Sequence[Pair], clean: Sequence[ImageScore], *, most: int | None,
+    run: TaskModel, pairs: Sequence[Pair], clean: Sequence[ImageScore], *, most: int | None,
     groups: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """As :func:`measure`, on at most ``most`` of the pairs, with a progress bar."""
     kept = subset(len(pairs), most)
     total = len(kept) * len(CORRUPTIONS) * len(SEVERITIES)
     with tqdm(total=total, desc="corruptions", unit="image", disable=not sys.stderr.isatty()) as bar:
-        found = measure(run, task, [pairs[index] for index in kept], [clean[index] for index in kept],
+        found = measure(run, [pairs[index] for index in kept], [clean[index] for index in kept],
                         groups=[groups[index] for index in kept] if groups else None, progress=bar.update)
     return {**found, "n_available": len(pairs)}
 

@@ -6,19 +6,20 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from gps_seg.class_config import ClassConfig, load_class_config
+from gps_seg.config import GPSConfig, RunConfig, load_config
 from gps_seg.core.overlap import size_of
 from gps_seg.core.roles import Assignment, assign
 from gps_seg.errors import ConfigError
 from gps_seg.methods.gps import policy_of
+from gps_seg.methods.selection_file import load_selection
 from gps_seg.metrics.plots.selections import parameters_plot
 from gps_seg.metrics.tables import markdown_table
 from gps_seg.models.classifiers import load_backbone
 from gps_seg.models.sam import MODELS
-from gps_seg.runs.delta import load_selection
 from gps_seg.tasks.classification.catalog import ADAPTERS
 
 LARGEST_K = 20  # of the curves; the paper's own largest k
@@ -50,8 +51,8 @@ def report_counts(arguments: Sequence[str], plot: Path | None = None) -> str:
     paths = [Path(text) for text in arguments if "=" not in text]
     if not paths:
         raise ConfigError("expected at least one configuration for gps-seg classify, such as configs/classification/nabirds.yaml")
-    plans = {path: _plan(load_class_config(path)) for path in paths}
-    found = [_count(path.stem, load_class_config(path), plan) for path, plan in plans.items()]
+    plans = {path: _plan(load_config(path, task="classification")) for path in paths}
+    found = [_count(path.stem, load_config(path, task="classification"), plan) for path, plan in plans.items()]
     measured = {}
     for text in (text for text in arguments if "=" in text):
         name, _, file = text.partition("=")
@@ -74,22 +75,23 @@ def _trained(count: Count) -> float:
     return 100 * (count.selected + count.bias + count.other + count.head) / count.parameters
 
 
-def _plan(config: ClassConfig) -> dict[str, Assignment]:
+def _plan(config: RunConfig) -> dict[str, Assignment]:
     """The treatment of every parameter, from the architecture alone: a timm model is made without values."""
     classes = ADAPTERS[config.data.name].classes if config.data.name in ADAPTERS else None
-    if config.method != "gps" or config.selection.k == "auto" or classes is None:
+    if not isinstance(config.selection, GPSConfig) or config.selection.k == "auto" or classes is None:
         raise ConfigError("count: expected method=gps, a number for selection.k and a data set of known class number, got "
-                          f"method={config.method} selection.k={config.selection.k} data.name={config.data.name}")
+                          f"method={config.method} selection.k={getattr(config.selection, 'k', '-')} data.name={config.data.name}")
     with torch.device("cpu" if config.model.name in MODELS else "meta"):
         model = load_backbone(config.model.name, classes=classes, input_size=config.model.input_size)
     return assign(model, policy_of(model, config.selection))
 
 
-def _count(title: str, config: ClassConfig, plan: Mapping[str, Assignment]) -> Count:
+def _count(title: str, config: RunConfig, plan: Mapping[str, Assignment]) -> Count:
     trained = Counter[str]()
     for part in plan.values():
         trained[part.role] += part.numel if part.treatment == "train" else 0
-    k, size = int(config.selection.k), sum(part.numel for part in plan.values() if part.role != "head")
+    options: Any = config.selection
+    k, size = int(options.k), sum(part.numel for part in plan.values() if part.role != "head")
     other = trained.total() - trained["bias"] - trained["head"]
     return Count(title, config.model.name, k, selected(plan, k), trained["bias"], other, trained["head"], size)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gps_seg.commands import train as recipes
-from gps_seg.commands.score import headline
+from gps_seg.commands.train import train
 from gps_seg.config import load_config
 from gps_seg.data.download import download_kvasir
 from gps_seg.errors import DataError
+from gps_seg.metrics.tables import headline
+from gps_seg.runs.folder import CONFIG_FILE
 from gps_seg.tasks.segmentation.pairs import find_root
 
 
@@ -18,7 +19,7 @@ def run_demo(config: Path, out: Path) -> dict[str, Any]:
     data = choose_data(Path("data"))
     print(f"demo: {data[1]}", flush=True)
     settings = load_config(config, [f"data.name={data[0]}"])
-    document = recipes.train(settings, out, resume=(out / recipes.CONFIG_FILE).exists())
+    document = train(settings, out, resume=(out / CONFIG_FILE).exists())
     print(f"pictures: {out / 'overlays' / 'cases.png'}, {out / 'training.png'}")
     print(headline(document))
     return document

@@ -1,118 +1,168 @@
-"""``gps-seg evaluate``: score a run's model on labelled images and write what was measured, with its protocol."""
+"""``gps-seg evaluate``: score a run's model on labelled images and say what was measured, with its protocol."""
 
 from __future__ import annotations
 
+import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from gps_seg.commands import corruptions as robustness
-from gps_seg.commands.score import publish, read_groups, report, table
-from gps_seg.commands.train import CONFIG_FILE
-from gps_seg.config import EvaluateConfig, RunConfig, load_config
+from gps_seg.commands import corruptions
+from gps_seg.config import RunConfig
 from gps_seg.data.images import read_image
 from gps_seg.errors import ConfigError, DataError
+from gps_seg.files import sha256
+from gps_seg.metrics.groups import read_groups
 from gps_seg.metrics.measures import DEFAULT_BLOCKS
 from gps_seg.metrics.plots.corruptions import corruption_sheet, plot_corruptions
 from gps_seg.metrics.plots.scores import plot_scores
-from gps_seg.metrics.surface import TOLERANCE
-from gps_seg.models.weights import sha256
-from gps_seg.runs.load import Run, draw_cases, find_pairs, load_run, score_pairs
-from gps_seg.runs.provenance import base_note, data_warnings, surroundings
-from gps_seg.tasks.segmentation.pairs import Pair, load_splits
-from gps_seg.tasks.segmentation.sets import SPLIT, label, pairs_digest
+from gps_seg.metrics.tables import publish
+from gps_seg.runs.load import Run, load_run
+from gps_seg.runs.provenance import surroundings
+from gps_seg.runs.task_model import TaskModel
+from gps_seg.tasks.lookup import make_task
+from gps_seg.tasks.segmentation.corruptions import every_corruption
+from gps_seg.tasks.segmentation.pictures import draw_cases
 from gps_seg.tasks.segmentation.task import Segmentation
+from gps_seg.tasks.task import Document, Task
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to measure beside the task's own numbers, and what to write. All but ``json`` and ``csv`` is of masks.
+
+    Attributes:
+        blocks: what to measure, on the model's probabilities at native size; see ``metrics.measures``.
+        groups: CSV file of stem,group; intervals then draw whole groups.
+        plots: folder for pictures of the scores and of the best, median and worst cases.
+        corruptions: also measure under artefacts, key ``corruptions`` of the document, see ``commands.corruptions``; on at
+            most ``max_images`` of the images, spread evenly.
+    """
+
+    json: Path | None = None
+    csv: Path | None = None
+    markdown: Path | None = None
+    latex: Path | None = None
+    plots: Path | None = None
+    groups: Path | None = None
+    blocks: Sequence[str] = DEFAULT_BLOCKS
+    corruptions: bool = False
+    max_images: int | None = None
 
 
 def evaluate_run(
-    folder: Path, *, data: str | None = None, split: str = "test", json: Path | None = None, csv: Path | None = None,
-    threshold: float | None = None, prompt: str = "none", device: str = "auto", blocks: Sequence[str] = DEFAULT_BLOCKS,
-    groups: Path | None = None, markdown: Path | None = None, latex: Path | None = None, plots: Path | None = None,
-    loaded: Run | None = None,
-    corruptions: bool = False, max_images: int | None = None,
-) -> dict[str, Any]:
-    """Evaluate, print the table, write what was asked for, and return the document.
+    folder: Path, *, data: str | None = None, split: str = "test", threshold: float | None = None, prompt: str = "none",
+    device: str = "auto", base: Path | None = None, wanted: Wanted = Wanted(), loaded: Run | None = None,
+) -> Document:
+    """Evaluate, print the table, write what is wanted, and return the document.
 
     Args:
-        blocks: what to measure, on the model's probabilities at native size; see ``gps_seg.metrics.measures``.
-        groups: CSV file of stem,group; intervals then draw whole groups.
-        plots: folder for pictures of the scores and of the best, median and worst cases.
+        data: a known name or a folder, or None for the run's own data set.
+        threshold, prompt: of masks; default: the run's own threshold, no prompt.
+        base: the base's weight file, where it is not found by itself.
         loaded: the run in ``folder``, if it is loaded already.
-        corruptions: also measure under artefacts, key ``corruptions`` of the document, see
-            ``gps_seg.commands.corruptions``; on at most ``max_images`` of the images, spread evenly.
 
     Raises:
         CheckpointError: the run cannot be loaded.
         DataError: images or masks are missing or unreadable.
-        ConfigError: an unknown prompt or split, or ``max_images`` without ``corruptions``.
+        ConfigError: an unknown prompt or split, ``max_images`` without ``corruptions``, or what only masks have.
     """
-    if prompt not in ("none", "box"):
-        raise ConfigError(f"--prompt: expected none or box, got {prompt!r}")
-    if max_images is not None and not corruptions:
-        raise ConfigError("--max-images limits what --corruptions measures: add --corruptions, or leave it out")
-    run = loaded or load_run(folder, device=device)
-    config = load_config(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else load_config(None)
-    pairs = find_pairs(data, split, config.data)
-    limit = run.threshold if threshold is None else threshold
-    task = Segmentation(prompt=prompt, threshold=limit)
-    with tqdm(total=len(pairs), desc="evaluate", unit="image", disable=not sys.stderr.isatty()) as bar:
-        scores = score_pairs(run.model, task, pairs, device=run.device, precision=run.precision,
-                             config=EvaluateConfig(), progress=bar.update, blocks=blocks or DEFAULT_BLOCKS)
-    settings = _settings(run, data or config.data.name, split, task, config.data.protocol)
-    settings["files_sha256"] = pairs_digest(pairs)
-    settings["images_trained_on"] = seen = count_trained_on(pairs, config)
-    own = str(config.data.root) if config.data.name == "folder" else config.data.name
-    warnings = data_warnings(run.model.spec.name, data or own, len(pairs), whole=data is not None and _is_whole(data))
-    settings |= warnings
-    for text in warnings.values():
-        print(f"warning: {text}")
+    _check(prompt, wanted)
+    run = loaded or load_run(folder, device=device, base=base)
+    run = _for_masks(run, threshold, prompt, wanted)
+    items = run.task.items(data, split, run.classes)
+    groups = read_groups(wanted.groups, [item.id for item in items]) if wanted.groups else None
+    with tqdm(total=len(items), desc="evaluate", unit="image", disable=not sys.stderr.isatty()) as bar:
+        scores, document = measure(run, items, data, split, config=run.config, groups=groups, blocks=wanted.blocks,
+                                   progress=bar.update)
+    document["settings"]["images_trained_on"] = seen = count_trained_on(run.task, items)
+    for key, text in document["settings"].items():
+        if key.endswith("warning"):
+            print(f"warning: {text}")
     if seen:
-        print(f"warning: {seen} of these {len(pairs)} images were in the run's training or inner validation part")
-    names = read_groups(groups, [score.id for score in scores]) if groups else None
-    document = report(scores, settings=settings, groups=names)
+        print(f"warning: {seen} of these {len(items)} images were in the run's training or inner validation part")
     document["run"] = {"folder": folder.name, "method": run.description.get("method"), **surroundings(run.device, run.precision)}
-    if corruptions:
-        document["corruptions"] = robustness.measure_subset(run, task, pairs, scores, most=max_images, groups=names)
-    publish(document, scores, json=json, csv=csv, markdown_file=markdown, latex_file=latex)
-    if plots:
-        plot_scores(document, plots)
-        draw_cases(run.model, task, pairs, scores, device=run.device, precision=run.precision, count=4, folder=plots / "cases")
-        if corruptions:
-            plot_corruptions(document["corruptions"], plots / "corruptions.png")
-            corruption_sheet(read_image(pairs[0].image), pairs[0].id, plots / "corruptions_example.png")
-    print(table(document))
-    if corruptions:
-        print(robustness.table(document["corruptions"]))
+    if wanted.corruptions:
+        document["corruptions"] = corruptions.measure_subset(run, items, scores, most=wanted.max_images, groups=groups)
+    _write(run, items, scores, document, wanted)
+    print(run.task.table(document))
+    if wanted.corruptions:
+        print(corruptions.table(document["corruptions"]))
     return document
 
 
-def count_trained_on(pairs: Sequence[Pair], config: RunConfig) -> int | None:
+def measure(
+    model: TaskModel, items: Sequence[Any], data: str | None, split: str, *, config: RunConfig, batch_size: int = 8,
+    blocks: Sequence[str] = DEFAULT_BLOCKS, groups: Sequence[str] | None = None, progress: Callable[[], object] | None = None,
+) -> tuple[list[Any], Document]:
+    """Score items and report them with the protocol: the one evaluation, at the end of a run and at any time after."""
+    scores = model.score(items, batch_size=batch_size, blocks=blocks or DEFAULT_BLOCKS, progress=progress)
+    settings = model.task.protocol(model.model, data, split) | {
+        "trained_on": config.data.name, "data_protocol": config.data.protocol, "files_sha256": files_digest(model.task, items),
+    }
+    return scores, model.task.report(scores, settings=settings, classes=model.classes, groups=groups)
+
+
+def _check(prompt: str, wanted: Wanted) -> None:
+    if prompt not in ("none", "box"):
+        raise ConfigError(f"--prompt: expected none or box, got {prompt!r}")
+    if wanted.max_images is not None and not wanted.corruptions:
+        raise ConfigError("--max-images limits what --corruptions measures: add --corruptions, or leave it out")
+
+
+def _for_masks(run: Run, threshold: float | None, prompt: str, wanted: Wanted) -> Run:
+    """The run with the threshold and the prompt asked for. Raises ConfigError for what labels do not have."""
+    if isinstance(run.task, Segmentation):
+        settings = run.task.evaluate.model_copy(update={"threshold": run.threshold if threshold is None else threshold,
+                                                        "prompt": prompt})
+        return replace(run, task=replace(run.task, evaluate=settings))
+    asked = {"threshold": threshold, "prompt": prompt != "none", "blocks": tuple(wanted.blocks) != DEFAULT_BLOCKS,
+             **{name: getattr(wanted, name) for name in ("markdown", "latex", "plots", "corruptions")}}
+    if foreign := [f"--{name}" for name, value in asked.items() if value]:
+        raise ConfigError(f"{', '.join(foreign)}: only masks have it, and the run in {run.folder} is one of {run.config.task}")
+    return run
+
+
+def _write(run: Run, items: Sequence[Any], scores: Sequence[Any], document: Document, wanted: Wanted) -> None:
+    publish(document, json=wanted.json, csv=wanted.csv, markdown_file=wanted.markdown, latex_file=wanted.latex)
+    if wanted.plots:
+        plot_scores(document, wanted.plots)
+        draw_cases(items, scores, run.predict, threshold=run.task.evaluate.threshold, count=4,  # type: ignore[attr-defined]
+                   folder=wanted.plots / "cases")
+        if wanted.corruptions:
+            plot_corruptions(document["corruptions"], wanted.plots / "corruptions.png")
+            corruption_sheet(every_corruption(read_image(items[0].image), items[0].id), wanted.plots / "corruptions_example.png")
+
+
+def files_digest(task: Task, items: Sequence[Any]) -> str:
+    """sha256 over names and bytes of all files of the items: tells whether scores are of these files."""
+    found = hashlib.sha256()
+    for item in items:
+        for path in task.files(item):
+            found.update(item.id.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return found.hexdigest()
+
+
+def count_trained_on(task: Task, items: Sequence[Any]) -> int | None:
     """How many of the images, compared byte by byte, the run selected, trained or chose its best step on.
 
     None if the run's own data set is no longer here, so that nobody reads an unknown as a zero.
     """
     try:
-        splits = load_splits(config.data)
+        splits = task.splits()
     except DataError:
         return None
-    known = {sha256(pair.image) for pair in (*splits.train, *splits.inner)}
-    return sum(sha256(pair.image) in known for pair in pairs)
+    scored = [path for item in items for path in task.files(item)[:1]]
+    sizes = {path.stat().st_size for path in scored}  # only files of one size can be the same
+    trained = [path for item in (*splits.train, *splits.inner) for path in task.files(item)[:1]]
+    known = {sha256(path) for path in trained if path.stat().st_size in sizes}
+    return sum(sha256(path) in known for path in scored)
 
 
-def _is_whole(data: str) -> bool:
-    """Whether a set is scored whole, not one part of its split."""
-    return Path(data).is_dir() or data not in (*SPLIT, "folder")
-
-
-def _settings(run: Run, data: str, split: str, task: Segmentation, protocol: str) -> dict[str, Any]:
-    spec = run.model.spec
-    return {
-        "data": label(data), "split": "all" if _is_whole(data) else split, "threshold": task.threshold,
-        "nsd_tolerance_px": TOLERANCE,
-        "prompt": "ground-truth box" if task.prompt == "box" else "none", "input_size": spec.input_size,
-        "resize": spec.resize, "model": spec.name, "base_note": base_note(spec.name),
-        "trained_on": run.description.get("data"), "data_protocol": protocol,
-    }
+def own_items(config: RunConfig) -> list[Any]:
+    """The test images of a run's settings, without its model."""
+    return make_task(config).items(None, "test", ())

@@ -11,61 +11,66 @@ The JSON of several sets holds ``sets`` (name -> the document of that set alone)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from gps_seg.commands.evaluate import evaluate_run
-from gps_seg.metrics.tables import write_json
+from gps_seg.commands.evaluate import Wanted, evaluate_run
+from gps_seg.errors import ConfigError
+from gps_seg.files import write_json
 from gps_seg.runs.load import load_run
 from gps_seg.tasks.segmentation.known import GROUPS
 from gps_seg.tasks.segmentation.sets import SPLIT, expand, labels, set_pairs
+from gps_seg.tasks.segmentation.task import Segmentation
 
 Document = Mapping[str, Any]
-OUTPUTS = ("csv", "markdown", "latex", "plots")
 
 
 def evaluate_sets(
-    folder: Path, data: Sequence[str], *, json: Path | None = None, device: str = "auto", **options: Any
+    folder: Path, data: Sequence[str], *, device: str = "auto", base: Path | None = None,
+    wanted: Wanted = Wanted(), **options: Any,  # noqa: B008 - frozen
 ) -> dict[str, Any]:
     """Evaluate on each set in turn; with less than two sets as :func:`gps_seg.commands.evaluate.evaluate_run`.
 
     Args:
         data: known names or folders; none for the run's own data set.
-        json: file for all documents and their mean.
-        options: of ``evaluate_run``; its files get the set's name, such as scores-polypgen.csv for --csv scores.csv.
+        wanted: what to write: its JSON holds all documents and their mean, its other files get the set's name, such as
+            scores-polypgen.csv for scores.csv.
+        options: of ``evaluate_run``: split, threshold, prompt.
 
     Raises:
-        ConfigError: a set is given twice.
+        ConfigError: a set is given twice, or several to a classifier.
         DataError: a set is not there.
         CheckpointError: the run cannot be loaded.
     """
-    sets = expand(data)
+    if len(data) > 1 or (data and data[0] in GROUPS):
+        sets = expand(data)
+        for single in sets:
+            if single not in SPLIT:
+                set_pairs(single)  # what is missing is said before hours of scoring
+    run = load_run(folder, device=device, base=base)
+    sets = expand(data) if isinstance(run.task, Segmentation) else list(data)
     if len(sets) < 2:
-        return evaluate_run(folder, data=sets[0] if sets else None, json=json, device=device, **options)
-    for single in sets:
-        if single not in SPLIT:
-            set_pairs(single)  # what is missing is said before hours of scoring
-    loaded = load_run(folder, device=device)
+        return evaluate_run(folder, data=sets[0] if sets else None, loaded=run, wanted=wanted, **options)
+    if not isinstance(run.task, Segmentation):
+        raise ConfigError(f"--data: expected one data set for a run of {run.config.task}, got {len(sets)}")
     documents = {}
     for name, single in zip(labels(sets), sets, strict=True):
         print(f"\n== {name}")
-        documents[name] = evaluate_run(folder, data=single, device=device, loaded=loaded, **_apart(options, name))
+        documents[name] = evaluate_run(folder, data=single, loaded=run, wanted=_apart(wanted, name), **options)
     found = {"sets": documents, "macro": macro(documents)}
-    if json:
-        write_json(json, found)
+    if wanted.json:
+        write_json(wanted.json, found)
     print("\n" + macro_line(found["macro"]))
     return found
 
 
-def _apart(options: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The options of one set: its own files beside the others'."""
+def _apart(wanted: Wanted, name: str) -> Wanted:
+    """What one set writes: its own files beside the others', its JSON with theirs."""
     plain = name.replace("/", "_")
-    own = dict(options)
-    for key in OUTPUTS:
-        if path := options.get(key):
-            own[key] = path / plain if key == "plots" else path.with_stem(f"{path.stem}-{plain}")
-    return own
+    own = {key: path.with_stem(f"{path.stem}-{plain}") for key in ("csv", "markdown", "latex") if (path := getattr(wanted, key))}
+    return replace(wanted, json=None, plots=wanted.plots / plain if wanted.plots else None, **own)
 
 
 def macro(documents: Mapping[str, Document]) -> dict[str, Any]:

@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import save
 
 from gps_seg.errors import ConfigError
+from gps_seg.files import write_bytes
 from gps_seg.methods.added import fold_modules
-from gps_seg.runs.delta import write_bytes
 from gps_seg.runs.load import load_run
 
 
-def export_merged(folder: Path, target: Path) -> str:
+def export_merged(folder: Path, target: Path, base: Path | None = None) -> str:
     """Merge a run's delta and write the stock state dict; returns a line that says what was written.
 
     Raises:
@@ -24,7 +24,7 @@ def export_merged(folder: Path, target: Path) -> str:
         raise ConfigError(f"--merged: expected a .pth or .safetensors file, got {target.name!r}")
     if target.exists():
         raise ConfigError(f"{target} is there already: choose another --merged")
-    run = load_run(folder, device="cpu")
+    run = load_run(folder, device="cpu", base=base)
     run.attached.merge()
     fold_modules(run.model, run.attached.selection.meta)
     state = {name: tensor.contiguous() for name, tensor in run.model.state_dict().items()}
@@ -35,6 +35,6 @@ def export_merged(folder: Path, target: Path) -> str:
         torch.save(state, buffer)
         data = buffer.getvalue()
     write_bytes(target, data)
-    size = run.model.spec.input_size
-    note = "" if size == run.model.spec.native_size else f"; tuned at {size} px, use it at that size"
-    return f"{target}: {run.model.spec.name} in stock names, {len(data) / 1e6:.1f} MB{note}"
+    spec = getattr(run.model, "spec", None)
+    note = f"; tuned at {spec.input_size} px, use it at that size" if spec and spec.input_size != spec.native_size else ""
+    return f"{target}: {run.config.model.name} in stock names, {len(data) / 1e6:.1f} MB{note}"

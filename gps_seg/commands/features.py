@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
-from torch.utils.data import DataLoader
 
-from gps_seg.commands.class_bench import Bench, load_run
+from gps_seg.data.batches import Batch
 from gps_seg.errors import ConfigError, DataError
 from gps_seg.metrics.plots.selections import features_plot
-from gps_seg.runs.fit import autocast
+from gps_seg.runs.load import Run, load_run
+from gps_seg.runs.task_model import TaskModel
 from gps_seg.tasks.classification.items import Item
-from gps_seg.tasks.classification.task import collate, features_of
+from gps_seg.tasks.classification.losses import features_of
+from gps_seg.tasks.classification.task import Classification, spread
 
+BATCH = 32  # images per forward pass
 PERPLEXITY = 30.0  # scikit-learn's own, lower for few images
 
 
@@ -34,39 +36,42 @@ def report_features(runs: Mapping[str, Path], out: Path, *, images: int = 1000, 
         ConfigError: runs of different data sets or protocols.
         CheckpointError, DataError: a run cannot be loaded.
     """
-    benches = {name: load_run(folder, device) for name, folder in runs.items()}
-    scored = {name: _scored(bench) for name, bench in benches.items()}
+    loaded = {name: load_run(folder, device=device) for name, folder in runs.items()}
+    scored = {name: _scored(run) for name, run in loaded.items()}
     first = next(iter(scored.values()))
     if any(items != first for items in scored.values()):
-        shown = ", ".join(f"{name} {bench.config.data.name} {bench.config.data.protocol}" for name, bench in benches.items())
+        shown = ", ".join(f"{name} {run.config.data.name} {run.config.data.protocol}" for name, run in loaded.items())
         raise ConfigError(f"plot-features: expected runs scored on the same images, got {shown}")
-    items = [first[index] for index in np.unique(np.linspace(0, len(first) - 1, min(images, len(first))).round().astype(int))]
+    items = spread(first, images)
     labels = np.array([item.label for item in items])
     classes = len(np.unique(labels))
     if classes < 2 or len(items) < 5:
         raise DataError(f"plot-features: expected at least 5 images of 2 classes, got {len(items)} of {classes}")
     lines, panels = [], {}
-    for name, bench in benches.items():
-        found = features(bench, items)
+    for name, run in loaded.items():
+        found = features(run, items)
         apart = float(silhouette_score(found, labels)) if classes < len(items) else float("nan")
         panels[f"{name}, silhouette {apart:.2f}"] = (plane(found), labels)
-        lines.append(f"{name}: silhouette {apart:.4f} over {len(items)} images of {bench.config.data.name}")
+        lines.append(f"{name}: silhouette {apart:.4f} over {len(items)} images of {run.config.data.name}")
     features_plot(panels, out)
     return "\n".join([*lines, f"picture in {out}"])
 
 
-def _scored(bench: Bench) -> tuple[Item, ...]:
-    return bench.splits.test if bench.config.data.protocol == "final" else bench.splits.val
+def _scored(run: Run) -> tuple[Item, ...]:
+    """The images that the run's result speaks of. Raises ConfigError for a run that has no features to pool."""
+    if not isinstance(run.task, Classification):
+        raise ConfigError(f"plot-features: expected runs of classification, the one in {run.folder} is of {run.config.task}")
+    splits = run.task.splits()
+    return splits.inner if run.config.data.protocol == "tune" else splits.test
 
 
-def features(bench: Bench, items: Sequence[Item]) -> NDArray[np.float64]:
+def features(run: TaskModel, items: Sequence[Item]) -> NDArray[np.float64]:
     """Pooled, L2-normalised features (n, D) before the classifier."""
-    loader = DataLoader(bench.dataset(items, training=False), batch_size=bench.config.train.batch_size, collate_fn=collate)
-    found = []
-    for batch in loader:
-        with torch.no_grad(), autocast(bench.device, bench.precision):
-            found.append(features_of(bench.model, batch.image.to(bench.device)).double().cpu())
-    return torch.nn.functional.normalize(torch.cat(found), dim=1).numpy()
+    def pooled(model: Any, batch: Batch) -> list[NDArray[np.float64]]:
+        return list(features_of(model, batch.image).double().cpu().numpy())
+
+    found = np.stack([feature for _, feature in run.run_through(run.loader(items, BATCH), pooled)])
+    return found / np.linalg.norm(found, axis=1, keepdims=True).clip(1e-12)
 
 
 def plane(found: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -23,8 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from gps_seg.class_config import ClassConfig, load_class_config
 from gps_seg.config import RunConfig, check_settings, dump_config, load_config
 from gps_seg.errors import ConfigError, TrainingError
+from gps_seg.files import read_json, write_bytes
 from gps_seg.metrics.measures import parse_blocks
-from gps_seg.runs.delta import read_json, write_bytes
 from gps_seg.tasks.classification.catalog import ADAPTERS
 
 FAILED = ".failed.txt"

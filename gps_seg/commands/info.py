@@ -9,19 +9,22 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from gps_seg.commands.score import headline
-from gps_seg.commands.train import CONFIG_FILE, RESULT_FILE, SELECTION_FILE, describe_counts
-from gps_seg.config import RunConfig, load_config
+from gps_seg.config import RunConfig
 from gps_seg.core.attach import attach
 from gps_seg.core.selection import Selection, counts
 from gps_seg.core.table import table
 from gps_seg.errors import DataError
-from gps_seg.methods.added import insert_modules
+from gps_seg.files import read_json
+from gps_seg.methods.added import add_modules
+from gps_seg.methods.selection_file import load_selection
 from gps_seg.models.sam import MODELS
 from gps_seg.models.weights import PUBLISHED, cache_folder
-from gps_seg.runs.delta import load_selection, read_delta_config, read_json
-from gps_seg.runs.fit import compute_dtype, resolve_device, resolve_precision
-from gps_seg.runs.load import load_model
+from gps_seg.runs.delta import read_delta_config
+from gps_seg.runs.device import compute_dtype, resolve_device, resolve_precision
+from gps_seg.runs.folder import CONFIG_FILE, RESULT_FILE, SELECTION_FILE, read_config
+from gps_seg.runs.load import run_config
+from gps_seg.runs.select import describe_counts
+from gps_seg.tasks.lookup import make_task
 from gps_seg.tasks.segmentation.known import GROUPS, KNOWN
 from gps_seg.tasks.segmentation.sets import locate, set_pairs
 
@@ -62,17 +65,19 @@ def describe_run(folder: Path) -> str:
     """Method, base, selection by block, and scores if the run has ended."""
     description = read_delta_config(folder)
     lines = [f"{folder}: {description.get('method')} on {description.get('base_model_name_or_path')}, "
-             f"input {description['model']['input_size']} px, trained on {description.get('data')}",
+             f"input {description['model'].get('input_size', '-')} px, trained on {description.get('data')}",
              f"base sha256 {description['base_sha256']}", f"weights licence {description.get('weights_licence')}"]
     if (folder / SELECTION_FILE).exists() and (folder / CONFIG_FILE).exists():
-        model = load_model(load_config(folder / CONFIG_FILE).model, torch.device("cpu"))
+        config = run_config(folder, description)
+        model = make_task(config).model(tuple(description.get("classes") or ()))
         chosen = load_selection(folder / SELECTION_FILE, model)
-        insert_modules(model, chosen.meta)
-        lines += [table(chosen, model), describe_counts(str(description.get("method")), counts(chosen, model))]
-        lines += _describe_backends(model, chosen, load_config(folder / CONFIG_FILE))
+        add_modules(model, chosen.meta)
+        lines += [table(chosen, model), describe_counts(config.method, counts(chosen, model))]
+        lines += _describe_backends(model, chosen, config)
     if (folder / RESULT_FILE).exists():
         result = read_json(folder / RESULT_FILE, "a result")
-        lines.append(headline(result) if "per_image" in result else "the test list was not scored (evaluate.test=false)")
+        known = "per_image" in result or "accuracy" in result
+        lines.append(make_task(read_config(folder)).headline(result) if known else "the test part was not scored")
     return "\n".join(lines)
 
 

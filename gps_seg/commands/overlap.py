@@ -7,8 +7,8 @@ from pathlib import Path
 
 from gps_seg.core.overlap import overlap, per_block, share
 from gps_seg.errors import ConfigError
+from gps_seg.methods.selection_file import load_selection
 from gps_seg.metrics.plots.selections import blocks_plot, overlap_plot
-from gps_seg.runs.delta import load_selection
 
 
 def named_paths(arguments: Sequence[str]) -> dict[str, Path]:

@@ -18,14 +18,15 @@ from typing import Any
 
 from torch import Tensor
 
-from gps_seg.class_config import ClassConfig, load_class_config
-from gps_seg.commands.class_bench import Bench, prepare
-from gps_seg.commands.classify import Say, selection_scores
+from gps_seg.config import GPSConfig, RunConfig, load_config
 from gps_seg.core.overlap import Shared, share, size_of, split
 from gps_seg.core.selection import Selection
 from gps_seg.errors import ConfigError
+from gps_seg.files import write_json
 from gps_seg.methods import METHODS
-from gps_seg.runs.delta import save_selection, write_json
+from gps_seg.methods.selection_file import save_selection
+from gps_seg.runs.select import selection_scores
+from gps_seg.runs.setup import Say, Setup, prepare
 
 INDEX_BYTES, VALUE_BYTES = 4, 4  # of a connection in a delta
 COMMON_FILE, REPORT_FILE = "common.safetensors", "shared.json"
@@ -66,10 +67,10 @@ def share_tasks(path: Path, overrides: Sequence[str], tasks: Sequence[str], out:
     found: dict[str, Scored] = {}
     for task, config in configs.items():
         say(f"selecting for {task}")
-        bench = prepare(config)
-        found[task] = _score(bench, say)
+        setup = prepare(config, say)
+        found[task] = _score(setup, say)
     own = {task: scored.own for task, scored in found.items()}
-    shared = split(own, _joint(bench, found)) if least is None else share(own, least)
+    shared = split(own, _joint(setup, found)) if least is None else share(own, least)
     document = {"tasks": {task: _task(scored, shared, task) for task, scored in found.items()}, "least": least,
                 **_totals(own, shared), "config": str(path)}
     save_selection(out / COMMON_FILE, shared.common)
@@ -81,36 +82,38 @@ def share_tasks(path: Path, overrides: Sequence[str], tasks: Sequence[str], out:
     return document
 
 
-def _configs(path: Path, overrides: Sequence[str], tasks: Sequence[str]) -> dict[str, ClassConfig]:
+def _configs(path: Path, overrides: Sequence[str], tasks: Sequence[str]) -> dict[str, RunConfig]:
     if len(set(tasks)) < max(2, len(tasks)):
         raise ConfigError("--tasks: expected at least two different data sets, such as digits,polyp_patches, got "
                           f"{','.join(tasks)}")
-    configs = {task: load_class_config(path, [*overrides, f"data.name={task}"]) for task in tasks}
+    configs = {task: load_config(path, [*overrides, f"data.name={task}"], task="classification") for task in tasks}
     first = configs[tasks[0]]
-    if first.method != "gps" or first.selection.files or first.selection.k == "auto":
-        raise ConfigError("--tasks: expected method=gps with a number for selection.k and without selection.files, got "
-                          f"method={first.method} selection.k={first.selection.k} and {len(first.selection.files)} files")
+    if first.task != "classification" or not isinstance(first.selection, GPSConfig):
+        raise ConfigError(f"--tasks: expected task=classification method=gps, got task={first.task} method={first.method}")
+    if first.selection.files or first.selection.k == "auto":
+        raise ConfigError("--tasks: expected a number for selection.k and no selection.files, got "
+                          f"selection.k={first.selection.k} and {len(first.selection.files)} files")
     return configs
 
 
-def _score(bench: Bench, say: Say) -> Scored:
+def _score(setup: Setup, say: Say) -> Scored:
     kept: dict[str, Tensor] = {}
 
     def scores(names: Sequence[str]) -> dict[str, Tensor]:
-        kept.update({name: score.cpu() for name, score in selection_scores(bench, names, say).items()})
+        kept.update({name: score.cpu() for name, score in selection_scores(setup, names, say).items()})
         return kept
 
-    return Scored(METHODS["gps"](bench.model, bench.config.selection, scores), kept)
+    return Scored(METHODS["gps"](setup.model, setup.config.selection, scores, setup.config.seed), kept)
 
 
-def _joint(bench: Bench, found: Mapping[str, Scored]) -> Selection:
+def _joint(setup: Setup, found: Mapping[str, Scored]) -> Selection:
     """The selection of one task's size that keeps most of all tasks' scores; the encoder is any task's."""
     total: dict[str, Tensor] = {}
     for scored in found.values():
         mass = scored.mass(scored.own) or 1.0
         for name, score in scored.scores.items():
             total[name] = total[name].add_(score / mass) if name in total else score / mass
-    joint = METHODS["gps"](bench.model, bench.config.selection, lambda _names: total)
+    joint = METHODS["gps"](setup.model, setup.config.selection, lambda _names: total, setup.config.seed)
     return replace(joint, meta={**joint.meta, "tasks": ", ".join(found)})
 
 
@@ -148,6 +151,6 @@ def describe(document: Mapping[str, Any], out: Path) -> str:
         *lines, f"indices to store: {sizes['apart']:,} apart, {sizes['common'] + sizes['rest']:,} with a common part of "
         f"{sizes['common']:,}; deltas without biases and heads: {stored['apart'] / 1e6:.2f} MB apart, "
         f"{stored['common_and_rest'] / 1e6:.2f} MB with rests, {stored['common_alone'] / 1e6:.2f} MB with the common part alone",
-        f"train with it: gps-seg classify {document['config']} data.name={first} "
+        f"train with it: gps-seg train {document['config']} data.name={first} "
         f"selection.files=[{out / COMMON_FILE},{out / 'rest' / (first + '.safetensors')}] --out RUN",
     ])

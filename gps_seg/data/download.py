@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import lzma
 import os
 import shutil
@@ -19,6 +18,7 @@ from urllib.parse import urlparse
 
 from tqdm import tqdm
 
+from gps_seg import files
 from gps_seg.errors import DataError
 
 TIMEOUT_S = 10
@@ -47,7 +47,7 @@ def download(url: str, target: Path, *, sha256: str) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _fetch(url, part)
-        found = _sha256(part)
+        found = files.sha256(part)
         if found != sha256:
             part.unlink()
             raise DataError(f"{url}: expected sha256 {sha256[:16]}..., got {found[:16]}...; thrown away, try again")
@@ -83,11 +83,6 @@ def _fetch(url: str, part: Path) -> None:
                 bar.update(len(chunk))
     if total and part.stat().st_size < total:
         raise DataError(f"{url}: the connection broke at {part.stat().st_size} of {total} bytes; run again to go on")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unzip(archive: Path, folder: Path) -> Path:

@@ -16,7 +16,7 @@ from gps_seg.core.scores import Scores
 from gps_seg.core.selection import Selection, fingerprint, select
 from gps_seg.errors import CheckpointError, ConfigError
 from gps_seg.methods.parts import before_last_blocks, encoder_of, head_of, official_rules
-from gps_seg.runs.delta import load_selection
+from gps_seg.methods.selection_file import load_selection
 
 
 def gps(model: nn.Module, options: GPSConfig, scores: Scores, seed: int) -> Selection:

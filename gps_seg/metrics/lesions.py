@@ -27,7 +27,7 @@ SIZES = (("under_2_percent", 0.02), ("2_to_10_percent", 0.1), ("10_to_30_percent
 
 
 @dataclass(frozen=True)
-class Instances:
+class Lesions:
     """One image.
 
     Attributes:
@@ -71,7 +71,7 @@ def components(mask: Mask) -> Components:
     return Components(renamed[labels], areas[kept], centroids[kept])
 
 
-def compare(predicted: Mask, target: Mask, *, confidence: float = 1.0) -> Instances:
+def compare(predicted: Mask, target: Mask, *, confidence: float = 1.0) -> Lesions:
     """Match the polyps of two masks (H, W); ``confidence`` is the highest probability in the image."""
     ours, theirs = components(np.ascontiguousarray(predicted)), components(np.ascontiguousarray(target))
     overlaps = _overlaps(ours, theirs)
@@ -79,7 +79,7 @@ def compare(predicted: Mask, target: Mask, *, confidence: float = 1.0) -> Instan
     columns, rows = np.rint(ours.centroids).astype(np.int64).T
     struck = theirs.labels[rows, columns]
     centred = np.isin(np.arange(1, theirs.areas.size + 1), struck)
-    return Instances(
+    return Lesions(
         areas=tuple(float(area) / target.size for area in theirs.areas), found=tuple(bool(yes) for yes in found),
         centred=tuple(bool(yes) for yes in centred), predicted=ours.areas.size, false=ours.areas.size - int(found.sum()),
         false_centre=int(np.count_nonzero(struck == 0)), empty=not target.any(),
@@ -105,7 +105,7 @@ def _match(overlaps: NDArray[np.float64]) -> Mask:
     return found
 
 
-def summarise_polyps(images: Sequence[Instances]) -> dict[str, Any]:
+def summarise_polyps(images: Sequence[Lesions]) -> dict[str, Any]:
     """The ``polyps`` block, from at least one image; a rate of nothing is None."""
     areas = np.array([area for image in images for area in image.areas])
     found = np.array([yes for image in images for yes in image.found], np.bool_)
@@ -128,7 +128,7 @@ def summarise_polyps(images: Sequence[Instances]) -> dict[str, Any]:
     }
 
 
-def summarise_negatives(images: Sequence[Instances], *, has_probabilities: bool = False) -> dict[str, Any]:
+def summarise_negatives(images: Sequence[Lesions], *, has_probabilities: bool = False) -> dict[str, Any]:
     """The ``negatives`` block; only the number of frames, 0, if every frame has a polyp.
 
     Args:

@@ -1,8 +1,8 @@
 """All that is measured on one image, in named blocks. Needs no torch.
 
-- ``per_image``, ``dataset``: counts at a fixed threshold (``metrics``); ``per_image`` adds boundaries (``surface``).
+- ``per_image``, ``dataset``: counts at a fixed threshold (``masks``); ``per_image`` adds boundaries (``surface``).
 - ``pranet``: the 256-threshold protocol (``pranet``).
-- ``polyps``, ``negatives``: polyp by polyp, and frames without any (``instances``).
+- ``polyps``, ``negatives``: polyp by polyp, and frames without any (``lesions``).
 - ``calibration``: of probability maps only (``calibration``).
 
 Counts cost next to nothing and are always measured.
@@ -11,7 +11,7 @@ Counts cost next to nothing and are always measured.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from gps_seg.data.maps import Prediction
 from gps_seg.errors import ConfigError
-from gps_seg.metrics import calibration, pranet
-from gps_seg.metrics import lesions as instances
+from gps_seg.metrics import calibration, lesions, pranet
 from gps_seg.metrics.masks import ImageScore, score_image
 from gps_seg.metrics.surface import TOLERANCE, Surface, surface
 
@@ -37,7 +36,7 @@ class BlockScore(ImageScore):
     unsure: bool = False
     surface: Surface | None = None
     sweep: pranet.Sweep | None = None
-    instances: instances.Instances | None = None
+    lesions: lesions.Lesions | None = None
     reliability: calibration.Reliability | None = None
 
 
@@ -79,7 +78,7 @@ def score_blocks(
         **{field.name: getattr(base, field.name) for field in fields(base)}, is_map=prediction.is_map, unsure=prediction.unsure,
         surface=surface(predicted, target, tolerance=tolerance) if "per_image" in blocks else None,
         sweep=pranet.sweep(grey, target) if grey is not None and "pranet" in blocks else None,
-        instances=instances.compare(predicted, target, confidence=float(probability.max())) if counted else None,
+        lesions=lesions.compare(predicted, target, confidence=float(probability.max())) if counted else None,
         reliability=calibration.reliability(probability, predicted, target) if "calibration" in blocks else None,
     )
 
@@ -90,9 +89,9 @@ def row(score: ImageScore) -> dict[str, Any]:
     if not isinstance(score, BlockScore):
         return flat
     if score.surface:
-        flat |= {"hd95": score.surface.hd95, "hd95_of_diagonal": score.surface.hd95_of_diagonal, "nsd": score.surface.nsd}
-    if score.instances:
-        found = score.instances
+        flat |= asdict(score.surface)
+    if score.lesions:
+        found = score.lesions
         flat |= {"polyps": len(found.areas), "polyps_found": sum(found.found), "polyps_predicted": found.predicted,
                  "polyps_false": found.false}
     if score.sweep:

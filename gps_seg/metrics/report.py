@@ -3,14 +3,14 @@
 The JSON document has stable keys, schema 2 (schema 1 plus what is marked +):
 
 - ``schema``, ``n``, ``empty_targets``, ``aggregation`` (what the names mean), ``settings`` (the protocol);
-- ``per_image``, ``dataset``: see ``metrics.aggregate``; + ``per_image.hd95``, ``.hd95_of_diagonal``, ``.nsd`` and how many
+- ``per_image``, ``dataset``: see ``masks.aggregate``; + ``per_image.hd95``, ``.hd95_of_diagonal``, ``.nsd`` and how many
   images have one or both masks empty, as far as boundaries were asked for;
 - + ``pranet``, ``polyps``, ``negatives``, ``calibration``: the blocks asked for, see their modules;
 - + ``intervals``: ``intervals.per_image.dice`` is [low, high], likewise for other means; none for a single image or group;
 - + ``statistics``: how the intervals were made; + ``omitted``: blocks asked for that mean nothing here, and why;
-- + ``corruptions``: under ``evaluate --corruptions`` only, see ``robustness.summarise``;
+- + ``corruptions``: under ``evaluate --corruptions`` only, see ``commands.corruptions``;
 - + ``gps_legacy``: under data.protocol=released only, see :func:`gps_legacy`;
-- ``images``: one row an image, see ``blocks.row``.
+- ``images``: one row an image, see ``measures.row``.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gps_seg.metrics import calibration, pranet
-from gps_seg.metrics import lesions as instances
-from gps_seg.metrics.contradictions import BOUNDARIES, check_document
+from gps_seg.metrics import calibration, lesions, pranet
+from gps_seg.metrics.contradictions import check_document
 from gps_seg.metrics.masks import METRICS, ImageScore, aggregate
 from gps_seg.metrics.measures import BlockScore, row
 from gps_seg.metrics.statistics import LEVEL, RESAMPLES, clusters, interval, resample
+from gps_seg.metrics.surface import BOUNDARIES
 
 SCHEMA = 2
 AGGREGATION = "per_image: mean over images; dataset: pixel counts pooled over all images; foreground only"
@@ -84,7 +84,7 @@ def _add_blocks(document: dict[str, Any], scores: Sequence[BlockScore]) -> dict[
     """Add every block the scores hold; returns what was left out, and why."""
     surfaces = [score.surface for score in scores if score.surface]
     sweeps = [score.sweep for score in scores if score.sweep]
-    found = [score.instances for score in scores if score.instances]
+    found = [score.lesions for score in scores if score.lesions]
     counted = [score.reliability for score in scores if score.reliability]
     maps = any(score.is_map for score in scores)
     if surfaces:
@@ -96,8 +96,8 @@ def _add_blocks(document: dict[str, Any], scores: Sequence[BlockScore]) -> dict[
     if sweeps:
         document["pranet"] = pranet.summarise(sweeps)
     if found:
-        document["polyps"] = instances.summarise_polyps(found)
-        document["negatives"] = instances.summarise_negatives(found, has_probabilities=maps)
+        document["polyps"] = lesions.summarise_polyps(found)
+        document["negatives"] = lesions.summarise_negatives(found, has_probabilities=maps)
     if counted and maps:
         document["calibration"] = calibration.summarise(counted)
     return {"calibration": HARD} if counted and not maps else {}
@@ -108,9 +108,9 @@ def _resampled(scores: Sequence[ImageScore], full: Sequence[BlockScore], documen
     if "pranet" in document:
         made["pranet"] = _curves([score.sweep for score in full if score.sweep])
     if "polyps" in document:
-        made["polyps"] = _rates([score.instances for score in full if score.instances])
+        made["polyps"] = _rates([score.lesions for score in full if score.lesions])
         if document["negatives"]["frames"]:
-            made["negatives"] = _alarms([score.instances for score in full if score.instances])
+            made["negatives"] = _alarms([score.lesions for score in full if score.lesions])
     if "calibration" in document:
         columns = np.stack([score.reliability.sums for score in full if score.reliability])
         made["calibration"] = columns, lambda sums: dict(zip(("ece", "brier"), np.moveaxis(calibration.errors(sums), -1, 0),
@@ -165,7 +165,7 @@ def _curves(sweeps: Sequence[pranet.Sweep]) -> Resampled:
     return np.array(columns), values
 
 
-def _rates(images: Sequence[instances.Instances]) -> Resampled:
+def _rates(images: Sequence[lesions.Lesions]) -> Resampled:
     columns = [[len(one.areas), sum(one.found), sum(one.centred), one.predicted, one.false, one.false_centre,
                 abs(one.predicted - len(one.areas)), 1] for one in images]
 
@@ -178,7 +178,7 @@ def _rates(images: Sequence[instances.Instances]) -> Resampled:
     return np.array(columns, np.float64), values
 
 
-def _alarms(images: Sequence[instances.Instances]) -> Resampled:
+def _alarms(images: Sequence[lesions.Lesions]) -> Resampled:
     columns = [[one.empty, one.empty and one.predicted_fraction > 0, one.empty and one.predicted > 0,
                 one.empty * one.predicted, one.empty * one.predicted_fraction] for one in images]
 

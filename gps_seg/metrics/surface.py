@@ -8,7 +8,7 @@ by a cross); distances are Euclidean, between pixel centres, in pixels. These ar
   Here one empty mask costs the image's diagonal, more than any two masks can be apart, and two empty masks give 0:
   no NaN ever.
 - NSD (Nikolov et al., 2021) = the part of both boundaries' pixels, counted together, that lies within a tolerance of the
-  other boundary; 0 if one mask is empty and 1 if both are, the convention of ``metrics``.
+  other boundary; 0 if one mask is empty and 1 if both are, the convention of ``masks``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 Mask = NDArray[np.bool_]
 TOLERANCE = 2.0
+BOUNDARIES = ("hd95", "hd95_of_diagonal", "nsd")
 CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 

@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gps_seg.errors import DataError
+from gps_seg.files import write_json, write_text
 from gps_seg.metrics.contradictions import check_document
-from gps_seg.metrics.masks import ImageScore
-from gps_seg.metrics.measures import row
 
 # Block, what it is, and its rows: key and label.
 LAYOUT: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
@@ -161,40 +157,24 @@ def _caption(document: Mapping[str, Any]) -> str:
     return f"{document['n']} images" + (f"; {shown}" if shown else "")
 
 
-def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Write the document atomically. Raises DataError if it cannot be written."""
-    write_text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
-
-
-def write_csv(path: Path, scores: Sequence[ImageScore]) -> None:
-    """One row an image, columns as in ``images``; at least one image."""
-    rows, text = [row(score) for score in scores], io.StringIO()
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A CSV of one row an image, as a document holds them under ``images``; at least one image."""
+    text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically, making its folder. Raises DataError if it cannot be written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}") from None
-
-
 def publish(
-    document: Mapping[str, Any], scores: Sequence[ImageScore], *, json: Path | None = None, csv: Path | None = None,
-    markdown_file: Path | None = None, latex_file: Path | None = None,
+    document: Mapping[str, Any], *, json: Path | None = None, csv: Path | None = None, markdown_file: Path | None = None,
+    latex_file: Path | None = None,
 ) -> None:
     """Write the files that were asked for."""
     if json:
         write_json(json, document)
     if csv:
-        write_csv(csv, scores)
+        write_rows(csv, document["images"])
     if markdown_file:
         write_text(markdown_file, markdown(document))
     if latex_file:

@@ -22,7 +22,7 @@ class PooledEncoder(nn.Module):
 
     def __init__(self, sam: SamModel, classes: int) -> None:
         super().__init__()
-        self.sam = sam
+        self.sam, self.num_classes = sam, classes
         del sam.mask_decoder
         width = sam.encode(torch.zeros(1, 3, sam.spec.input_size, sam.spec.input_size)).shape[1]
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gps_seg.errors import CheckpointError, DataError
+from gps_seg.files import sha256
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,6 @@ def _download(name: str, path: Path) -> Path:
         return download(published.url, path, sha256=published.sha256)
     except DataError as error:
         raise CheckpointError(f"{error}; or give a local file: model.checkpoint=FILE") from None
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

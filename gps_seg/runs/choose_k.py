@@ -23,8 +23,10 @@ from gps_seg.core.overlap import size_of
 from gps_seg.core.selection import Selection
 from gps_seg.errors import ConfigError
 from gps_seg.methods import METHODS, Scores
-from gps_seg.runs.fit import Task, fit, make_accelerator
+from gps_seg.runs.device import make_accelerator
+from gps_seg.runs.fit import fit
 from gps_seg.runs.log import RunLog
+from gps_seg.tasks.task import Task
 
 TRIALS = "k_trials"  # in a selection's meta
 
@@ -43,7 +45,7 @@ class Trial:
 
     def score(self, selection: Selection, steps: int, log: RunLog) -> float:
         """Score after so many steps; the model is the base before and after."""
-        settings = self.train.model_copy(update={"max_steps": steps, "validate_every": steps, "patience": None})
+        settings = self.train.model_copy(update={"max_steps": steps, "validate_every": steps, "patience": None, "keep": "best"})
         attached = attach(self.model, selection)
         try:
             fitted = fit(self.model, attached, self.task, self.loader, self.validate, config=settings,
@@ -58,7 +60,7 @@ def is_open(config: GPSConfig) -> bool:
     return config.k == "auto" and not config.files
 
 
-def choose_k(config: GPSConfig, scores: Scores, trial: Trial, log: RunLog) -> Selection:
+def choose_k(config: GPSConfig, scores: Scores, trial: Trial, log: RunLog, seed: int) -> Selection:
     """The selection of the best candidate, which records all of them in its meta.
 
     Args:
@@ -76,7 +78,7 @@ def choose_k(config: GPSConfig, scores: Scores, trial: Trial, log: RunLog) -> Se
             kept.update(scores(names))
         return kept
 
-    chosen = {k: METHODS["gps"](trial.model, config.model_copy(update={"k": k}), once) for k in sorted(config.auto_k)}
+    chosen = {k: METHODS["gps"](trial.model, config.model_copy(update={"k": k}), once, seed) for k in sorted(config.auto_k)}
     kept.clear()
     found = []
     for k, selection in chosen.items():

@@ -1,4 +1,4 @@
-"""Reading and writing selections, deltas and resumable states: safetensors and JSON, written atomically, never pickle.
+"""Reading and writing deltas: safetensors and JSON, written atomically, never pickle.
 
 A delta is a folder in Hugging Face PEFT's layout: ``adapter_config.json`` and ``adapter_model.safetensors``. For every
 weight with selected entries the latter holds ``NAME.gps_indices`` (int32, flat, ascending) and ``NAME.gps_values`` (fp32,
@@ -7,123 +7,23 @@ absolute values, so that merging is exact); for every other trained parameter th
 
 from __future__ import annotations
 
-import errno
-import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from gps_seg.core.attach import Attached, attach
-from gps_seg.core.selection import Selection, fingerprint
-from gps_seg.errors import CheckpointError, GpsSegError, TrainingError
+from gps_seg.core.selection import Selection
+from gps_seg.errors import CheckpointError, GpsSegError
+from gps_seg.files import read_json, write_json
+from gps_seg.files.tensors import read_tensors, write_tensors
+from gps_seg.methods.selection_file import check_base
 
 DELTA_FILE, DELTA_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 DELTA_KEYS = {"base_sha256": str, "dense": dict, "meta": dict}
 INDICES, VALUES = ".gps_indices", ".gps_values"
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace a file in one step: after a crash at any moment the old or the new content is there, never a part.
-
-    Raises:
-        TrainingError: the disk is full or the folder cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise disk_error(path, error) from None
-
-
-def disk_error(path: Path, error: OSError) -> TrainingError:
-    """One line for a failed write."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return TrainingError(f"no space left for {path}: what was written before is intact; make room, add --resume")
-    return TrainingError(f"cannot write {path}: {error.strerror}")
-
-
-def write_json(path: Path, document: Any) -> None:
-    """Write JSON atomically; refuses NaN, which no JSON reader but Python's accepts."""
-    write_bytes(path, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
-
-
-def read_json(path: Path, what: str) -> Any:
-    """Read JSON. Raises CheckpointError that names the file and what it should have been."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"expected {what} at {path}, found none") from None
-    except (OSError, ValueError):
-        raise CheckpointError(f"{path}: expected {what}, the file is damaged") from None
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write named tensors and text atomically. The same content gives the same bytes.
-
-    The text goes under one key, because safetensors writes several in a random order.
-    """
-    text = {"gps_seg": json.dumps(dict(metadata), sort_keys=True)}
-    write_bytes(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, text))
-
-
-def read_tensors(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file. Raises CheckpointError if it is missing or damaged."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            text = (file.metadata() or {}).get("gps_seg", "{}")
-            return {name: file.get_tensor(name) for name in names}, json.loads(text)
-    except FileNotFoundError:
-        raise CheckpointError(f"expected {what} at {path}, found none") from None
-    except (SafetensorError, OSError, ValueError):
-        raise CheckpointError(f"{path}: expected {what}, the file is damaged or cut short") from None
-
-
-def save_selection(path: Path, selection: Selection) -> None:
-    """Write a selection: int32 indices by weight name; dense names, base hash and how it was made as metadata."""
-    tensors = {name: indices.to(torch.int32) for name, indices in selection.sparse.items()}
-    if not tensors:
-        tensors = {"__none__": torch.zeros(0, dtype=torch.int32)}  # safetensors keeps metadata only beside a tensor
-    metadata = {"format": "gps-seg selection 1", "base_sha256": selection.base, "dense": json.dumps(dict(selection.dense)),
-                "meta": json.dumps(dict(selection.meta))}
-    write_tensors(path, tensors, metadata)
-
-
-def load_selection(path: Path, model: nn.Module | None = None) -> Selection:
-    """Read a selection; with a model, refuse one that was made on other weights.
-
-    Raises:
-        CheckpointError: missing, damaged, not a selection, or of another base.
-    """
-    tensors, metadata = read_tensors(path, "a selection")
-    if metadata.get("format") != "gps-seg selection 1":
-        raise CheckpointError(f"{path}: expected a gps-seg selection, got another safetensors file")
-    selection = Selection(
-        {name: indices.long() for name, indices in tensors.items() if name != "__none__"},
-        json.loads(metadata["dense"]), metadata["base_sha256"], json.loads(metadata["meta"]),
-    )
-    if model is not None:
-        _check_base(path, selection.base, model)
-    return selection
-
-
-def _check_base(path: Path, base: str, model: nn.Module) -> None:
-    found = fingerprint(model)
-    if found != base:
-        raise CheckpointError(f"{path} was made on other base weights: expected {base[:16]}..., the loaded model is "
-                              f"{found[:16]}...; load the base it names")
 
 
 def save_delta(
@@ -173,7 +73,7 @@ def load_delta(
     """Attach a delta folder to its base model.
 
     Args:
-        insert: adds to the base the modules that the delta's ``meta`` names (``methods.insert_modules``).
+        insert: adds to the base the modules that the delta's ``meta`` names (``methods.added.add_modules``).
 
     Raises:
         CheckpointError: missing or damaged files, or a delta of another base.
@@ -182,7 +82,7 @@ def load_delta(
     tensors, metadata = read_tensors(folder / DELTA_FILE, "a delta")
     if metadata.get("base_sha256") != config.get("base_sha256"):
         raise CheckpointError(f"{folder}: {DELTA_CONFIG} and {DELTA_FILE} belong to different runs")
-    _check_base(folder / DELTA_FILE, metadata["base_sha256"], model)
+    check_base(folder / DELTA_FILE, metadata["base_sha256"], model)
     sparse = {name.removesuffix(INDICES): value.long() for name, value in tensors.items() if name.endswith(INDICES)}
     selection = Selection(sparse, config["dense"], metadata["base_sha256"], config["meta"])
     state = {name.removesuffix(VALUES): value for name, value in tensors.items() if not name.endswith(INDICES)}

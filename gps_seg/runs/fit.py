@@ -1,4 +1,4 @@
-"""One loop for every task and method: fit, and predictions in a stream. It knows no method's name and no data set.
+"""One training loop for every task and method. It knows no method's name and no data set.
 
 Built on Hugging Face accelerate: mixed precision, gradient accumulation and several processes (``accelerate launch`` or
 ``torchrun``). Only what trains is reduced between processes: the small vectors, biases and the head.
@@ -8,41 +8,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import torch
-import torch.utils.deterministic
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from gps_seg.config import TrainConfig
 from gps_seg.core.attach import Attached
+from gps_seg.data.batches import Batch, EpochBatches
 from gps_seg.errors import ConfigError, TrainingError
+from gps_seg.runs.device import repeatable, training_mode
 from gps_seg.runs.log import Interruption, RunLog
 from gps_seg.runs.state import TrainingState, load_state, save_state
-from gps_seg.tasks.segmentation.dataset import Batch, EpochBatches
-
-PredictionT = TypeVar("PredictionT")
-
-
-class Task(Protocol):
-    """What a model is trained for. ``score_name`` is what its validation measures."""
-
-    @property
-    def score_name(self) -> str:
-        """One word, such as dice."""
-        ...
-
-    def loss(self, model: nn.Module, batch: Any, step: int = 0) -> Tensor:
-        """Scalar loss of a batch at a step."""
-        ...
-
+from gps_seg.tasks.task import Task
 
 # Scores the model on the inner validation part; higher is better. None where nothing is kept for it: the last step counts.
 Validation = Callable[[nn.Module], float] | None
@@ -57,82 +40,6 @@ class FitResult:
     best_score: float
     seconds: float
     stopped: str
-
-
-def resolve_device(device: str) -> torch.device:
-    """``auto`` is CUDA if there is a device (CUDA_VISIBLE_DEVICES chooses it), else the CPU.
-
-    Raises:
-        ConfigError: another name, or CUDA without a device.
-    """
-    if device not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"device: expected auto, cpu or cuda, got {device!r}; CUDA_VISIBLE_DEVICES chooses among several")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device: expected a CUDA device, torch finds none; use device=cpu or auto")
-    return torch.device("cuda" if torch.cuda.is_available() and device != "cpu" else "cpu")
-
-
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """``auto`` is bf16 where the hardware multiplies it, else fp32.
-
-    On CPUs without bf16 instructions bf16 is emulated and slower than fp32. Raises TrainingError for fp16 on a CPU, which
-    has no loss scaling there.
-    """
-    if precision not in ("auto", "fp32", "bf16", "fp16"):
-        raise ConfigError(f"precision: expected auto, fp32, bf16 or fp16, got {precision!r}")
-    if precision == "fp16" and device.type == "cpu":
-        raise TrainingError("train.precision=fp16 needs a CUDA device; on a CPU use bf16, fp32 or auto")
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if fast else "fp32"
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """Autocast to bf16 or fp16; nothing for fp32."""
-    dtype = compute_dtype(precision)
-    return torch.autocast(device.type, dtype=torch.bfloat16 if dtype == torch.float32 else dtype, enabled=dtype != torch.float32)
-
-
-def compute_dtype(precision: str) -> torch.dtype:
-    """The type of matrix products under a resolved precision: fp32, bf16 or fp16."""
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
-
-
-def training_mode(model: nn.Module) -> None:
-    """Train mode, with batch norms kept at their pretrained statistics: a buffer that moves is a weight that moves."""
-    model.train()
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
-
-
-@contextmanager
-def repeatable(device: torch.device) -> Iterator[None]:
-    """Within the block a CPU gives the same bits every time; CUDA keeps its fast, slightly varying reductions."""
-    fills: Any = torch.utils.deterministic
-    before = torch.are_deterministic_algorithms_enabled(), fills.fill_uninitialized_memory
-    if device.type == "cpu":
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        fills.fill_uninitialized_memory = False  # a debugging aid that costs time
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0])
-        fills.fill_uninitialized_memory = before[1]
-
-
-def predictions(
-    model: nn.Module, predict: Any, batches: Iterable[Batch], device: torch.device, precision: str
-) -> Iterator[tuple[str, Any]]:
-    """Stream (id, prediction) in the order of the batches; holds one batch at a time. Leaves the model in eval mode."""
-    model.eval()
-    for batch in batches:
-        with torch.no_grad(), autocast(device, precision):
-            found = predict(model, batch.to(device))
-        yield from zip(batch.ids, found, strict=True)
 
 
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
@@ -150,16 +57,6 @@ def make_optimizer(config: TrainConfig, parameters: list[nn.Parameter]) -> torch
         return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     return kind(parameters, lr=config.lr, weight_decay=config.weight_decay)
-
-
-def make_accelerator(device: torch.device, precision: str) -> Accelerator:
-    """An accelerator of this run; a former run's settings in the same process are dropped."""
-    if not torch.distributed.is_initialized():
-        AcceleratorState._reset_state(True)  # accelerate keeps one global state and refuses a second precision
-    mixed = {"fp32": "no"}.get(precision, precision)
-    # SAM's first-mask decoder leaves its other mask heads without a gradient.
-    handlers = [DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)]
-    return Accelerator(mixed_precision=mixed, cpu=device.type == "cpu", kwargs_handlers=handlers)
 
 
 class Fit:
@@ -259,8 +156,8 @@ def fit(
             log.row({"step": state.step, "loss": loss, "lr": rate, "gradient_norm": norm})
             if validate is not None and (state.step % every == 0 or state.step == run.steps):
                 _validate(run, state, validate, log)
-            elif state.step == run.steps:
-                state.record(0.0, {name: value.clone() for name, value in (state.ema or attached.state()).items()})
+            if state.step == run.steps and (validate is None or config.keep == "last"):
+                state.keep_last({name: value.clone() for name, value in (state.ema or attached.state()).items()})
             due = state.step % config.checkpoint_every == 0 or state.step == run.steps or interruption.asked
             if due and log.enabled:
                 save_state(log.state_path, state, attached, run.optimizer.optimizer, accelerator.scaler)

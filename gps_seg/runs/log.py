@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from gps_seg.runs.delta import disk_error, write_bytes
+from gps_seg.files import disk_error, write_text
 
 
 class RunLog:
@@ -45,7 +45,7 @@ class RunLog:
 
         path = self.folder / "log.jsonl"
         kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= step]
-        write_bytes(path, "".join(line + "\n" for line in kept).encode())
+        write_text(path, "".join(line + "\n" for line in kept))
         self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
         self._bar = tqdm(total=steps, initial=step, desc="train", unit="step", disable=not self.shows_progress)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gps_seg.core.attach import Attached
 from gps_seg.errors import CheckpointError
-from gps_seg.runs.delta import read_tensors, write_tensors
+from gps_seg.files.tensors import read_tensors, write_tensors
 
 FORMAT = "gps-seg training state 1"
 
@@ -39,6 +39,11 @@ class TrainingState:
             return True
         self.validations_without_gain += 1
         return False
+
+    def keep_last(self, values: dict[str, Tensor]) -> None:
+        """Take the values of this step as the run's, whatever was better before; its score is the last validation's, else 0."""
+        self.scores = self.scores or [0.0]
+        self.best_score, self.best_step, self.best = self.scores[-1], self.step, values
 
     @torch.no_grad()
     def update_ema(self, attached: Attached, decay: float) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gps_seg.commands.calibrate import FILE, Calibration
-from gps_seg.models.weights import sha256
+from gps_seg.files import sha256
 from gps_seg.tasks.segmentation.phantom import phantom
 from gps_seg_app.inference.predictor import Predictor
 from gps_seg_app.intake.pictures import Picture

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from gps_seg.class_config import ClassConfig, load_class_config
 from gps_seg.commands.class_bench import Bench, engine_settings, load_splits
 from gps_seg.commands.classify import report, train_classifier
+from torch import Tensor, nn
+
 from gps_seg.config import GPSConfig
 from gps_seg.core.attach import attach
 from gps_seg.core.roles import matches
@@ -24,7 +24,7 @@ from gps_seg.core.scores import gradient_scores
 from gps_seg.core.selection import counts, fingerprint
 from gps_seg.errors import CheckpointError, ConfigError, DataError, TrainingError
 from gps_seg.methods import METHODS
-from gps_seg.methods.added import fold_modules, insert_modules
+from gps_seg.methods.added import add_modules, fold_modules
 from gps_seg.models.classifiers import build_backbone, load_backbone, normalisation
 from gps_seg.models.weights import find_weights, read_state
 from gps_seg.runs.delta import load_delta, save_delta
@@ -220,7 +220,7 @@ def test_lora_goes_onto_1x1_convolutions_where_an_encoder_has_no_linear_layer(tm
     assert not torch.equal(tuned, stock)
     save_delta(tmp_path, attached, {})
     fresh = build_backbone("tf_efficientnet_lite0", classes=3).eval()
-    load_delta(tmp_path, fresh, insert_modules)
+    load_delta(tmp_path, fresh, add_modules)
     assert torch.equal(fresh(image), tuned)
     attached.merge()
     fold_modules(model, selection.meta)

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
 from gps_seg.class_config import load_class_config
-from gps_seg.cli import app
 from gps_seg.commands.class_bench import load_run
 from gps_seg.commands.classify import train_classifier
+from PIL import Image
+
+from gps_seg.cli import app
 from gps_seg.commands.count import report_counts
 from gps_seg.commands.features import features, plane, report_features
 from gps_seg.core.overlap import size_of
 from gps_seg.errors import CheckpointError, ConfigError
-from gps_seg.runs.delta import load_selection
+from gps_seg.methods.selection_file import load_selection
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "classification"
 SMALL = ["data.name=digits", "data.few_shot=2", "model.name=tiny", "model.input_size=64", "train.max_steps=1", "device=cpu",

@@ -15,11 +15,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gps_seg.cli import options as cli_options
-from gps_seg.commands.score import read_groups, report, score_folders, table, write_csv, write_json
+from gps_seg.commands.score import score_folders
 from gps_seg.data.images import write_mask
 from gps_seg.data.maps import read_prediction
 from gps_seg.errors import ConfigError, DataError
+from gps_seg.files import write_json
+from gps_seg.metrics.groups import read_groups
 from gps_seg.metrics.measures import BLOCKS, DEFAULT_BLOCKS, parse_blocks, row
+from gps_seg.metrics.report import report
+from gps_seg.metrics.tables import table, write_csv
 
 
 def disc(radius: float, size: int = 40) -> NDArray[np.uint8]:

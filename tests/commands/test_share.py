@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from gps_seg.class_config import load_class_config
-from gps_seg.cli import app
 from gps_seg.commands.classify import train_classifier
+
+from gps_seg.cli import app
 from gps_seg.commands.share import share_tasks
 from gps_seg.core.overlap import ENCODER, check_same_base, size_of
 from gps_seg.core.selection import Selection
 from gps_seg.errors import CheckpointError, ConfigError
-from gps_seg.runs.delta import load_selection, read_tensors
+from gps_seg.files.tensors import read_tensors
+from gps_seg.methods.selection_file import load_selection
 
 CONFIG = Path(__file__).parents[2] / "configs" / "classification" / "small_efficientnet.yaml"
 SMALL = ["model.name=tiny", "data.few_shot=2", "data.check_counts=false", "selection.batch_size=8", "train.batch_size=8",

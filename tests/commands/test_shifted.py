@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
-
 from gps_seg.class_config import ClassConfig, load_class_config
-from gps_seg.commands import class_robustness
 from gps_seg.commands.class_bench import Bench, accuracy
 from gps_seg.commands.class_robustness import find_robustness, score_robustness
 from gps_seg.commands.classify import train_classifier
+from PIL import Image
+
+from gps_seg.commands import class_robustness
 from gps_seg.errors import ConfigError, DataError
 from gps_seg.models.classifiers import load_backbone
 from gps_seg.tasks.classification.items import ClassSplits, Item

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-
 from gps_seg.class_config import load_class_config
+
 from gps_seg.commands.class_grid import group_means, markdown
 from gps_seg.commands.grid import Cell, GridConfig, load_grid, settings_of
 from gps_seg.errors import ConfigError

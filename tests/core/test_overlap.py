@@ -13,7 +13,7 @@ from gps_seg.commands.overlap import report_overlap
 from gps_seg.core.overlap import overlap, per_block, share, union
 from gps_seg.core.selection import Selection
 from gps_seg.errors import CheckpointError, ConfigError
-from gps_seg.runs.delta import save_selection
+from gps_seg.methods.selection_file import save_selection
 
 
 def chosen(base: str = "b", **sparse: list[int]) -> Selection:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from gps_seg.runs.delta import read_tensors
+from gps_seg.files.tensors import read_tensors
 from gps_seg.runs.log import read_log
 
 SETTINGS = ["model.name=tiny", "data.name=phantom", "data.phantom_images=20", "train.max_steps=3", "train.batch_size=4",

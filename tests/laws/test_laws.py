@@ -23,9 +23,10 @@ from gps_seg.core.selection import Selection, counts, fingerprint
 from gps_seg.errors import CheckpointError, ConfigError
 from gps_seg.methods import METHODS
 from gps_seg.methods.added import add_modules, fold_modules, remove_modules
+from gps_seg.methods.selection_file import load_selection, save_selection
 from gps_seg.models.sam import SamModel, build_sam, to_stock
 from gps_seg.packages import import_torchvision
-from gps_seg.runs.delta import load_delta, load_selection, save_delta, save_selection
+from gps_seg.runs.delta import load_delta, save_delta
 from gps_seg.runs.fit import repeatable, training_mode
 from gps_seg.runs.log import read_log
 

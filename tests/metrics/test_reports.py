@@ -201,11 +201,11 @@ def test_wrong_arguments_and_files_of_compare_are_explained(tmp_path: Path, docu
         parse_methods(["x.json"])
     with pytest.raises(ConfigError, match="expected at least two methods to compare, got a"):
         parse_methods(["a=x.json", "a=y.json"])
-    for text, message in (("{", "the content is something else"), ("[]", "with one row an image"), ("{}", "with one row")):
+    for text, message in (("{", "the file is damaged"), ("[]", "with one row an image"), ("{}", "with one row")):
         (tmp_path / "x.json").write_text(text)
         with pytest.raises(DataError, match=message):
             read_document(tmp_path / "x.json")
-    with pytest.raises(DataError, match="cannot read .*none.json"):
+    with pytest.raises(DataError, match="expected the JSON of gps-seg score or evaluate at .*none.json, found none"):
         read_document(tmp_path / "none.json")
     (tmp_path / "x.json").write_text(json.dumps(document))
     assert read_document(tmp_path / "x.json") == document

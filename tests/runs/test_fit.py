@@ -16,9 +16,9 @@ import gps_seg
 from gps_seg.commands import train as recipes
 from gps_seg.config import GPSConfig, RunConfig, TrainConfig, load_config
 from gps_seg.core.selection import fingerprint
-from gps_seg.errors import ConfigError, DataError, TrainingError
+from gps_seg.errors import ConfigError, DataError, TrainingError, WriteError
+from gps_seg.files.tensors import read_tensors
 from gps_seg.models.sam import build_sam
-from gps_seg.runs.delta import read_tensors
 from gps_seg.runs.fit import learning_rate, resolve_precision
 from gps_seg.runs.gps_model import GPSModel, get_gps_model
 from gps_seg.runs.log import read_log
@@ -75,7 +75,7 @@ def test_a_full_disk_ends_the_run_with_the_old_state_intact(tmp_path: Path, monk
         return real(self, mode, *more, **named)
 
     monkeypatch.setattr(Path, "open", full_after_two_states)
-    with pytest.raises(TrainingError, match=r"no space left for .*last.safetensors: what was written before is intact"):
+    with pytest.raises(WriteError, match=r"no space left for .*last.safetensors: what was written before is intact"):
         recipes.train(config("train.max_steps=9", "train.checkpoint_every=2"), recipes_folder, say=silent)
     monkeypatch.undo()
     _, metadata = read_tensors(recipes_folder / "last.safetensors", "state")

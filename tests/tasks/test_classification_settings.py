@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gps_seg.class_config import ClassAugmentConfig, ClassConfig, load_class_config
 from PIL import Image
 from pydantic import BaseModel
 
-from gps_seg.class_config import ClassAugmentConfig, ClassConfig, load_class_config
 from gps_seg.config import GPSConfig, dump_config, known_keys
 from gps_seg.errors import ConfigError, DataError
 from gps_seg.tasks.classification.catalog import ADAPTERS, load_classification

@@ -5,7 +5,6 @@ Importing this module does not import torch, so that a page can show the disclai
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gps_seg.errors import CheckpointError
+from gps_seg.files import read_json, sha256
 from gps_seg.tasks.segmentation.known import KNOWN
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def card(run_folder: Path) -> ModelCard:
         CheckpointError: the folder holds no delta, or a file of it is damaged.
     """
     from gps_seg.commands.calibrate import read_calibration
-    from gps_seg.runs.delta import DELTA_CONFIG, DELTA_FILE, read_json
+    from gps_seg.runs.delta import DELTA_CONFIG, DELTA_FILE
 
     description = read_json(run_folder / DELTA_CONFIG, "the delta's description")
     result = read_json(run_folder / RESULT_FILE, "a result") if (run_folder / RESULT_FILE).is_file() else {}
@@ -150,8 +150,7 @@ def _from(
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(path)
     except OSError:
         raise CheckpointError(f"expected the delta's weights at {path}, found none") from None
 

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from gps_seg.commands.train import CONFIG_FILE
 from gps_seg.config import load_config
 from gps_seg.data.images import read_image, read_mask
+from gps_seg.files import write_json
 from gps_seg.metrics.masks import count, dice
-from gps_seg.runs.delta import write_json
 from gps_seg.runs.fit import predictions
 from gps_seg.runs.load import find_pairs, load_run, make_loader
 from gps_seg.runs.provenance import surroundings

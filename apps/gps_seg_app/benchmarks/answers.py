@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from gps_seg.data.images import read_mask
-from gps_seg.runs.delta import write_json
+from gps_seg.files import write_json
 from gps_seg.runs.provenance import surroundings
 from gps_seg.tasks.segmentation.pairs import Pair
 from gps_seg.tasks.segmentation.sets import set_pairs

@@ -17,10 +17,10 @@ import torch
 from gps_seg.commands.benchmarks.memory import peak_allocated, peak_resident, swap_seconds
 from gps_seg.commands.benchmarks.step import CONTRASTIVE, Bench, Setting
 from gps_seg.errors import ConfigError
+from gps_seg.files import write_json
 from gps_seg.methods import METHODS
 from gps_seg.metrics.plots.pictures import cost_plot
 from gps_seg.models.sam import MODELS
-from gps_seg.runs.delta import write_json
 from gps_seg.runs.provenance import surroundings
 
 

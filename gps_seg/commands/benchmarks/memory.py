@@ -81,7 +81,7 @@ def swap_seconds(setting: Setting, repetitions: int = 7) -> float:
         def scores(names: Sequence[str], seed: int = seed) -> dict[str, Tensor]:
             return data_free_scores(model, names, score="random", seed=seed)
 
-        selection = METHODS["gps"](model, GPSConfig(), scores)
+        selection = METHODS["gps"](model, GPSConfig(), scores, 0)
         values = {key: parameters[key].detach().flatten()[where] for key, where in selection.sparse.items()}
         board.add(name, selection, {**values, **{key: parameters[key].detach().clone() for key in selection.dense}})
     seconds = []

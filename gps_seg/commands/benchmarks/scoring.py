@@ -11,9 +11,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gps_seg.commands.score import report, score_folders, write_json
+from gps_seg.commands.score import score_folders
 from gps_seg.data.images import write_image, write_mask
+from gps_seg.files import write_json
 from gps_seg.metrics.measures import BLOCKS
+from gps_seg.metrics.report import report
 
 # Name, blocks and target in seconds for 1,000 pairs at 352 x 352 on two CPU cores.
 SETS = (("per_image + dataset", ("per_image", "dataset"), 10.0), ("all blocks", BLOCKS, 120.0))

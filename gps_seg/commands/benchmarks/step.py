@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd import profiler_legacy
 from torch.utils.flop_counter import FlopCounterMode
 
-from gps_seg.config import GPSConfig
+from gps_seg.config import OPTIONS
 from gps_seg.core.attach import attach
 from gps_seg.core.roles import matches
 from gps_seg.core.scores import gradient_scores
@@ -21,8 +21,8 @@ from gps_seg.core.selection import Selection
 from gps_seg.methods import METHODS
 from gps_seg.models.classifiers import build_backbone
 from gps_seg.models.sam import MODELS, build_sam
-from gps_seg.runs.fit import autocast, compute_dtype, training_mode
-from gps_seg.tasks.classification.task import features_of, supervised_contrastive
+from gps_seg.runs.device import autocast, compute_dtype, training_mode
+from gps_seg.tasks.classification.losses import features_of, supervised_contrastive
 
 CONTRASTIVE = "contrastive"  # no method: a batch of the contrastive selection pass, so that its price is told in training steps
 Shape = Sequence[int]
@@ -190,7 +190,7 @@ def select_for_cost(method: str, model: nn.Module, image: Tensor, precision: str
     def scores(names: Sequence[str]) -> dict[str, Tensor]:
         return gradient_scores(model, names, [image], loss)
 
-    return METHODS[method](model, GPSConfig(), scores)
+    return METHODS[method](model, OPTIONS[method](), scores, 0)
 
 
 def wait(device: torch.device) -> None:

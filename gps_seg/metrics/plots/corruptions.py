@@ -1,8 +1,8 @@
-"""Pictures of a robustness measurement: a heat map of its cells, and what the corruptions look like. No torch."""
+"""Pictures of a measurement under corruptions: a heat map of its cells, and what the corruptions look like. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gps_seg.metrics.plots.pictures import save
-from gps_seg.tasks.segmentation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 
 LEAST_SPAN, TILE = 0.1, 200
 
@@ -20,7 +19,7 @@ def plot_corruptions(block: Mapping[str, Any], path: Path) -> None:
     """Write a PNG: mean Dice in every cell of corruption and severity (0 is clean), coloured by the drop from clean.
 
     Args:
-        block: of ``robustness.summarise``. Rows are sorted by mean drop, the largest on top.
+        block: the report's ``corruptions``. Rows are sorted by mean drop, the largest on top.
     """
     from matplotlib.figure import Figure
 
@@ -54,20 +53,23 @@ def _signed(value: float) -> str:
     return f"{round(value, 3) + 0.0:+.3f}"  # never -0.000
 
 
-def corruption_sheet(image: NDArray[np.uint8], id_: str, path: Path, *, seed: int = 0) -> None:
-    """Write a PNG of one image uint8 RGB (H, W, 3) under all corruptions (rows) and severities (columns, 0 is clean)."""
+def corruption_sheet(pictures: Mapping[str, Sequence[NDArray[np.uint8]]], path: Path) -> None:
+    """Write a PNG of one image under corruptions (rows) and severities (columns).
+
+    Args:
+        pictures: by corruption, the clean image and then one a severity, from 1; uint8 RGB (H, W, 3), all of one size.
+    """
     from matplotlib.figure import Figure
 
-    width, height = TILE, max(1, round(TILE * image.shape[0] / image.shape[1]))
-    rows = []
-    for name in CORRUPTIONS:
-        row = [image, *(corrupt(image, name, severity, id_, seed) for severity in SEVERITIES)]
-        rows.append(np.hstack([cv2.resize(one, (width, height), interpolation=cv2.INTER_AREA) for one in row]))
-    figure = Figure(figsize=(1.2 + 6 * width / 120, 0.4 + len(rows) * height / 120))
+    clean, *severe = next(iter(pictures.values()))
+    width, height, columns = TILE, max(1, round(TILE * clean.shape[0] / clean.shape[1])), 1 + len(severe)
+    rows = [np.hstack([cv2.resize(one, (width, height), interpolation=cv2.INTER_AREA) for one in row])
+            for row in pictures.values()]
+    figure = Figure(figsize=(1.2 + columns * width / 120, 0.4 + len(rows) * height / 120))
     axis = figure.subplots()
     axis.imshow(np.vstack(rows))
-    axis.set_yticks([(place + 0.5) * height for place in range(len(rows))], [name.replace("_", " ") for name in CORRUPTIONS])
-    axis.set_xticks([(place + 0.5) * width for place in range(6)], ["clean", *map(str, SEVERITIES)])
+    axis.set_yticks([(place + 0.5) * height for place in range(len(rows))], [name.replace("_", " ") for name in pictures])
+    axis.set_xticks([(place + 0.5) * width for place in range(columns)], ["clean", *map(str, range(1, columns))])
     axis.tick_params(length=0, labeltop=True, labelbottom=False, labelsize=9)
     axis.spines[:].set_visible(False)
     save(figure, path)

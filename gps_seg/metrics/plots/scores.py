@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gps_seg.commands.score import mask_folder
 from gps_seg.data.images import images_by_stem, list_images, read_image, read_mask
 from gps_seg.data.maps import MAP_SUFFIXES, empty_prediction, read_prediction
+from gps_seg.metrics.folders import mask_folder
 from gps_seg.metrics.plots.pictures import Case, case_sheet, save
 
 BOXES = (("dice", "Dice"), ("iou", "IoU"), ("precision", "precision"), ("recall", "recall"), ("f2", "F2"), ("nsd", "NSD"))

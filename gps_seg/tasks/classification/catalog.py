@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from gps_seg.errors import DataError
+from gps_seg.config import ClassDataConfig
+from gps_seg.data.splits import Splits
+from gps_seg.errors import ConfigError, DataError
 from gps_seg.tasks.classification import readers
-from gps_seg.tasks.classification.items import ClassSplits, Item, Parts, Protocol, check_classes, divide
-
-__all__ = ["ADAPTERS", "Adapter", "ClassSplits", "Item", "Protocol", "load_classification"]
+from gps_seg.tasks.classification.items import Item, Parts, Protocol, check_classes, divide, listed
 
 JSON_LISTS = "train.json, val.json, test.json: linked in the README of https://github.com/KMnP/vpt; images: "
 VTAB_LISTS = ("images and lists: the README of https://github.com/ZhangYuanhan-AI/NOAH, or made from tensorflow_datasets as "
@@ -105,14 +105,14 @@ ADAPTERS: dict[str, Adapter] = {
 def load_classification(
     name: str, root: Path | None = None, *, protocol: Protocol = "tune", few_shot: int | None = None, seed: int = 0,
     check_counts: bool = True,
-) -> ClassSplits:
+) -> Splits[Item]:
     """A data set, checked against its published size and split.
 
     Args:
         name: a key of :data:`ADAPTERS`.
         root: the data set's folder, or one that holds it; None looks in $GPS_SEG_DATA, else in data/.
-        protocol: tune trains on the train part and selects on the val part (the official one, else a tenth of each class);
-            final trains on both and has the test part, which tune never sees.
+        protocol: tune and honest train on the train part and select on the val part (the official one, else a tenth of each
+            class); final trains on both. tune never sees the test part.
         few_shot: training images of each class, those of k among those of k + 1; None keeps all.
         seed: of that tenth and of the few; never of the test part.
         check_counts: False accepts other numbers of images than the published ones; the number of classes stays checked.
@@ -135,9 +135,38 @@ def load_classification(
     return divide(parts, protocol, few_shot=few_shot, seed=seed)
 
 
+def find_items(data: str | None, split: str, config: ClassDataConfig, classes: Sequence[str]) -> list[Item]:
+    """The images to score a model on.
+
+    Args:
+        data: a key of :data:`ADAPTERS`, a folder of class folders (all of its images, or the split's where it has folders for
+            parts), or None for the run's own data set.
+        split: train, inner or test.
+        config: the run's own data.
+        classes: the model's.
+
+    Raises:
+        ConfigError: another split.
+        DataError: the data set is not there, or has other classes than the model.
+    """
+    if split not in ("train", "inner", "test"):
+        raise ConfigError(f"--split: expected train, inner or test, got {split!r}")
+    name, root = (config.name, config.root) if data is None else ("folder", Path(data)) if Path(data).is_dir() else (data, None)
+    whole = load_classification(name, root, protocol="honest", few_shot=config.few_shot if data is None else None,
+                                seed=config.split_seed, check_counts=config.check_counts and data is None)
+    if whole.class_names != tuple(classes):
+        raise DataError(f"{data}: expected the model's {len(classes)} classes ({listed(classes)}), found "
+                        f"{len(whole.class_names)} ({listed(whole.class_names)})")
+    if name == "folder" and data is not None and not readers.has_parts(Path(data)):
+        return [*whole.train, *whole.inner, *whole.test]
+    return list(getattr(whole, split))
+
+
 def locate(name: str, adapter: Adapter, root: Path | None) -> Path:
     """The folder of a data set. Raises DataError that says what is missing and where to get it."""
     if not adapter.layouts:
+        if root is not None:
+            raise DataError(f"data.root: {name} comes with {adapter.where} and has no folder; leave data.root out")
         return Path()
     if root is None and not adapter.folders:
         raise DataError(f"data.root: expected the folder of {name}, which is {adapter.where}")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,15 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from gps_seg.class_config import ClassAugmentConfig
+from gps_seg.config import ClassAugmentConfig
+from gps_seg.data.batches import Batch
 from gps_seg.data.images import read_image
+from gps_seg.data.seeding import all_seeded
 from gps_seg.data.transforms import normalise, sample_seed
 from gps_seg.errors import ConfigError
 from gps_seg.packages import import_torchvision
 from gps_seg.tasks.classification.items import Item
+from gps_seg.tasks.task import Change
 
 Triple = tuple[float, float, float]
 Transform = Callable[[Image.Image], Image.Image]
@@ -79,23 +81,23 @@ def _timm(config: ClassAugmentConfig, input_size: int, mean: Triple, **options: 
     return lambda image: color(geometry(image))
 
 
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """The three global generators that timm and torchvision draw from, seeded inside and restored outside."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.default_generator.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
+@dataclass(frozen=True)
+class Sample:
+    """One image of a batch: float32 (3, S, S), or two views of it (2, 3, S, S); its label; its name."""
+
+    image: Tensor
+    label: int
+    id: str
 
 
-class ClassDataset(Dataset[tuple[Tensor, int]]):
-    """Pairs of a float32 image (3, S, S) and its label; with ``two_views`` the image is (2, 3, S, S). The default collate fits.
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples of one shape."""
+    return Batch(torch.stack([sample.image for sample in samples]), torch.tensor([sample.label for sample in samples]),
+                 tuple(sample.id for sample in samples))
+
+
+class ClassDataset(Dataset[Sample]):
+    """Labelled images, cut or augmented, and normalised.
 
     Args:
         items: from ``data.classes.load_classification``.
@@ -105,6 +107,7 @@ class ClassDataset(Dataset[tuple[Tensor, int]]):
         training: False cuts test images instead of augmenting.
         two_views: two independent random views of each image, for the supervised contrastive selection loss.
         seed: with the epoch and the index it decides an image's augmentation, whatever the worker or the order.
+        change: of the image before it is cut, see ``tasks.task``.
 
     Raises:
         DataError: from indexing, for an unreadable file.
@@ -112,10 +115,10 @@ class ClassDataset(Dataset[tuple[Tensor, int]]):
 
     def __init__(
         self, items: Sequence[Item], *, input_size: int, mean: Triple, std: Triple, augment: ClassAugmentConfig,
-        training: bool, two_views: bool = False, seed: int = 0,
+        training: bool, two_views: bool = False, seed: int = 0, change: Change | None = None,
     ) -> None:
         self.items, self.input_size, self.mean, self.std = items, input_size, mean, std
-        self.seed, self.epoch, self.views = seed, 0, 2 if two_views else 1
+        self.seed, self.epoch, self.views, self.change = seed, 0, 2 if two_views else 1, change
         if two_views:
             self.transform = view_transform(augment, input_size)
         else:
@@ -128,11 +131,12 @@ class ClassDataset(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> Sample:
         item = self.items[index]
         pixels = item.source if isinstance(item.source, np.ndarray) else read_image(item.source)
+        pixels = self.change(pixels, item.id) if self.change else pixels
         image = Image.fromarray(pixels).convert("RGB")
-        with _seeded(sample_seed(self.seed, self.epoch, index)):
+        with all_seeded(sample_seed(self.seed, self.epoch, index)):
             views = [np.asarray(self.transform(image)) for _ in range(self.views)]
         tensors = [torch.from_numpy(normalise(view, self.input_size, self.mean, self.std)) for view in views]
-        return (torch.stack(tensors) if self.views == 2 else tensors[0]), item.label
+        return Sample(torch.stack(tensors) if self.views == 2 else tensors[0], item.label, item.id)

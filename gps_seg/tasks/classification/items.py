@@ -14,9 +14,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gps_seg.data.splits import Splits
 from gps_seg.errors import DataError
 
-Protocol = Literal["tune", "final"]
+Protocol = Literal["tune", "honest", "final"]
 VALIDATION, TEST = 0.1, 0.2  # shares of each class where no official list exists
 
 
@@ -33,16 +34,6 @@ class Item:
     source: Path | NDArray[np.uint8] = field(compare=False)
     label: int
     id: str
-
-
-@dataclass(frozen=True)
-class ClassSplits:
-    """What a run may see, disjoint by id. ``tune``: train and val, no test; ``final``: train and test, no val."""
-
-    train: tuple[Item, ...]
-    val: tuple[Item, ...]
-    test: tuple[Item, ...]
-    class_names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -67,7 +58,7 @@ class Parts:
         return list(self.train_val) if self.train_val is not None else [*self.train, *(self.val or ())]
 
 
-def divide(parts: Parts, protocol: Protocol, *, few_shot: int | None = None, seed: int = 0) -> ClassSplits:
+def divide(parts: Parts, protocol: Protocol, *, few_shot: int | None = None, seed: int = 0) -> Splits[Item]:
     """The splits of a protocol; ``few_shot`` keeps that many training images of each class.
 
     Raises:
@@ -76,16 +67,17 @@ def divide(parts: Parts, protocol: Protocol, *, few_shot: int | None = None, see
     train: Sequence[Item]
     val: Sequence[Item] | None
     test: Sequence[Item]
-    if protocol == "tune":
-        train, val, test = parts.train, parts.val, ()
+    if protocol == "final":
+        train, val = parts.training(), ()
+    else:
+        train, val = parts.train, parts.val
         if val is None:
             train, val = hold_out(train, VALIDATION, f"validation {seed}")
-    else:
-        train, val, test = parts.training(), (), parts.test
+    test = () if protocol == "tune" else parts.test
     if few_shot is not None:
         train = few(train, few_shot, parts.class_names, seed)
     _check_division(parts, train, val, protocol)
-    return ClassSplits(tuple(train), tuple(val), tuple(test), parts.class_names)
+    return Splits(tuple(train), tuple(val), tuple(test), parts.class_names)
 
 
 def _check_division(parts: Parts, train: Sequence[Item], val: Sequence[Item], protocol: Protocol) -> None:
@@ -94,11 +86,11 @@ def _check_division(parts: Parts, train: Sequence[Item], val: Sequence[Item], pr
     empty = [name for label, name in enumerate(parts.class_names) if label not in present]
     if empty and not parts.sparse:
         raise DataError(f"data.protocol={protocol} trains without any image of {len(empty)} classes: {listed(empty)}")
-    if protocol == "tune" and not val:
-        raise DataError("data.protocol=tune: nothing is left to validate on; a class needs at least 2 training images")
+    if protocol != "final" and not val:
+        raise DataError(f"data.protocol={protocol}: nothing is left to validate on; a class needs at least 2 training images")
 
 
-def check_copies(name: str, splits: ClassSplits) -> None:
+def check_copies(name: str, splits: Splits[Item]) -> None:
     """Raise DataError for an image file that is the same, byte for byte, in what trains and in what is scored."""
     @functools.cache
     def digest(path: Path) -> bytes:
@@ -108,7 +100,7 @@ def check_copies(name: str, splits: ClassSplits) -> None:
     for item in splits.train:
         if isinstance(item.source, Path) and item.source.is_file():
             sizes[item.source.stat().st_size].append((item.source, item))
-    for item in (*splits.val, *splits.test):
+    for item in (*splits.inner, *splits.test):
         if isinstance(item.source, Path) and item.source.is_file():
             same = {digest(path): other for path, other in sizes.get(item.source.stat().st_size, ())}
             if same and (other := same.get(digest(item.source))):

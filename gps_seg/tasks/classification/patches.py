@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gps_seg.config import DataConfig
+from gps_seg.config import PolypDataConfig
 from gps_seg.data.images import read_image, read_mask
+from gps_seg.data.splits import Splits
 from gps_seg.errors import DataError
 from gps_seg.tasks.classification.items import Item, Parts
-from gps_seg.tasks.segmentation.pairs import Pair, Splits, load_splits, official_lists, pair_folder
+from gps_seg.tasks.segmentation.pairs import Pair, load_splits, official_lists, pair_folder
 
 CLASS_NAMES = ("mucosa", "polyp")
 SIDE, PER_CLASS = 64, 2
@@ -135,7 +136,7 @@ def patch_parts(root: Path, *, side: int = SIDE, per_class: int = PER_CLASS, see
     return Parts(parts["training"], parts["validation"], parts["test"], CLASS_NAMES)
 
 
-def _splits(root: Path) -> Splits:
+def _splits(root: Path) -> Splits[Pair]:
     train, test = official_lists()
     official = {*train, *test} <= {pair.id for pair in pair_folder(root)}
-    return load_splits(DataConfig(name="kvasir-seg" if official else "folder", root=root))
+    return load_splits(PolypDataConfig(name="kvasir-seg" if official else "folder", root=root))

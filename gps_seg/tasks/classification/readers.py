@@ -108,6 +108,11 @@ def read_folders(root: Path) -> Parts:
     return Parts(train, others[val_root] if val_root else None, others[test_root], folders)
 
 
+def has_parts(root: Path) -> bool:
+    """Whether a folder of images has folders for its parts, train/ and so on."""
+    return _first(root, TRAIN_FOLDERS) is not None
+
+
 def _first(root: Path, names: Iterable[str]) -> Path | None:
     return next((root / name for name in names if (root / name).is_dir()), None)
 

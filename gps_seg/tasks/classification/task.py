@@ -1,98 +1,59 @@
-"""Image classification: the losses of the selection pass and of training, and predictions.
-
-The selection loss of the paper looks at features, not at the head, which is still random when parameters are chosen:
-supervised contrastive learning on pooled, L2-normalised features of two views of each image (Khosla et al., NeurIPS 2020,
-arXiv 2004.11362; Zhang et al., GPS, CVPR 2024, arXiv 2312.10136). Cross-entropy with the head is the paper's ablation.
-"""
+"""Image classification: one label an image."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
+from gps_seg.config import BackboneConfig, ClassDataConfig, ClassEvaluateConfig, ClassGPSConfig, ClassTrainConfig
+from gps_seg.data.batches import Batch, EpochBatches
+from gps_seg.data.seeding import seeded
+from gps_seg.data.splits import Splits
 from gps_seg.errors import ConfigError, DataError
+from gps_seg.metrics.statistics import mean_interval
+from gps_seg.models.classifiers import load_backbone, normalisation
+from gps_seg.tasks.classification.catalog import find_items, load_classification
+from gps_seg.tasks.classification.dataset import ClassDataset, collate
+from gps_seg.tasks.classification.items import Item, check_copies
+from gps_seg.tasks.classification.losses import features_of, supervised_contrastive
+from gps_seg.tasks.classification.shifted_scores import find_robustness, score_robustness
+from gps_seg.tasks.task import Change, Document, Predict
 
-
-def features_of(model: Any, image: Tensor) -> Tensor:
-    """Pooled features (B, D) before the classifier, through the two methods that all timm models share."""
-    return model.forward_head(model.forward_features(image), pre_logits=True)
-
-
-def supervised_contrastive(features: Tensor, labels: Tensor, temperature: float = 0.07) -> Tensor:
-    """Mean over anchors of -1/|P| sum over positives p of log softmax over all others of z_i . z_p / temperature.
-
-    Args:
-        features: (N, D), not normalised; views of one image carry its label and count as positives of each other.
-        labels: int64 (N,).
-
-    Raises:
-        DataError: some anchor has no positive: a class with one view in the batch.
-    """
-    z = F.normalize(features.float(), dim=1)
-    similarity = z @ z.T / temperature
-    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    positive = (labels[:, None] == labels[None, :]) & ~itself
-    number = positive.sum(1)
-    if bool((number == 0).any()):
-        lonely = int((number == 0).sum())
-        raise DataError(f"contrastive loss: {lonely} of {len(z)} views have no other view of their class in the batch; "
-                        "use two views of each image, or a larger selection.batch_size")
-    log_probability = similarity - torch.logsumexp(similarity.masked_fill(itself, -torch.inf), 1, keepdim=True)
-    return -((log_probability * positive).sum(1) / number).mean()
+Probabilities = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """Images float32 (B, 3, S, S), or two views of each (B, 2, 3, S, S), and labels int64 (B,)."""
+class Guess:
+    """What was predicted of an image: class numbers, and the predicted one's probability."""
 
-    image: Tensor
-    label: Tensor
-
-    def to(self, device: torch.device) -> Labelled:
-        """The batch on a device."""
-        return Labelled(self.image.to(device), self.label.to(device))
-
-
-def collate(items: Sequence[tuple[Tensor, int]]) -> Labelled:
-    """A batch of what ``data.class_dataset.ClassDataset`` yields."""
-    return Labelled(torch.stack([image for image, _ in items]), torch.tensor([label for _, label in items]))
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Within the block torch draws (drop path, dropout) from the seed alone; its random state comes back afterwards."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
+    id: str
+    label: int
+    predicted: int
+    probability: float
 
 
 @dataclass(frozen=True)
 class Classification:
-    """One label an image.
+    """See :class:`gps_seg.tasks.task.Task`. A prediction is the probability of each class, float32 (classes,).
 
     Attributes:
-        classes: number of classes.
-        selection: "supcon" or "cross_entropy".
-        temperature: of the contrastive loss.
-        smoothing: label smoothing in training, 0..1.
-        mixup, cutmix: parameters of their Beta distributions; 0 switches one off, a batch draws one of the two.
-        seed: with the step it decides what is mixed.
+        seed: of the head's first values; with the step it decides what is mixed and dropped; with epoch and index an image's
+            augmentation.
     """
 
-    classes: int
-    selection: Literal["supcon", "cross_entropy"] = "supcon"
-    temperature: float = 0.07
-    smoothing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
+    backbone: BackboneConfig = BackboneConfig()
+    data: ClassDataConfig = ClassDataConfig()
+    train: ClassTrainConfig = ClassTrainConfig()
+    evaluate: ClassEvaluateConfig = ClassEvaluateConfig()
     seed: int = 0
 
     @property
@@ -100,36 +61,164 @@ class Classification:
         """What the validation measures."""
         return "accuracy"
 
-    def selection_loss(self, model: nn.Module, batch: Labelled) -> Tensor:
-        """What the selection pass differentiates; views (B, V, 3, S, S)."""
-        number = batch.image.shape[1]
-        flat, labels = batch.image.flatten(0, 1), batch.label.repeat_interleave(number)
-        if self.selection == "cross_entropy":
-            return F.cross_entropy(model(flat).float(), labels)
-        return supervised_contrastive(features_of(model, flat), labels, self.temperature)
+    # Data and model
 
-    def loss(self, model: nn.Module, batch: Labelled, step: int = 0) -> Tensor:
-        """Cross-entropy of a step, after mixing if that is on; seed and step decide all that is random in it."""
-        image, target = self._mixed(batch, step) if self.mixup or self.cutmix else (batch.image, batch.label)
+    def splits(self) -> Splits[Item]:
+        """The configured data set in its parts; the inner part at most ``data.inner_images``, spread evenly over its order."""
+        data = self.data
+        whole = load_classification(data.name, data.root, protocol=data.protocol, few_shot=data.few_shot, seed=data.split_seed,
+                                    check_counts=data.check_counts)
+        return Splits(whole.train, spread(whole.inner, data.inner_images), spread(whole.test, data.test_images),
+                      whole.class_names)
+
+    def check(self, splits: Splits[Item]) -> list[str]:
+        """Copies of an image in what trains and what is scored, of a user's folder: published sets are what they are."""
+        if self.data.name == "folder":
+            check_copies("folder", splits)
+        if self.data.robustness:
+            find_robustness(self.data)  # before hours of training, or of tuning for it
+        return []
+
+    def items(self, data: str | None, split: str, classes: Sequence[str]) -> list[Item]:
+        """One part of the task's own data, of a known set or of a folder of class folders, with the same classes."""
+        return find_items(data, split, self.data, classes)
+
+    def files(self, item: Item) -> tuple[Path, ...]:
+        """The image, if it is a file."""
+        return (item.source,) if isinstance(item.source, Path) else ()
+
+    def model(self, classes: Sequence[str]) -> nn.Module:
+        """The pretrained encoder with a fresh head from the seed."""
+        backbone = self.backbone
+        return load_backbone(backbone.name, classes=len(classes), checkpoint=backbone.checkpoint,
+                             input_size=backbone.input_size, drop_path=backbone.drop_path, seed=self.seed)
+
+    def facts(self, model: Any) -> Document:
+        """Model and normalisation."""
+        mean, std = normalisation(model)
+        return {"model": self.backbone.model_dump(mode="json"), "normalisation": {"mean": mean, "std": std}}
+
+    # Batches
+
+    def dataset(self, model: Any, items: Sequence[Item], *, training: bool, change: Change | None = None) -> ClassDataset:
+        """Images at the model's input size, augmented in training, cut otherwise."""
+        return self._dataset(model, items, training=training, change=change)
+
+    def _dataset(self, model: Any, items: Sequence[Item], **options: Any) -> ClassDataset:
+        mean, std = normalisation(model)
+        return ClassDataset(items, input_size=self.backbone.input_size, mean=mean, std=std, augment=self.data.augment,
+                            seed=self.seed, **options)
+
+    def unlabelled(self, model: Any, paths: Sequence[Path]) -> ClassDataset:
+        """Image files to classify."""
+        return self._dataset(model, [Item(path, -1, path.stem) for path in paths], training=False)
+
+    def collate(self, samples: Sequence[Any]) -> Batch:
+        """Stack images of one size."""
+        return collate(samples)
+
+    def selection_loader(self, model: nn.Module, items: Sequence[Item], options: ClassGPSConfig) -> DataLoader[Any]:
+        """Two views of each image, shuffled, so that a batch holds several classes."""
+        sampler = EpochBatches(len(items), options.batch_size, self.seed, shuffle=True)
+        return DataLoader(self._dataset(model, items, training=True, two_views=True), batch_sampler=sampler, collate_fn=collate,
+                          num_workers=self.data.workers)
+
+    # Arithmetic
+
+    def selection_loss(self, model: nn.Module, batch: Batch, options: ClassGPSConfig) -> Tensor:
+        """Contrastive on the views' features, or cross-entropy through the head."""
+        flat, labels = batch.image.flatten(0, 1), batch.target.repeat_interleave(batch.image.shape[1])
+        if options.loss == "cross_entropy":
+            return F.cross_entropy(model(flat).float(), labels)
+        return supervised_contrastive(features_of(model, flat), labels, options.temperature)
+
+    def loss(self, model: nn.Module, batch: Batch, step: int = 0) -> Tensor:
+        """Cross-entropy of a step, after mixing if that is on."""
+        train = self.train
+        mixes = train.mixup or train.cutmix
+        image, target = self._mixed(batch, step, _classes(model)) if mixes else (batch.image, batch.target)
         with seeded(random.Random(f"drop {self.seed}/{step}").randrange(2**32), batch.image.device):
             logits = model(image).float()
-        return F.cross_entropy(logits, target, label_smoothing=0.0 if self.mixup or self.cutmix else self.smoothing)
+        return F.cross_entropy(logits, target, label_smoothing=0.0 if mixes else train.label_smoothing)
 
-    def _mixed(self, batch: Labelled, step: int) -> tuple[Tensor, Tensor]:
+    def _mixed(self, batch: Batch, step: int, classes: int) -> tuple[Tensor, Tensor]:
         """timm's mixup and cutmix, drawn from (seed, step): images and probabilities (B, classes)."""
         from timm.data.mixup import Mixup
 
         if len(batch.image) % 2:
             raise ConfigError(f"train.batch_size: mixup and cutmix need an even number of images, got {len(batch.image)}")
-        mix = Mixup(self.mixup, self.cutmix, label_smoothing=self.smoothing, num_classes=self.classes)
+        mix = Mixup(self.train.mixup, self.train.cutmix, label_smoothing=self.train.label_smoothing, num_classes=classes)
         before = np.random.get_state()
         np.random.seed(random.Random(f"mix {self.seed}/{step}").randrange(2**32))  # timm draws from numpy's global generator
         try:
-            image, target = mix(batch.image.clone(), batch.label)
+            image, target = mix(batch.image.clone(), batch.target)
         finally:
             np.random.set_state(before)
         return image, target
 
-    def predict(self, model: nn.Module, image: Tensor) -> Tensor:
-        """Class logits (B, classes), fp32."""
-        return model(image).float()
+    def predict(self, model: nn.Module, batch: Batch) -> list[Probabilities]:
+        """Probability of each class."""
+        return list(model(batch.image).float().softmax(1).cpu().numpy())
+
+    # Judgement
+
+    def score(self, item: Item, prediction: Probabilities, blocks: Sequence[str] = ()) -> Guess:
+        """The likeliest class against the label."""
+        best = int(prediction.argmax())
+        return Guess(item.id, item.label, best, float(prediction[best]))
+
+    def mean_score(self, scores: Sequence[Guess]) -> float:
+        """Accuracy, 0..1."""
+        return float(np.mean([one.label == one.predicted for one in scores]))
+
+    def protocol(self, model: Any, data: str | None, split: str) -> Document:
+        """Data, part, model and size."""
+        return {"data": Path(data).name if data else self.data.name, "split": split, "model": self.backbone.name,
+                "input_size": self.backbone.input_size, "augment": self.data.augment.recipe}
+
+    def report(
+        self, scores: Sequence[Guess], *, settings: Mapping[str, Any], classes: Sequence[str],
+        groups: Sequence[str] | None = None,
+    ) -> Document:
+        """Accuracy with its bootstrap interval, the mean over classes, and one row an image.
+
+        Raises:
+            DataError: no image.
+        """
+        if not scores:
+            raise DataError("expected images to score, got none")
+        labels = np.array([one.label for one in scores])
+        right = labels == np.array([one.predicted for one in scores])
+        by_class = {name: float(right[labels == index].mean()) for index, name in enumerate(classes) if (labels == index).any()}
+        return {"n": len(scores), "accuracy": float(right.mean()), "interval": list(mean_interval(right, groups=groups)),
+                "class_mean_accuracy": float(np.mean(list(by_class.values()))), "by_class": by_class,
+                "part": {"inner": "validation"}.get(settings["split"], settings["split"]), "settings": dict(settings),
+                "images": [{"id": one.id, "label": one.label, "predicted": one.predicted} for one in scores]}
+
+    def table(self, document: Document) -> str:
+        """The headline: there is one number."""
+        return self.headline(document)
+
+    def headline(self, document: Document) -> str:
+        """Accuracy with its interval."""
+        low, high = document["interval"]
+        return (f"accuracy {document['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}), mean over classes "
+                f"{document['class_mean_accuracy']:.4f} ({document['part']}, {document['n']} images)")
+
+    def finish(self, items: Sequence[Item], scores: Sequence[Guess], predict: Predict, folder: Path) -> Document:
+        """Scores on the shifted test sets that the settings name, once the test part is read."""
+        if not self.data.robustness or self.data.protocol == "tune":
+            return {}
+        return {"robustness": score_robustness(self.data, predict)}
+
+
+def _classes(model: nn.Module) -> int:
+    """Outputs of the head, also of a model that several processes train."""
+    return int(getattr(model, "module", model).num_classes)  # type: ignore[arg-type]
+
+
+def spread(items: Sequence[Item], most: int | None) -> tuple[Item, ...]:
+    """At most so many items, spread evenly over their order; the same ones every time."""
+    if most is None or most >= len(items):
+        return tuple(items)
+    return tuple(items[index] for index in np.linspace(0, len(items) - 1, most).round().astype(int))

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gps_seg.data.images import MASK_THRESHOLD, is_ambiguous, read_image, read_mask_values
+from gps_seg.data.splits import Splits
 from gps_seg.errors import DataError
-from gps_seg.tasks.segmentation.pairs import Pair, Splits
+from gps_seg.tasks.segmentation.pairs import Pair
 
 # Bits of 256 in which two images' hashes may differ and still count as one scene. On Kvasir-SEG's 1000 images the four
 # pairs with a correlation above 0.99 differ in 1 to 12 bits, all others in 35 or more.
@@ -60,7 +61,7 @@ def difference_hash(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return (small[:, 1:] > small[:, :-1]).flatten()
 
 
-def audit(splits: Splits) -> list[Finding]:
+def audit(splits: Splits[Pair]) -> list[Finding]:
     """Look at every file of every split.
 
     Errors: unreadable image or mask, sizes that differ, masks without two clear levels, identical images in two splits.
@@ -147,7 +148,7 @@ def bits_apart(a: Sequence[Look], b: Sequence[Look]) -> NDArray[np.float32]:
     return (ours.shape[1] - ours @ theirs.T) / 2
 
 
-def check_pairs(splits: Splits, *, near_duplicates: str = "warn") -> list[Finding]:
+def check_pairs(splits: Splits[Pair], *, near_duplicates: str = "warn") -> list[Finding]:
     """Audit before training; returns the warnings worth saying.
 
     Args:

@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from gps_seg.config import DataConfig
+from gps_seg.config import PolypDataConfig
 from gps_seg.data.images import read_mask
 from gps_seg.tasks.segmentation.audit import NEAR_BITS, Finding, Look, bits_apart, judge, look_at
 from gps_seg.tasks.segmentation.known import KNOWN
@@ -68,17 +68,17 @@ def parts_of(data: str) -> list[tuple[Pair, str]]:
     """Every pair of a set with its part: train, inner and test where lists name all its images, else "all"."""
     folder = Path(data)
     if data in SPLIT:
-        return _by_lists(DataConfig.model_validate({"name": data}))
+        return _by_lists(PolypDataConfig.model_validate({"name": data}))
     pairs = set_pairs(data)
     if (folder / "train.txt").is_file() and any((folder / name).is_file() for name in ("test.txt", "val.txt")):
-        listed = _by_lists(DataConfig.model_validate({"name": "folder", "root": folder}))
+        listed = _by_lists(PolypDataConfig.model_validate({"name": "folder", "root": folder}))
         if len(listed) == len(pairs):
             return listed
     known = KNOWN.get(known_name(data) or "")
     return [(pair, known.part if known else "all") for pair in pairs]
 
 
-def _by_lists(config: DataConfig) -> list[tuple[Pair, str]]:
+def _by_lists(config: PolypDataConfig) -> list[tuple[Pair, str]]:
     splits = load_splits(config)
     return [(pair, part) for part in ("train", "inner", "test") for pair in getattr(splits, part)]
 

@@ -71,6 +71,11 @@ def corrupt(image: Pixels, name: str, severity: int, id: str, seed: int = 0) -> 
     return rounded if name in WHOLE else np.where(view[..., None], rounded, image)
 
 
+def every_corruption(image: Pixels, id: str, seed: int = 0) -> dict[str, list[Pixels]]:
+    """By corruption, the image itself and then one a severity, as :func:`corrupt` makes them."""
+    return {name: [image, *(corrupt(image, name, severity, id, seed) for severity in SEVERITIES)] for name in CORRUPTIONS}
+
+
 def check_name(name: str) -> str:
     """The name, if it is known. Raises ConfigError that says the nearest one."""
     if name in CORRUPTIONS:

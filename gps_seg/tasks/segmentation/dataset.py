@@ -1,9 +1,9 @@
-"""Batches: what every data set yields, and the order in which it does."""
+"""Images with masks as batches, and images without."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
+from gps_seg.data.batches import Batch
 from gps_seg.data.images import read_image, read_mask
 from gps_seg.data.transforms import Augment, Geometry, fit_image, fit_mask, normalise, sample_seed
 from gps_seg.errors import DataError
@@ -23,33 +24,24 @@ Change = Callable[[NDArray[np.uint8], str], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
-class Batch:
-    """B images as a model takes them, S pixels on each side.
+class MaskBatch(Batch):
+    """A batch of images with masks.
 
     Attributes:
-        image: float32 (B, 3, S, S), normalised, zero in the padding.
-        mask: float32 (B, 1, S, S) of 0 and 1; all zero for images without a mask.
+        target: all zero for images without a mask.
         valid: bool (B, 1, S, S), False in the padding.
         boxes: float32 (B, 4) xyxy in input pixels around all mask pixels; the whole content for an empty mask.
-        ids, geometry: per image.
+        geometry: per image.
     """
 
-    image: Tensor
-    mask: Tensor
     valid: Tensor
     boxes: Tensor
-    ids: tuple[str, ...]
     geometry: tuple[Geometry, ...]
-
-    def to(self, device: torch.device) -> Batch:
-        """The same batch on a device."""
-        return replace(self, image=self.image.to(device, non_blocking=True), mask=self.mask.to(device, non_blocking=True),
-                       valid=self.valid.to(device, non_blocking=True), boxes=self.boxes.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True)
-class Item:
-    """One image of a :class:`Batch`, as arrays of its own."""
+class Fitted:
+    """One image of a :class:`MaskBatch`, as arrays of its own."""
 
     image: NDArray[np.float32]
     mask: NDArray[np.bool_]
@@ -57,11 +49,11 @@ class Item:
     geometry: Geometry
 
 
-def collate(items: Sequence[Item]) -> Batch:
+def collate(items: Sequence[Fitted]) -> MaskBatch:
     """Stack items of one input size."""
-    return Batch(
+    return MaskBatch(
         image=torch.from_numpy(np.stack([item.image for item in items])),
-        mask=torch.from_numpy(np.stack([_pad(item.mask, item.geometry.input_size) for item in items])[:, None]).float(),
+        target=torch.from_numpy(np.stack([_pad(item.mask, item.geometry.input_size) for item in items])[:, None]).float(),
         valid=torch.from_numpy(np.stack([_valid(item.geometry) for item in items])[:, None]),
         boxes=torch.from_numpy(np.stack([_box(item.mask) for item in items])),
         ids=tuple(item.id for item in items),
@@ -86,7 +78,7 @@ def _box(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     return np.array([columns[0], rows[0], columns[-1], rows[-1]], np.float32)
 
 
-class PolypDataset(Dataset[Item]):
+class PolypDataset(Dataset[Fitted]):
     """Labelled images, resized, augmented and normalised.
 
     Args:
@@ -116,11 +108,11 @@ class PolypDataset(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, index: int) -> Item:
+    def __getitem__(self, index: int) -> Fitted:
         image, mask, geometry = self._fitted(index)
         if self.augment is not None:
             image, mask = self.augment(image, mask, sample_seed(self.seed, self.epoch, index))
-        return Item(normalise(image, self.input_size, self.mean, self.std), mask, self.pairs[index].id, geometry)
+        return Fitted(normalise(image, self.input_size, self.mean, self.std), mask, self.pairs[index].id, geometry)
 
     def _fitted(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_], Geometry]:
         if self._cache is not None and index in self._cache:
@@ -139,7 +131,7 @@ class PolypDataset(Dataset[Item]):
         return fitted
 
 
-class UnlabelledImages(Dataset[Item]):
+class UnlabelledImages(Dataset[Fitted]):
     """Images to predict, by path; the id is the file's stem and the mask is empty."""
 
     def __init__(self, paths: Sequence[Path], *, input_size: int, resize: str, mean: Triple, std: Triple) -> None:
@@ -148,37 +140,7 @@ class UnlabelledImages(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Item:
+    def __getitem__(self, index: int) -> Fitted:
         image, geometry = fit_image(read_image(self.paths[index]), self.input_size, self.resize)
         empty = np.zeros(geometry.content_size, np.bool_)
-        return Item(normalise(image, self.input_size, self.mean, self.std), empty, self.paths[index].stem, geometry)
-
-
-class EpochBatches(Sampler[list[int]]):
-    """Batches of indices whose order depends on (seed, epoch) alone, and which can start in the middle of an epoch.
-
-    Args:
-        n: number of images.
-        batch_size: images a batch, all processes together; an incomplete last batch is dropped unless it is the only one.
-        share: (rank, number of processes); each process gets every n-th image of each batch.
-    """
-
-    def __init__(self, n: int, batch_size: int, seed: int, *, shuffle: bool, share: tuple[int, int] = (0, 1)) -> None:
-        self.n, self.batch_size, self.seed, self.shuffle, self.share = n, batch_size, seed, shuffle, share
-        self.epoch, self.skip = 0, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return max(1, self.n // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order = list(range(self.n))
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(sample_seed(self.seed, self.epoch, -1))
-            order = torch.randperm(self.n, generator=generator).tolist()
-        rank, processes = self.share
-        for number in range(self.skip, len(self)):
-            yield order[number * self.batch_size : (number + 1) * self.batch_size][rank::processes]
+        return Fitted(normalise(image, self.input_size, self.mean, self.std), empty, self.paths[index].stem, geometry)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from gps_seg.config import DataConfig
+from gps_seg.config import PolypDataConfig
 from gps_seg.data.images import SUFFIXES, images_by_stem
+from gps_seg.data.splits import Splits
 from gps_seg.errors import DataError
 from gps_seg.tasks.segmentation.phantom import phantom_folder
 
@@ -29,19 +30,6 @@ class Pair:
     id: str
     image: Path
     mask: Path
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Training part, inner validation part (model selection), test part (read once, at the end).
-
-    Disjoint by id, except under the released code's protocol, where the first images of training and all of the inner part are
-    the test images.
-    """
-
-    train: tuple[Pair, ...]
-    inner: tuple[Pair, ...]
-    test: tuple[Pair, ...]
 
 
 def pair_folder(root: Path) -> list[Pair]:
@@ -125,7 +113,7 @@ def official_lists() -> tuple[list[str], list[str]]:
 
 def split(
     pairs: Sequence[Pair], train_names: Sequence[str], test_names: Sequence[str], *, inner_fraction: float, seed: int
-) -> Splits:
+) -> Splits[Pair]:
     """Split pairs by lists and carve the inner validation part out of the training list.
 
     The inner part depends on the names and the seed alone, not on the order of the list. The training part is shuffled by
@@ -153,7 +141,16 @@ def split(
     )
 
 
-def load_splits(config: DataConfig) -> Splits:
+# What a protocol lets a run see, see ``config.DataConfig``.
+PARTS: dict[str, Callable[[Splits[Pair]], Splits[Pair]]] = {
+    "honest": lambda whole: whole,
+    "tune": lambda whole: Splits(whole.train, whole.inner, ()),
+    "final": lambda whole: Splits((*whole.train, *whole.inner), (), whole.test),
+    "released": lambda whole: Splits((*whole.test, *whole.train, *whole.inner), whole.test, whole.test),
+}
+
+
+def load_splits(config: PolypDataConfig) -> Splits[Pair]:
     """The configured data set, split and cut to the configured numbers of images.
 
     Raises:
@@ -162,12 +159,10 @@ def load_splits(config: DataConfig) -> Splits:
     pairs, train, test = _load(config)
     whole = split(pairs, train, test, inner_fraction=config.inner_fraction, seed=config.split_seed)
     cut = Splits(whole.train[: config.train_images], whole.inner[: config.inner_images], whole.test[: config.test_images])
-    if config.protocol == "released":
-        return Splits((*cut.test, *cut.train, *cut.inner), cut.test, cut.test)
-    return cut
+    return PARTS[config.protocol](cut)
 
 
-def _load(config: DataConfig) -> tuple[list[Pair], list[str], list[str]]:
+def _load(config: PolypDataConfig) -> tuple[list[Pair], list[str], list[str]]:
     if config.name == "kvasir-seg":
         root = find_root("kvasir-seg", config.root)
         if root is None:
@@ -186,7 +181,7 @@ def _load(config: DataConfig) -> tuple[list[Pair], list[str], list[str]]:
     raise DataError(f"data.name: expected kvasir-seg, phantom or folder, got {config.name!r}")
 
 
-def _load_folder(config: DataConfig) -> tuple[list[Pair], list[str], list[str]]:
+def _load_folder(config: PolypDataConfig) -> tuple[list[Pair], list[str], list[str]]:
     """A user's folder: by lists if there are any, else every fifth image of a seeded order is test."""
     if config.root is None:
         raise DataError("data.root: expected the folder that holds images/ and masks/")
@@ -203,7 +198,7 @@ def _load_folder(config: DataConfig) -> tuple[list[Pair], list[str], list[str]]:
     return pairs, names[:cut], names[cut:]
 
 
-def _lists_or(config: DataConfig, train: list[str], test: list[str]) -> tuple[list[str], list[str]]:
+def _lists_or(config: PolypDataConfig, train: list[str], test: list[str]) -> tuple[list[str], list[str]]:
     return (read_list(config.train_list) if config.train_list else train,
             read_list(config.test_list) if config.test_list else test)
 

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from gps_seg.config import PolypDataConfig
 from gps_seg.data.images import images_by_stem
 from gps_seg.errors import ConfigError, DataError
 from gps_seg.tasks.segmentation.known import GROUPS, KNOWN, KnownSet
-from gps_seg.tasks.segmentation.pairs import LAYOUTS, Pair, find_root, match_stems, pair_folder, search_folder
+from gps_seg.tasks.segmentation.pairs import LAYOUTS, Pair, find_root, load_splits, match_stems, pair_folder, search_folder
 
 SPLIT = ("kvasir-seg", "phantom")  # the names that load_splits splits by lists
 Folders = list[tuple[Path, Path]]
@@ -124,6 +125,30 @@ def number_warning(data: str, images: int) -> str:
 def label(data: str) -> str:
     """A short name for tables: the name, or the folder's own."""
     return Path(data).name or Path(data).resolve().name if Path(data).is_dir() else data
+
+
+def is_whole(data: str) -> bool:
+    """Whether a set is scored whole, not one part of its split."""
+    return Path(data).is_dir() or data not in (*SPLIT, "folder")
+
+
+def find_pairs(data: str | None, split: str, config: PolypDataConfig) -> list[Pair]:
+    """The images to evaluate on.
+
+    Args:
+        data: a known name or a folder (all of its pairs), or None for the run's own data set.
+        split: "test", "inner" or "train" of kvasir-seg, of phantoms and of the run's own data set.
+
+    Raises:
+        ConfigError: another split, or one that the run's protocol leaves empty.
+    """
+    if split not in ("train", "inner", "test"):
+        raise ConfigError(f"--split: expected train, inner or test, got {split!r}")
+    if data is not None and (Path(data).is_dir() or data not in SPLIT):
+        return set_pairs(data)
+    chosen = config if data in (None, config.name) else config.model_copy(update={"name": data, "root": None})
+    honest = chosen if chosen.protocol == "released" else chosen.model_copy(update={"protocol": "honest"})
+    return list(getattr(load_splits(honest), split))
 
 
 def labels(data: Sequence[str]) -> list[str]:

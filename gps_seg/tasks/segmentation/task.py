@@ -1,82 +1,199 @@
-"""Promptable segmentation with a SAM: loss, predict, score."""
+"""Promptable segmentation with a SAM: one foreground class, one mask an image."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
+from gps_seg.config import GPSConfig, PolypDataConfig, SamConfig, SegmentationEvaluateConfig, SegmentationTrainConfig
 from gps_seg.data.images import read_mask
-from gps_seg.data.transforms import Geometry
-from gps_seg.metrics.masks import ImageScore, score_image
-from gps_seg.tasks.segmentation.dataset import Batch
+from gps_seg.data.maps import Prediction
+from gps_seg.data.splits import Splits
+from gps_seg.data.transforms import Geometry, augmentation
+from gps_seg.metrics.masks import ImageScore, aggregate, score_image
+from gps_seg.metrics.measures import row, score_blocks
+from gps_seg.metrics.report import report
+from gps_seg.metrics.surface import TOLERANCE
+from gps_seg.metrics.tables import headline, table, write_rows
+from gps_seg.models.sam import SamModel, load_sam
+from gps_seg.tasks.segmentation.audit import check_pairs
+from gps_seg.tasks.segmentation.dataset import MaskBatch, PolypDataset, UnlabelledImages, collate
 from gps_seg.tasks.segmentation.losses import Loss, make_loss, total
-from gps_seg.tasks.segmentation.pairs import Pair
+from gps_seg.tasks.segmentation.pairs import Pair, load_splits
+from gps_seg.tasks.segmentation.pictures import draw_cases
+from gps_seg.tasks.segmentation.pretraining import base_note, data_warnings
+from gps_seg.tasks.segmentation.sets import find_pairs, is_whole, label
+from gps_seg.tasks.task import Change, Document, Predict
+
+Map = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """One foreground class, one mask an image.
+    """See :class:`gps_seg.tasks.task.Task`. A prediction is the foreground probability, float32 (H, W), at native size.
 
     Attributes:
-        loss_name: a key of ``tasks.losses.LOSSES``.
-        box_probability: part of the training steps that see the true boxes as prompts, chosen by (seed, step).
-        prompt: "none" or "box" at prediction; "box" needs batches made from masks.
-        threshold: probability above which a pixel is foreground.
+        seed: with the step it decides which steps see boxes as prompts; with epoch and index an image's augmentation.
     """
 
-    loss_name: str = "bce_iou"
-    box_probability: float = 0.0
+    sam: SamConfig = SamConfig()
+    data: PolypDataConfig = PolypDataConfig()
+    train: SegmentationTrainConfig = SegmentationTrainConfig()
+    evaluate: SegmentationEvaluateConfig = SegmentationEvaluateConfig()
     seed: int = 0
-    prompt: str = "none"
-    threshold: float = 0.5
 
     @property
     def score_name(self) -> str:
         """What the inner validation measures."""
         return "dice"
 
+    # Data and model
+
+    def splits(self) -> Splits[Pair]:
+        """The configured data set in its parts."""
+        return load_splits(self.data)
+
+    def check(self, splits: Splits[Pair]) -> list[str]:
+        """Near-identical images on both sides of a split, and a protocol whose scores mean nothing."""
+        if self.data.protocol == "released":
+            return ["data.protocol=released selects and trains on the test images; its scores say nothing about new images"]
+        return [f"{found.file}: {found.text}" for found in check_pairs(splits, near_duplicates=self.data.near_duplicates)]
+
+    def items(self, data: str | None, split: str, classes: Sequence[str] = ()) -> list[Pair]:
+        """Pairs of a known set, of a folder, or of one part of the task's own data."""
+        return find_pairs(data, split, self.data)
+
+    def files(self, item: Pair) -> tuple[Path, ...]:
+        """Image and mask."""
+        return item.image, item.mask
+
+    def model(self, classes: Sequence[str] = ()) -> SamModel:
+        """The pretrained SAM."""
+        sam = self.sam
+        model = load_sam(sam.name, checkpoint=sam.checkpoint, input_size=sam.input_size, resize=sam.resize,
+                         attention=sam.attention)
+        model.checkpoint_blocks = self.train.checkpoint_blocks
+        return model
+
+    def facts(self, model: Any) -> Document:
+        """Model, normalisation and operating point."""
+        spec = model.spec
+        return {"model": self.sam.model_dump(mode="json") | {"input_size": spec.input_size, "resize": spec.resize},
+                "normalisation": {"mean": spec.mean, "std": spec.std}, "threshold": self.evaluate.threshold}
+
+    # Batches
+
+    def dataset(self, model: Any, items: Sequence[Pair], *, training: bool, change: Change | None = None) -> PolypDataset:
+        """Images and masks at the model's input size; kept in memory in training, if ``data.cache`` says so."""
+        spec = model.spec
+        augment = augmentation(self.data.augment) if training else None
+        return PolypDataset(items, input_size=spec.input_size, resize=spec.resize, mean=spec.mean, std=spec.std, augment=augment,
+                            seed=self.seed, cache=training and self.data.cache, change=change)
+
+    def unlabelled(self, model: Any, paths: Sequence[Path]) -> UnlabelledImages:
+        """Image files to segment."""
+        spec = model.spec
+        return UnlabelledImages(paths, input_size=spec.input_size, resize=spec.resize, mean=spec.mean, std=spec.std)
+
+    def collate(self, samples: Sequence[Any]) -> MaskBatch:
+        """Stack images of one input size."""
+        return collate(samples)
+
+    def selection_loader(self, model: nn.Module, items: Sequence[Pair], options: GPSConfig) -> DataLoader[Any]:
+        """The images as they are, in order."""
+        return DataLoader(self.dataset(model, items, training=False), batch_size=options.batch_size, collate_fn=collate,
+                          num_workers=self.data.workers)
+
+    # Arithmetic
+
     @cached_property
     def _loss(self) -> Loss:
-        return make_loss(self.loss_name)
+        return make_loss(self.train.loss)
 
-    def loss(self, model: nn.Module, batch: Batch, step: int = 0) -> Tensor:
+    def loss(self, model: nn.Module, batch: MaskBatch, step: int = 0) -> Tensor:
         """Scalar training loss at the input's resolution."""
         boxes = batch.boxes if self._prompts_at(step) else None
         logits = model(batch.image, boxes=boxes).logits
-        return total(self._loss, _resize(logits, batch.mask.shape[-2:]), batch.mask, batch.valid)
+        return total(self._loss, _resize(logits, batch.target.shape[-2:]), batch.target, batch.valid)
 
-    def selection_loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The promptless training loss; what the selection pass differentiates."""
+    def selection_loss(self, model: nn.Module, batch: MaskBatch, options: object = None) -> Tensor:
+        """The promptless training loss."""
         logits = model(batch.image).logits
-        return total(self._loss, _resize(logits, batch.mask.shape[-2:]), batch.mask, batch.valid)
+        return total(self._loss, _resize(logits, batch.target.shape[-2:]), batch.target, batch.valid)
 
     def _prompts_at(self, step: int) -> bool:
-        return self.box_probability > 0 and random.Random(f"{self.seed}/{step}").random() < self.box_probability
+        share = self.train.box_probability
+        return share > 0 and random.Random(f"{self.seed}/{step}").random() < share
 
-    def predict(self, model: nn.Module, batch: Batch) -> list[NDArray[np.float32]]:
+    def predict(self, model: nn.Module, batch: MaskBatch) -> list[Map]:
         """Foreground probability of each image, float32 (H, W) at its native size."""
-        boxes = batch.boxes if self.prompt == "box" else None
+        boxes = batch.boxes if self.evaluate.prompt == "box" else None
         logits = model(batch.image, boxes=boxes).logits.float()
         return [to_native(logits[index : index + 1], geometry) for index, geometry in enumerate(batch.geometry)]
 
-    def score(self, pairs: Mapping[str, Pair], id_: str, probability: NDArray[np.float32]) -> ImageScore:
-        """Compare with the mask file at its native size."""
-        return score_image(id_, probability > self.threshold, read_mask(pairs[id_].mask))
+    # Judgement
+
+    def score(self, item: Pair, prediction: Map, blocks: Sequence[str] = ()) -> ImageScore:
+        """Compare with the mask file at its native size; with ``blocks`` on the probabilities, see ``metrics.measures``."""
+        target = read_mask(item.mask)
+        if blocks:
+            return score_blocks(item.id, Prediction(prediction), target, blocks, threshold=self.evaluate.threshold)
+        return score_image(item.id, prediction > self.evaluate.threshold, target)
+
+    def mean_score(self, scores: Sequence[ImageScore]) -> float:
+        """Mean Dice over images."""
+        return float(aggregate(scores)["per_image"]["dice"])
+
+    def protocol(self, model: Any, data: str | None, split: str) -> Document:
+        """Threshold, prompt, size, and what the base has or may have seen of the data."""
+        spec = model.spec
+        own = str(self.data.root) if self.data.name == "folder" else self.data.name
+        whole = data is not None and is_whole(data)
+        return {
+            "data": label(data or self.data.name), "split": "all" if whole else split, "threshold": self.evaluate.threshold,
+            "nsd_tolerance_px": TOLERANCE, "prompt": "ground-truth box" if self.evaluate.prompt == "box" else "none",
+            "input_size": spec.input_size, "resize": spec.resize, "model": spec.name, "base_note": base_note(spec.name),
+            **data_warnings(spec.name, data or own, whole=whole),
+        }
+
+    def report(
+        self, scores: Sequence[ImageScore], *, settings: Mapping[str, Any], classes: Sequence[str] = (),
+        groups: Sequence[str] | None = None,
+    ) -> Document:
+        """See :mod:`gps_seg.metrics.report`."""
+        return report(scores, settings=settings, groups=groups)
+
+    def table(self, document: Document) -> str:
+        """All numbers with their intervals."""
+        return table(document)
+
+    def headline(self, document: Document) -> str:
+        """The two means."""
+        return headline(document)
+
+    def finish(self, items: Sequence[Pair], scores: Sequence[ImageScore], predict: Predict, folder: Path) -> Document:
+        """Overlays of the best, median and worst cases, and scores.csv."""
+        draw_cases(items, scores, predict, threshold=self.evaluate.threshold, count=self.evaluate.overlays,
+                   folder=folder / "overlays")
+        write_rows(folder / "scores.csv", [row(score) for score in scores])
+        return {}
 
 
-def _resize(logits: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
+def _resize(logits: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(logits.float(), tuple(size), mode="bilinear", align_corners=False)
 
 
-def to_native(logits: Tensor, geometry: Geometry) -> NDArray[np.float32]:
+def to_native(logits: Tensor, geometry: Geometry) -> Map:
     """Logits (1, 1, h, w) of one padded image -> probability (H, W) at its native size.
 
     Upsamples to the input size, cuts off the padding, resizes logits (not probabilities): ``Sam.postprocess_masks``.

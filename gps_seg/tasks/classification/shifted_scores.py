@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from gps_seg.class_config import ClassDataConfig
-from gps_seg.commands.class_bench import Bench, accuracy
+import numpy as np
+
+from gps_seg.config import ClassDataConfig
 from gps_seg.errors import ConfigError, DataError
 from gps_seg.tasks.classification.catalog import ADAPTERS, locate
+from gps_seg.tasks.classification.items import Item
 from gps_seg.tasks.classification.shifted import ALEXNET_ERRORS, SETS, SEVERITIES, load_robustness, mce
+from gps_seg.tasks.task import Predict
 
 
 def find_robustness(config: ClassDataConfig) -> tuple[Path, dict[str, Path]]:
@@ -34,24 +37,29 @@ def find_robustness(config: ClassDataConfig) -> tuple[Path, dict[str, Path]]:
     return imagenet, found
 
 
-def score_robustness(bench: Bench, say: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+def score_robustness(config: ClassDataConfig, predict: Predict) -> dict[str, dict[str, Any]]:
     """By set: ``score``, which is accuracy over the classes that occur for A and R, and the mean corruption error for C."""
-    config = bench.config.data
     imagenet, folders = find_robustness(config)
     scored: dict[str, dict[str, Any]] = {}
     for name, folder in folders.items():
-        say(f"scoring on {name}")
         if name == "imagenet_c":
-            errors = {corruption: _error(bench, folder, imagenet, corruption) for corruption in ALEXNET_ERRORS}
+            errors = {corruption: _error(config, folder, imagenet, corruption, predict) for corruption in ALEXNET_ERRORS}
             scored[name] = {"score": mce(errors), "what": "mCE", "errors": errors}
         else:
             found = load_robustness(name, folder, imagenet, check_counts=config.check_counts)
-            scored[name] = {"score": accuracy(bench, found.items, found.classes), "what": "accuracy"}
+            scored[name] = {"score": accuracy_among(found.items, found.classes, predict), "what": "accuracy"}
     return scored
 
 
-def _error(bench: Bench, folder: Path, imagenet: Path, corruption: str) -> float:
+def _error(config: ClassDataConfig, folder: Path, imagenet: Path, corruption: str, predict: Predict) -> float:
     """Top-1 error, the mean over severities."""
     sets = (load_robustness("imagenet_c", folder, imagenet, corruption=corruption, severity=severity,
-                            check_counts=bench.config.data.check_counts) for severity in range(1, SEVERITIES + 1))
-    return mean(1 - accuracy(bench, found.items, found.classes) for found in sets)
+                            check_counts=config.check_counts) for severity in range(1, SEVERITIES + 1))
+    return mean(1 - accuracy_among(found.items, found.classes, predict) for found in sets)
+
+
+def accuracy_among(items: Sequence[Item], classes: Sequence[int], predict: Predict) -> float:
+    """Part of the items whose class is the likeliest of those in ``classes``, 0..1."""
+    allowed = np.asarray(classes)
+    found = [int(allowed[probabilities[allowed].argmax()]) for _, probabilities in predict(items)]
+    return float(np.mean([label == item.label for label, item in zip(found, items, strict=True)]))

@@ -1,0 +1,114 @@
+"""``gps-seg predict``: masks, or classes, of images that have no labels."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gps_seg.data.images import list_images, read_image, write_image, write_mask
+from gps_seg.errors import ConfigError, DataError
+from gps_seg.files import write_text
+from gps_seg.metrics.plots.pictures import overlay
+from gps_seg.runs.load import Run
+from gps_seg.tasks.segmentation.task import Segmentation
+
+CLASSES_FILE = "predictions.csv"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of one image.
+
+    Attributes:
+        text: what was found; empty for an image that could not be read.
+        problem: why it could not; empty otherwise.
+    """
+
+    path: Path
+    text: str = ""
+    problem: str = ""
+
+
+def find_images(inputs: Sequence[Path]) -> list[Path]:
+    """Files and the images of folders, in order. Raises DataError for missing inputs and for two files with one stem."""
+    found: list[Path] = []
+    for path in inputs:
+        if path.is_dir():
+            images = list_images(path / "images" if (path / "images").is_dir() else path)
+            if not images:
+                raise DataError(f"{path}: expected images, found none")
+            found += images
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise DataError(f"expected an image or a folder at {path}, found none")
+    stems: dict[str, Path] = {}
+    for path in found:
+        if path.stem in stems:
+            raise DataError(f"{path} and {stems[path.stem]} would both become {path.stem}.png; predict them into two folders")
+        stems[path.stem] = path
+    return found
+
+
+def predict_files(
+    run: Run, images: Sequence[Path], out: Path, *, threshold: float | None = None, overlays: bool = True, overwrite: bool = False,
+) -> Iterator[Answer]:
+    """Write what the run's task predicts of every image, and say it as it is done; an unreadable image does not stop the others.
+
+    Masks become ``out/STEM.png`` (0/255, native size) and ``out/overlays/STEM.png``; classes become ``out/predictions.csv``.
+
+    Args:
+        threshold: of masks; default: the run's own.
+
+    Raises:
+        DataError: a prediction is there already and ``overwrite`` is False; nothing was written then.
+        ConfigError: a threshold for a classifier.
+    """
+    is_mask = isinstance(run.task, Segmentation)
+    if threshold is not None and not is_mask:
+        raise ConfigError(f"--threshold: only masks have one, and the run in {run.folder} is one of {run.config.task}")
+    wanted = [f"{path.stem}.png" for path in images] if is_mask else [CLASSES_FILE]
+    present = [name for name in wanted if (out / name).exists()]
+    if present and not overwrite:
+        raise DataError(f"{out} already holds {len(present)} of these predictions ({present[0]}, ...); "
+                        "choose another --out or add --overwrite")
+    readable = []
+    for path in images:
+        try:
+            read_image(path)
+            readable.append(path)
+        except DataError as error:
+            yield Answer(path, problem=str(error))
+    yield from (_masks(run, readable, out, run.threshold if threshold is None else threshold, overlays) if is_mask
+                else _classes(run, readable, out))
+
+
+def _masks(run: Run, paths: Sequence[Path], out: Path, threshold: float, overlays: bool) -> Iterator[Answer]:  # noqa: FBT001
+    by_id = {path.stem: path for path in paths}
+    for id_, probability in run.predict_files(paths):
+        mask: NDArray[np.bool_] = probability > threshold
+        write_mask(out / f"{id_}.png", mask)
+        if overlays:
+            write_image(out / "overlays" / f"{id_}.png", overlay(read_image(by_id[id_]), mask))
+        part = float(mask.mean())
+        yield Answer(by_id[id_], f"{100 * part:.1f} % of the area" if part else "no polyp above the threshold")
+
+
+def _classes(run: Run, paths: Sequence[Path], out: Path) -> Iterator[Answer]:
+    by_id = {path.stem: path for path in paths}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "class", "probability"])
+    for id_, probabilities in run.predict_files(paths):
+        best: Any = probabilities.argmax()
+        row = [by_id[id_].name, run.classes[best], f"{probabilities[best]:.4f}"]
+        writer.writerow(row)
+        yield Answer(by_id[id_], f"{row[1]} ({row[2]})")
+    write_text(out / CLASSES_FILE, text.getvalue())

@@ -1,0 +1,36 @@
+"""What a run leaves behind, by name, and who may write into a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gps_seg.config import RunConfig, dump_config, parse_config
+from gps_seg.errors import ConfigError
+from gps_seg.files import write_bytes
+from gps_seg.old_settings import modernise
+from gps_seg.settings import differences, read_yaml
+
+SELECTION_FILE, CONFIG_FILE, RESULT_FILE, STATE_FILE = "selection.safetensors", "config.yaml", "result.json", "last.safetensors"
+
+
+def check_free(config: RunConfig, out: Path, *, resume: bool) -> None:
+    """Refuse a run folder that is not this run's: a run never writes over another. Raises ConfigError."""
+    if not resume:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ConfigError(f"{out} is not empty: choose another --out, or add --resume to go on with the run in it")
+    elif (out / CONFIG_FILE).exists():
+        former = read_config(out)
+        if changed := differences(former.model_dump(), config.model_dump()):
+            raise ConfigError(f"{out / CONFIG_FILE} differs in {', '.join(changed)}: resume with the same settings, or choose "
+                              "another --out")
+
+
+def read_config(folder: Path) -> RunConfig:
+    """The settings of a run, of whatever age. Raises ConfigError."""
+    path = folder / CONFIG_FILE
+    return parse_config(modernise(read_yaml(path)), str(path))
+
+
+def write_config(folder: Path, config: RunConfig) -> None:
+    """Write the resolved settings."""
+    write_bytes(folder / CONFIG_FILE, dump_config(config).encode())
