@@ -29,7 +29,7 @@ class Policy:
     Order of decision: ``overrides`` (first hit wins), ``head`` patterns, ``exclude``, not in ``include``, role.
     """
 
-    roles: Mapping[str, Treatment]
+    roles: Mapping[Role, Treatment]
     include: Sequence[str] = ("*",)
     exclude: Sequence[str] = ()
     overrides: Sequence[tuple[str, Treatment]] = ()

@@ -15,6 +15,7 @@ from gps_seg.errors import TrainingError
 
 Score = Literal["gradient", "gradient_abs", "gradient_squared", "gradient_weight", "magnitude", "random"]
 BatchT = TypeVar("BatchT")
+Scores = Callable[[Sequence[str]], dict[str, Tensor]]  # runs the selection pass: weight names -> fp32 scores in their shapes
 
 
 def gradient_scores(

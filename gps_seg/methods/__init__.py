@@ -1,39 +1,32 @@
-"""How the trainable set is made. One short file a method; :data:`METHODS` is the whole registry.
+"""How the trainable set is made. One short file a method or family; :data:`METHODS` is the whole registry.
 
-A method is a function ``(model, config, scores) -> Selection``. ``scores`` is called with the names of the weights to score
-and runs the selection pass; methods that need no gradients never call it. Methods that add modules (lora, shira, adapter, ssf,
-vpt) do so while they choose; see :mod:`gps_seg.methods.added`.
+A method is a function ``(model, options, scores, seed) -> Selection``: ``options`` is its own page of :mod:`gps_seg.config`,
+``scores`` runs the selection pass over the weights it is asked for, ``seed`` is the run's. Methods that need no gradients never
+call ``scores``. Methods that add modules (lora, shira, adapter, ssf, vpt) do so while they choose; see
+:mod:`gps_seg.methods.added`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from gps_seg.config import GPSConfig
+from gps_seg.core.scores import Scores
 from gps_seg.core.selection import Selection
 from gps_seg.methods.adapter import adapter
-from gps_seg.methods.bitfit import bitfit
-from gps_seg.methods.full import full
+from gps_seg.methods.dense import bitfit, full, head, partial
 from gps_seg.methods.gps import gps
-from gps_seg.methods.head import head
 from gps_seg.methods.lora import lora, shira
-from gps_seg.methods.partial import partial
 from gps_seg.methods.ssf import ssf
 from gps_seg.methods.vpt import vpt_deep, vpt_shallow
 
+__all__ = ["METHODS", "Method", "Scores"]
 
-class Scores(Protocol):
-    """Runs the selection pass: weight names -> name to fp32 score in the weight's shape."""
+Method = Callable[[nn.Module, Any, Scores, int], Selection]  # Any: the options are of a page of their own for each method
 
-    def __call__(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """Score the named weights."""
-        ...
-
-
-METHODS: dict[str, Callable[[nn.Module, GPSConfig, Scores], Selection]] = {
+METHODS: dict[str, Method] = {
     "gps": gps,
     "full": full,
     "head": head,

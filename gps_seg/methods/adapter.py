@@ -11,10 +11,12 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gps_seg.config import GPSConfig
+from gps_seg.config import AdapterOptions
+from gps_seg.core.scores import Scores
 from gps_seg.core.selection import Selection
 from gps_seg.errors import ConfigError
-from gps_seg.methods.added import INSERTS, Insert, Options, encoder_modules, insert_and_select
+from gps_seg.methods.addition import Addition, Numbers, add_and_select
+from gps_seg.methods.parts import encoder_modules
 
 
 class Bottleneck(nn.Module):
@@ -31,27 +33,27 @@ class Bottleneck(nn.Module):
         return x + self.up(F.gelu(self.down(x))).to(x.dtype)
 
 
-def adapter(model: nn.Module, config: GPSConfig, scores: object = None) -> Selection:
-    """Train a bottleneck of ``config.adapter_width`` channels after each MLP, and the head.
+def adapter(model: nn.Module, options: AdapterOptions, scores: Scores, seed: int) -> Selection:
+    """Train a bottleneck of ``options.width`` channels after each MLP, and the head.
 
     Raises:
         ConfigError: no block of the encoder has an ``mlp``.
     """
-    return insert_and_select("adapter", {"width": config.adapter_width, "seed": config.seed}, model, config)
+    return add_and_select(model, ADAPTER, {"width": options.width, "seed": seed}, options.head)
 
 
 def _apply(module: Any, inputs: Any, output: Tensor) -> Tensor:
     return module.adapter(output)
 
 
-def _add(model: nn.Module, options: Options) -> None:
+def _add(model: nn.Module, numbers: Numbers) -> None:
     owners = {name.rsplit(".mlp.", 1)[0] for name, _ in encoder_modules(model) if ".mlp." in name}
     if not owners:
         raise ConfigError("method adapter: no block of this encoder has an mlp to put an adapter after; use lora or ssf")
     for owner in sorted(owners):
         mlp: Any = model.get_submodule(owner + ".mlp")
         last = [module for module in mlp.modules() if isinstance(module, nn.Linear)][-1]
-        mlp.adapter = Bottleneck(last.out_features, int(options["width"]))
+        mlp.adapter = Bottleneck(last.out_features, int(numbers["width"]))
         mlp.adapter_hook = [mlp.register_forward_hook(_apply)]
 
 
@@ -63,4 +65,4 @@ def _remove(model: nn.Module) -> None:
             del module.adapter_hook, module.adapter
 
 
-INSERTS["adapter"] = Insert(_add, _remove, None)
+ADAPTER = Addition("adapter", _add, _remove, fold=None)

@@ -13,36 +13,38 @@ from typing import Any
 import torch
 from torch import nn
 
-from gps_seg.config import GPSConfig
+from gps_seg.config import LoraOptions, ShiraOptions
+from gps_seg.core.scores import Scores
 from gps_seg.core.selection import Selection
-from gps_seg.methods.added import INSERTS, Insert, Options, encoder_modules, insert_and_select
+from gps_seg.methods.addition import Addition, Numbers, add_and_select
+from gps_seg.methods.parts import encoder_modules
 from gps_seg.packages import import_torchvision
 
 
-def lora(model: nn.Module, config: GPSConfig, scores: object = None) -> Selection:
-    """Low-rank updates of rank ``config.lora_rank`` scaled by alpha / rank, and the head. A new update is zero."""
-    return insert_and_select("lora", {"rank": config.lora_rank, "alpha": config.lora_alpha, "seed": config.seed}, model, config)
+def lora(model: nn.Module, options: LoraOptions, scores: Scores, seed: int) -> Selection:
+    """Low-rank updates of rank ``options.rank`` scaled by alpha / rank, and the head. A new update is zero."""
+    return add_and_select(model, LORA, {"rank": options.rank, "alpha": options.alpha, "seed": seed}, options.head)
 
 
-def shira(model: nn.Module, config: GPSConfig, scores: object = None) -> Selection:
-    """A random sparse update of ``config.shira_rank`` x (in + out) entries a layer, and the head. A new update is zero."""
-    return insert_and_select("shira", {"rank": config.shira_rank, "seed": config.seed}, model, config)
+def shira(model: nn.Module, options: ShiraOptions, scores: Scores, seed: int) -> Selection:
+    """A random sparse update of ``options.rank`` x (in + out) entries a layer, and the head. A new update is zero."""
+    return add_and_select(model, SHIRA, {"rank": options.rank, "seed": seed}, options.head)
 
 
-def _add_lora(model: nn.Module, options: Options) -> None:
+def _add_lora(model: nn.Module, numbers: Numbers) -> None:
     import_torchvision()  # peft imports transformers, which imports it
     import peft
 
-    _inject(model, peft.LoraConfig(r=int(options["rank"]), lora_alpha=int(options["alpha"]),
+    _inject(model, peft.LoraConfig(r=int(numbers["rank"]), lora_alpha=int(numbers["alpha"]),
                                    target_modules=_targets(model) or _pointwise(model)))
 
 
-def _add_shira(model: nn.Module, options: Options) -> None:
+def _add_shira(model: nn.Module, numbers: Numbers) -> None:
     import_torchvision()
     import peft
 
     torch.sparse.check_sparse_tensor_invariants.disable()  # the default, said aloud: torch warns at each use otherwise
-    _inject(model, peft.ShiraConfig(r=int(options["rank"]), random_seed=int(options["seed"]), target_modules=_targets(model)))
+    _inject(model, peft.ShiraConfig(r=int(numbers["rank"]), random_seed=int(numbers["seed"]), target_modules=_targets(model)))
 
 
 def _targets(model: nn.Module) -> list[str]:
@@ -75,5 +77,13 @@ def _take_out(model: nn.Module, *, merge: bool) -> None:
         del model.peft_config
 
 
-for _kind, _add in (("lora", _add_lora), ("shira", _add_shira)):
-    INSERTS[_kind] = Insert(_add, lambda model: _take_out(model, merge=False), lambda model: _take_out(model, merge=True))
+def _remove(model: nn.Module) -> None:
+    _take_out(model, merge=False)
+
+
+def _merge(model: nn.Module) -> None:
+    _take_out(model, merge=True)
+
+
+LORA = Addition("lora", _add_lora, _remove, _merge)
+SHIRA = Addition("shira", _add_shira, _remove, _merge)

@@ -11,17 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gps_seg.config import GPSConfig
+from gps_seg.config import HeadOptions
+from gps_seg.core.scores import Scores
 from gps_seg.core.selection import Selection
-from gps_seg.methods.added import INSERTS, Insert, Options, encoder_modules, insert_and_select
+from gps_seg.methods.addition import Addition, Numbers, add_and_select
+from gps_seg.methods.parts import encoder_modules
 
 SCALE, SHIFT = "ssf_scale", "ssf_shift"
 FIRST = (nn.Conv2d, nn.modules.batchnorm._BatchNorm)
 
 
-def ssf(model: nn.Module, config: GPSConfig, scores: object = None) -> Selection:
+def ssf(model: nn.Module, options: HeadOptions, scores: Scores, seed: int) -> Selection:
     """Train scales (one at first) and shifts (zero at first), and the head."""
-    return insert_and_select("ssf", {}, model, config)
+    return add_and_select(model, SSF, {}, options.head)
 
 
 def _is_channels_first(module: nn.Module) -> bool:
@@ -35,7 +37,7 @@ def _apply(module: Any, inputs: Any, output: Tensor) -> Tensor:
     return output if shift is None else output + shift.view(shape).to(output.dtype)
 
 
-def _add(model: nn.Module, options: Options) -> None:
+def _add(model: nn.Module, numbers: Numbers) -> None:
     module: Any
     for _, module in encoder_modules(model):
         weight: Any = getattr(module, "weight", None)
@@ -71,4 +73,4 @@ def _fold(model: nn.Module) -> None:
     _remove(model)
 
 
-INSERTS["ssf"] = Insert(_add, _remove, _fold)
+SSF = Addition("ssf", _add, _remove, _fold)

@@ -12,24 +12,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gps_seg.config import GPSConfig
+from gps_seg.config import VptOptions
+from gps_seg.core.scores import Scores
 from gps_seg.core.selection import Selection
 from gps_seg.errors import ConfigError
-from gps_seg.methods.added import INSERTS, Insert, Options, insert_and_select
+from gps_seg.methods.addition import Addition, Numbers, add_and_select
 
 
-def vpt_shallow(model: nn.Module, config: GPSConfig, scores: object = None) -> Selection:
-    """Train ``config.prompt_tokens`` tokens that enter before the first block, and the head. Changes the output at once.
+def vpt_shallow(model: nn.Module, options: VptOptions, scores: Scores, seed: int) -> Selection:
+    """Train ``options.tokens`` tokens that enter before the first block, and the head. Changes the output at once.
 
     Raises:
         ConfigError: the encoder does not pass a sequence of tokens.
     """
-    return insert_and_select("vpt_shallow", {"tokens": config.prompt_tokens, "seed": config.seed}, model, config)
+    return add_and_select(model, VPT_SHALLOW, {"tokens": options.tokens, "seed": seed}, options.head)
 
 
-def vpt_deep(model: nn.Module, config: GPSConfig, scores: object = None) -> Selection:
+def vpt_deep(model: nn.Module, options: VptOptions, scores: Scores, seed: int) -> Selection:
     """The same with new tokens before every block, which replace those of the block before."""
-    return insert_and_select("vpt_deep", {"tokens": config.prompt_tokens, "seed": config.seed}, model, config)
+    return add_and_select(model, VPT_DEEP, {"tokens": options.tokens, "seed": seed}, options.head)
 
 
 def _encoder(model: nn.Module) -> Any:
@@ -57,9 +58,9 @@ def _drop(block: Any, inputs: Any, output: Tensor) -> Tensor:
     return torch.cat([output[:, :1], output[:, 1 + block.prompt_count :]], 1)
 
 
-def _add(model: nn.Module, options: Options, *, deep: bool) -> None:
+def _add(model: nn.Module, numbers: Numbers, *, deep: bool) -> None:
     encoder = _encoder(model)
-    count, width = int(options["tokens"]), int(encoder.embed_dim)
+    count, width = int(numbers["tokens"]), int(encoder.embed_dim)
     blocks = list(encoder.blocks)
     for index, block in enumerate(blocks if deep else blocks[:1]):
         limit = (6 / (3 * 16 * 16 + width)) ** 0.5  # Xavier over a patch, as published
@@ -82,5 +83,5 @@ def _remove(model: nn.Module) -> None:
                 delattr(module, name)
 
 
-INSERTS["vpt_shallow"] = Insert(lambda model, options: _add(model, options, deep=False), _remove, None)
-INSERTS["vpt_deep"] = Insert(lambda model, options: _add(model, options, deep=True), _remove, None)
+VPT_SHALLOW = Addition("vpt_shallow", lambda model, numbers: _add(model, numbers, deep=False), _remove, fold=None)
+VPT_DEEP = Addition("vpt_deep", lambda model, numbers: _add(model, numbers, deep=True), _remove, fold=None)

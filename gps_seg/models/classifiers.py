@@ -9,12 +9,29 @@ from typing import Any
 import torch
 from torch import nn
 
-from gps_seg.core.roles import matches
+from gps_seg.core.roles import Treatment, matches
 from gps_seg.errors import ConfigError
 from gps_seg.models.pooled import PooledEncoder, load_pooled
 from gps_seg.models.sam import MODELS
 from gps_seg.models.weights import PUBLISHED, find_weights, load_strictly, read_state
 from gps_seg.packages import import_torchvision
+
+# The released classification rules, first hit wins: substring tests on names; what is left is selected from. ConvNeXt's norms
+# in the stem and between stages have "norm" in their released names, and only numbers in timm's.
+# Source: FightingFighting/GPS, utils/pruning.py.
+_RULES: tuple[tuple[str, Treatment], ...] = (
+    ("*norm*", "freeze"),
+    ("*pos_embed*", "freeze"),
+    ("*cls_token*", "freeze"),
+    ("*head*", "train"),
+    ("*bias*", "train"),
+    ("*gamma*", "train"),
+)
+OFFICIAL_RULES: dict[str, tuple[tuple[str, Treatment], ...]] = {
+    "VisionTransformer": _RULES,
+    "SwinTransformer": _RULES,
+    "ConvNeXt": (("stem.1.*", "freeze"), ("stages.*.downsample.0.*", "freeze"), *_RULES),
+}
 
 
 def load_backbone(
@@ -95,7 +112,30 @@ def build_backbone(
         except TypeError:  # an architecture that takes any size, such as ConvNeXt
             size.pop("img_size", None)
             model = timm.create_model(name, pretrained=False, num_classes=classes, **size)
-    head = str(model.pretrained_cfg["classifier"])  # type: ignore[index]
-    model.head_patterns = (f"{head}.*",)  # type: ignore[assignment]
-    model.encoder_patterns = ("*",)  # type: ignore[assignment]
+    _tell_parts(model)
     return model
+
+
+def _tell_parts(model: Any) -> None:
+    """What a selection asks of a model, see :mod:`gps_seg.methods.parts`."""
+    model.head_patterns = (f"{model.pretrained_cfg['classifier']}.*",)
+    model.encoder_patterns = ("*",)
+    model.encoder_blocks = _blocks(model)
+    model.official_rules = OFFICIAL_RULES.get(type(model).__name__, ())
+
+
+def _blocks(model: Any) -> tuple[str, ...]:
+    """Name prefixes of the residual blocks, from the image to the head; none where timm has yet another way to name them.
+
+    ViT keeps them in ``blocks``, EfficientNet in the stages ``blocks.0``, Swin in ``layers.0.blocks``, ConvNeXt in
+    ``stages.0.blocks``.
+    """
+    for whole in ("blocks", "layers", "stages"):
+        prefixes = []
+        for number, part in enumerate(getattr(model, whole, ())):
+            inner, path = (part.blocks, ".blocks") if hasattr(part, "blocks") else (part, "")
+            numbers = [f".{inside}" for inside in range(len(inner))] if isinstance(inner, nn.Sequential) else [""]
+            prefixes += [f"{whole}.{number}{path}{inside}." for inside in numbers]
+        if prefixes:
+            return tuple(prefixes)
+    return ()

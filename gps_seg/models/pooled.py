@@ -14,7 +14,7 @@ class PooledEncoder(nn.Module):
     """Image encoder of a SAM, mean over the grid, LayerNorm, linear head; answers as timm's models do.
 
     Attributes:
-        head_patterns, encoder_patterns: globs of the parameters that count as head and as encoder in a selection.
+        head_patterns, encoder_patterns, encoder_blocks: what a selection asks, see :mod:`gps_seg.methods.parts`.
     """
 
     head_patterns = ("norm.*", "head.*")
@@ -28,6 +28,7 @@ class PooledEncoder(nn.Module):
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
         nn.init.zeros_(self.head.bias)
         nn.init.normal_(self.head.weight, std=0.01)
+        self.encoder_blocks = tuple(f"sam.{prefix}" for prefix in sam.encoder_blocks)
 
     def forward_features(self, image: Tensor) -> Tensor:
         """Image (B, 3, S, S) -> embedding (B, C, g, g)."""

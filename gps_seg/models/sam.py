@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from gps_seg.core.roles import Treatment
 from gps_seg.errors import ConfigError
 from gps_seg.models.attention import recomputed, use_efficient_attention, use_stock_attention
 from gps_seg.models.weights import PUBLISHED, find_weights, load_strictly, read_state
@@ -45,6 +46,18 @@ class SamSpec:
     resize: Literal["longest_side", "squash"] = "longest_side"
 
 
+# The released SAM rules, first hit wins: substring tests on names. After them the roles decide, which freezes the weights of
+# the neck's norms but, by accident of the released code, trains their biases ("bias" is tested before "neck").
+# Source: FightingFighting/GPS, SAM/utils_/pruning.py.
+OFFICIAL_RULES: tuple[tuple[str, Treatment], ...] = (
+    ("prompt_encoder.no_mask_embed.*", "train"),
+    ("image_encoder.*norm*", "freeze"),
+    ("image_encoder.*pos*", "freeze"),
+    ("image_encoder.*head*", "train"),
+    ("image_encoder.*bias*", "train"),
+)
+
+
 class SamOutput(NamedTuple):
     """``logits`` (B, 1, 4g, 4g) for an embedding of g x g; ``quality`` (B, 1), SAM's own estimate of the IoU."""
 
@@ -57,12 +70,13 @@ class SamModel(nn.Module):
 
     Attributes:
         spec: what it expects of an image.
-        head_patterns, encoder_patterns: globs of the parameters that count as head and as encoder in a selection.
+        head_patterns, encoder_patterns, official_rules: what a selection asks, see :mod:`gps_seg.methods.parts`.
         checkpoint_blocks: recompute encoder blocks in the backward pass instead of keeping their activations.
     """
 
     head_patterns = ("mask_decoder.*",)
     encoder_patterns = ("image_encoder.*",)
+    official_rules = OFFICIAL_RULES
 
     def __init__(self, image_encoder: nn.Module, prompt_encoder: Any, mask_decoder: Any, spec: SamSpec) -> None:
         super().__init__()

@@ -73,7 +73,7 @@ def load_delta(
     """Attach a delta folder to its base model.
 
     Args:
-        insert: adds to the base the modules that the delta's ``meta`` names (``methods.added.insert_modules``).
+        insert: adds to the base the modules that the delta's ``meta`` names (``methods.added.add_modules``).
 
     Raises:
         CheckpointError: missing or damaged files, or a delta of another base.

@@ -25,7 +25,7 @@ from gps_seg.core.attach import Attached, attach
 from gps_seg.core.scores import data_free_scores, gradient_scores
 from gps_seg.errors import ConfigError
 from gps_seg.methods import METHODS
-from gps_seg.methods.added import fold_modules, insert_modules, remove_modules
+from gps_seg.methods.added import add_modules, fold_modules, remove_modules
 from gps_seg.runs.delta import load_delta, save_delta
 
 
@@ -71,7 +71,7 @@ class GPSModel(nn.Module):
     @classmethod
     def from_pretrained(cls, base_model: nn.Module, folder: str | Path) -> GPSModel:
         """Attach a saved delta. Raises CheckpointError if it belongs to another base."""
-        return cls(base_model, load_delta(Path(folder), base_model, insert_modules))
+        return cls(base_model, load_delta(Path(folder), base_model, add_modules))
 
     def merge_and_unload(self) -> nn.Module:
         """The base model with trained values in its weights, stock in every other respect."""
@@ -115,4 +115,4 @@ def get_gps_model(
             raise ConfigError(f"the score {config.score!r} needs dataloader and loss_fn; magnitude and random do not")
         return gradient_scores(model, names, dataloader, loss_fn, score=config.score)
 
-    return GPSModel(model, attach(model, METHODS["gps"](model, config, scores)), config)
+    return GPSModel(model, attach(model, METHODS["gps"](model, config, scores, seed)), config)

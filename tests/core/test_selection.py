@@ -1,4 +1,4 @@
-"""The core: roles, scores, levels, presets, counts; checked against slow and independent versions."""
+"""Roles, scores, levels and counts, checked against slow and independent versions."""
 
 from __future__ import annotations
 
@@ -6,15 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gps_seg.config import GPSConfig
-from gps_seg.core.attach import attach
 from gps_seg.core.roles import Policy, assign, role_of
 from gps_seg.core.scores import data_free_scores, gradient_scores
 from gps_seg.core.selection import counts, fingerprint, select
 from gps_seg.core.table import table
 from gps_seg.errors import ConfigError, TrainingError
-from gps_seg.methods.gps import gps, policy_of
-from gps_seg.models.sam import build_sam
 
 EVERYTHING = Policy({"weight": "select", "bias": "train", "norm": "freeze", "scale": "train", "embedding": "freeze"})
 
@@ -162,87 +158,11 @@ def test_random_scores_repeat_with_their_seed_and_magnitude_is_the_weight() -> N
     assert torch.equal(magnitude, model[5].weight.detach().abs())
 
 
-def test_sam_vit_b_counts_are_the_published_ones() -> None:
-    """Released rules: 84,224 selected, 84,224 biases (512 of them in the neck's norms), 4,227,044 with the decoder."""
-    model = build_sam("sam_vit_b")
-
-    def magnitude(names: object) -> dict[str, Tensor]:
-        return data_free_scores(model, list(names), score="magnitude")  # type: ignore[call-overload]
-
-    official = counts(gps(model, GPSConfig(preset="official"), magnitude), model)  # type: ignore[call-arg]
-    assert official["selected"] == 84_224
-    assert official["bias"] + official["norm"] == 84_224 and official["norm"] == 512
-    assert official["trainable"] == 4_227_044
-    paper = counts(gps(model, GPSConfig(), magnitude), model)  # type: ignore[call-arg]
-    assert (paper["selected"], paper["bias"], paper["head"]) == (84_224, 83_712, 4_058_340)
-    assert set(paper) == {"selected", "bias", "head", "trainable", "parameters"}  # no norm, no embedding
-
-
-@pytest.mark.parametrize(("name", "neurons"), [("sam_vit_l", 222_720), ("sam_vit_h", 370_432)])
-def test_larger_sams_have_the_published_number_of_neurons(name: str, neurons: int) -> None:
-    with torch.device("meta"):
-        model = build_sam(name)
-    plan = assign(model, policy_of(model, GPSConfig()))  # type: ignore[call-arg]
-    assert sum(part.neurons for part in plan.values() if part.treatment == "select") == neurons
-
-
-def test_the_official_preset_trains_exactly_the_released_tensors() -> None:
-    """An independent copy of the released substring rules, on every parameter name of SAM ViT-B."""
-    with torch.device("meta"):
-        model = build_sam("sam_vit_b")
-    plan = assign(model, policy_of(model, GPSConfig(preset="official")))  # type: ignore[call-arg]
-    for name, parameter in model.named_parameters():
-        if name.startswith("prompt_encoder") and "no_mask_embed" not in name:
-            expected = "freeze"  # the released model has no other prompt encoder parameter
-        elif "image_encoder" not in name:
-            expected = "train"
-        elif "norm" in name or "pos" in name:
-            expected = "freeze"
-        elif "head" in name or "bias" in name:
-            expected = "train"
-        elif "neck" in name and parameter.ndim == 1:
-            expected = "freeze"
-        else:
-            expected = "select"
-        assert plan[name].treatment == expected, name
-
-
-def test_patterns_narrow_the_selection_and_typing_errors_in_them_are_refused() -> None:
-    model = build_sam("tiny")
-
-    def magnitude(names: object) -> dict[str, Tensor]:
-        return data_free_scores(model, list(names), score="magnitude")  # type: ignore[call-overload]
-
-    config = GPSConfig(include=("image_encoder.blocks.1.*",), exclude=("*.mlp.*",), head="freeze")  # type: ignore[call-arg]
-    selection = gps(model, config, magnitude)
-    assert set(selection.sparse) == {"image_encoder.blocks.1.attn.qkv.weight", "image_encoder.blocks.1.attn.proj.weight"}
-    assert set(selection.dense) == {"image_encoder.blocks.1.attn.qkv.bias", "image_encoder.blocks.1.attn.proj.bias"}
-    with pytest.raises(ConfigError, match="'image_encoder.block.1' matches no parameter"):
-        gps(model, GPSConfig(include=("image_encoder.block.1",)), magnitude)  # type: ignore[call-arg]
-
-
-@pytest.mark.parametrize("preset", ["paper", "official"])
-@pytest.mark.parametrize("name", ["tiny", "tiny_lite"])
-def test_training_the_last_blocks_alone_freezes_all_before_them(name: str, preset: str) -> None:
-    model = build_sam(name)
-    config = GPSConfig(last_blocks=1, preset=preset)  # type: ignore[call-arg,arg-type]
-    selection = gps(model, config, lambda names: data_free_scores(model, list(names), score="magnitude"))
-    last = model.encoder_blocks[-1]
-    encoder = [key for key in (*selection.sparse, *selection.dense) if key.startswith("image_encoder.")]
-    assert encoder and all(key.startswith((last, "image_encoder.neck.")) for key in encoder)
-    attach(model, selection)
-    kept: list[bool] = []
-    first_block = model.get_submodule(model.encoder_blocks[0].rstrip("."))
-    first_block.register_forward_hook(lambda module, given, result: kept.append(result.requires_grad))
-    model(torch.randn(1, 3, 64, 64))
-    assert kept == [False]
-    with pytest.raises(ConfigError, match=r"selection.last_blocks: expected 1 to \d, got 9"):
-        gps(build_sam(name), GPSConfig(last_blocks=9), lambda names: {})  # type: ignore[call-arg]
-
-
 def test_the_table_ends_with_totals_that_equal_the_counts() -> None:
-    model = build_sam("tiny")
-    selection = gps(model, GPSConfig(), lambda names: data_free_scores(model, list(names), score="magnitude"))  # type: ignore[call-arg]
+    model = small_net()
+    plan = assign(model, Policy(EVERYTHING.roles, head=["5.*"]))
+    names = [name for name, part in plan.items() if part.treatment == "select"]
+    selection = select(model, plan, data_free_scores(model, names, score="magnitude"), k=1)
     last = table(selection, model).splitlines()[-1].split()
     sizes = counts(selection, model)
     assert last[0] == "total" and last[1] == f"{sizes['selected']:,}" and last[4] == f"{sizes['head']:,}"

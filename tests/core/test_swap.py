@@ -18,7 +18,7 @@ from gps_seg.models.sam import SamModel, build_sam
 
 def delta(model: SamModel, seed: int, config: GPSConfig) -> tuple[Selection, dict[str, Tensor]]:
     """A random selection with random values; the model is as before afterwards."""
-    selection = METHODS["gps"](model, config, lambda names: data_free_scores(model, list(names), score="random", seed=seed))
+    selection = METHODS["gps"](model, config, lambda names: data_free_scores(model, list(names), score="random", seed=seed), seed)
     attached = attach(model, selection)
     state = {name: value + seed * 0.1 for name, value in attached.state().items()}
     attached.unmerge()

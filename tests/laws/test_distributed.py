@@ -30,7 +30,7 @@ from gps_seg.core.attach import attach
 accelerator = make_accelerator(torch.device("cpu"), "fp32")
 model = build_sam("tiny")
 scores = lambda names: data_free_scores(model, list(names), score="magnitude")
-attached = attach(model, METHODS["gps"](model, GPSConfig(head="freeze"), scores))
+attached = attach(model, METHODS["gps"](model, GPSConfig(head="freeze"), scores, 0))
 wrapped = accelerator.prepare(model)
 if accelerator.is_main_process:
     handled = wrapped._get_ddp_logging_data()["total_parameter_size_bytes"]

@@ -16,13 +16,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gps_seg.config import GPSConfig
+from gps_seg.config import OPTIONS, GPSConfig, VptOptions
 from gps_seg.core.attach import Attached, attach
 from gps_seg.core.scores import gradient_scores
 from gps_seg.core.selection import Selection, counts, fingerprint
 from gps_seg.errors import CheckpointError, ConfigError
 from gps_seg.methods import METHODS
-from gps_seg.methods.added import fold_modules, insert_modules, remove_modules
+from gps_seg.methods.added import add_modules, fold_modules, remove_modules
 from gps_seg.methods.selection_file import load_selection, save_selection
 from gps_seg.models.sam import SamModel, build_sam, to_stock
 from gps_seg.packages import import_torchvision
@@ -48,7 +48,11 @@ def prepared(method: str, name: str) -> tuple[SamModel, Selection, Tensor]:
     def scores(names: object) -> dict[str, Tensor]:
         return gradient_scores(model, list(names), [image], loss_of)  # type: ignore[call-overload]
 
-    return model, METHODS[method](model, GPSConfig(), scores), image  # type: ignore[call-arg]
+    return model, METHODS[method](model, OPTIONS[method](), scores, 0), image
+
+
+def unasked(names: object) -> dict[str, Tensor]:
+    raise AssertionError("this method reads no gradients")
 
 
 def train(attached: Attached, image: Tensor, steps: int = 3) -> None:
@@ -108,7 +112,7 @@ def test_saving_and_loading_is_exact(method: str, name: str, tmp_path: Path) -> 
     again = load_selection(tmp_path / "selection.safetensors", fresh)
     assert again.dense == selection.dense and again.meta == selection.meta
     assert all(torch.equal(again.sparse[key], selection.sparse[key]) for key in selection.sparse)
-    load_delta(tmp_path, fresh, insert_modules)
+    load_delta(tmp_path, fresh, add_modules)
     assert torch.equal(output(fresh, image), expected)
     assert not list(tmp_path.glob("*.pt")) and not list(tmp_path.glob(".*.tmp"))
 
@@ -181,7 +185,7 @@ def test_methods_train_what_their_names_say() -> None:
 def test_prompt_tokens_have_no_place_on_sams_grid_and_the_error_says_what_to_use(method: str) -> None:
     model = build_sam("tiny")
     with pytest.raises(ConfigError, match="method vpt: this encoder keeps its tokens on a grid.*use lora, adapter or ssf"):
-        METHODS[method](model, GPSConfig(), None)  # type: ignore[arg-type]
+        METHODS[method](model, VptOptions(), unasked, 0)
     assert fingerprint(model) == fingerprint(build_sam("tiny"))
 
 
@@ -196,7 +200,7 @@ def test_prompt_tokens_train_save_and_go_again_in_a_sequence_vit(method: str, tm
 
     model, image = vit(), torch.randn(2, 3, 32, 32)
     stock = model(image)
-    selection = METHODS[method](model, GPSConfig(prompt_tokens=4), None)  # type: ignore[arg-type]
+    selection = METHODS[method](model, VptOptions(tokens=4), unasked, 0)
     assert counts(selection, model)["inserted"] == 4 * 192 * (3 if method == "vpt_deep" else 1)
     assert not torch.equal(model(image), stock)  # tokens take part in attention at once
     attached = attach(model, selection)
@@ -206,7 +210,7 @@ def test_prompt_tokens_train_save_and_go_again_in_a_sequence_vit(method: str, tm
     expected = model(image)
     save_delta(tmp_path, attached, {})
     fresh = vit()
-    load_delta(tmp_path, fresh, insert_modules)
+    load_delta(tmp_path, fresh, add_modules)
     assert torch.equal(fresh(image), expected)
     attached.unmerge()
     remove_modules(model, selection.meta)
@@ -257,7 +261,7 @@ def test_the_delta_of_sam_vit_b_without_decoder_is_under_one_and_a_half_megabyte
     def magnitude(names: object) -> dict[str, Tensor]:
         return {name: model.get_parameter(name).detach().abs() for name in names}  # type: ignore[attr-defined]
 
-    selection = METHODS["gps"](model, GPSConfig(head="freeze"), magnitude)  # type: ignore[call-arg]
+    selection = METHODS["gps"](model, GPSConfig(head="freeze"), magnitude, 0)
     save_delta(tmp_path, attach(model, selection), {})
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 1.5e6
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from gps_seg.config import ModelConfig, parse_config
 from gps_seg.core.selection import Selection, fingerprint
 from gps_seg.core.swap import Switchboard
-from gps_seg.methods.added import INSERTS, fold_modules, insert_modules
+from gps_seg.methods.added import ADDITIONS, add_modules, fold_modules
 from gps_seg.models.sam import SamModel
 from gps_seg.runs.delta import load_delta, read_delta_config
 from gps_seg.runs.fit import resolve_device, resolve_precision
@@ -60,7 +60,7 @@ def load_runs(runs: Mapping[str, Path], *, device: str = "auto", precision: str 
     if not runs:
         raise AppError("Expected at least one run folder, got none: gps-seg train CONFIG --out DIR makes one.")
     described = {name: read_delta_config(Path(folder)) for name, folder in runs.items()}
-    alone = [name for name, found in described.items() if _kind(found) and INSERTS[_kind(found)].fold is None]
+    alone = [name for name, found in described.items() if _kind(found) and ADDITIONS[_kind(found)].fold is None]
     if alone:
         return _load_alone(runs, alone[0], device=device, precision=precision)
     config = _common_base(described)
@@ -92,7 +92,7 @@ def _merged(folder: Path, config: ModelConfig) -> Delta:
     """What a run that adds modules (lora, shira, ssf) does to the base's weights, its modules merged into them."""
     base = load_model(config, torch.device("cpu"))
     before, digest = {name: value.detach().clone() for name, value in base.named_parameters()}, fingerprint(base)
-    attached = load_delta(folder, base, insert_modules)
+    attached = load_delta(folder, base, add_modules)
     attached.merge()
     fold_modules(base, attached.selection.meta)
     state = {name: value.detach() for name, value in base.named_parameters() if not torch.equal(value, before[name])}

@@ -1,0 +1,210 @@
+"""What each method makes trainable on which model: counts, released rules, patterns, last blocks, seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gps_seg.config import OPTIONS, GPSConfig, HeadOptions, Method, PartialOptions
+from gps_seg.core.attach import attach
+from gps_seg.core.roles import assign, matches
+from gps_seg.core.scores import Scores, data_free_scores
+from gps_seg.core.selection import counts
+from gps_seg.errors import ConfigError
+from gps_seg.methods import METHODS
+from gps_seg.methods.added import ADDITIONS
+from gps_seg.methods.dense import bitfit, partial
+from gps_seg.methods.gps import gps, policy_of
+from gps_seg.methods.parts import head_of
+from gps_seg.models.classifiers import build_backbone, load_backbone
+from gps_seg.models.sam import build_sam
+
+# name: number of blocks, prefix of the last
+BACKBONES = {"vit_tiny_patch16_224": (12, "blocks.11."), "swin_tiny_patch4_window7_224": (12, "layers.3.blocks.1."),
+             "convnext_atto": (12, "stages.3.blocks.1."), "tf_efficientnet_lite0": (16, "blocks.6.0.")}
+
+
+def magnitude(model: nn.Module) -> Scores:
+    return lambda names: data_free_scores(model, list(names), score="magnitude")
+
+
+def unasked(names: Sequence[str]) -> dict[str, Tensor]:
+    raise AssertionError("this method reads no gradients")
+
+
+def on_meta(name: str) -> nn.Module:
+    with torch.device("meta"):
+        return build_backbone(name, classes=5)
+
+
+def test_sam_vit_b_counts_are_the_published_ones() -> None:
+    """Released rules: 84,224 selected, 84,224 biases (512 of them in the neck's norms), 4,227,044 with the decoder."""
+    model = build_sam("sam_vit_b")
+    official = counts(gps(model, GPSConfig(preset="official"), magnitude(model), 0), model)
+    assert official["selected"] == 84_224
+    assert official["bias"] + official["norm"] == 84_224 and official["norm"] == 512
+    assert official["trainable"] == 4_227_044
+    paper = counts(gps(model, GPSConfig(), magnitude(model), 0), model)
+    assert (paper["selected"], paper["bias"], paper["head"]) == (84_224, 83_712, 4_058_340)
+    assert set(paper) == {"selected", "bias", "head", "trainable", "parameters"}  # no norm, no embedding
+
+
+@pytest.mark.parametrize(("name", "neurons"), [("sam_vit_l", 222_720), ("sam_vit_h", 370_432)])
+def test_larger_sams_have_the_published_number_of_neurons(name: str, neurons: int) -> None:
+    with torch.device("meta"):
+        model = build_sam(name)
+    plan = assign(model, policy_of(model, GPSConfig()))
+    assert sum(part.neurons for part in plan.values() if part.treatment == "select") == neurons
+
+
+def test_the_official_preset_trains_exactly_the_released_tensors() -> None:
+    """An independent copy of the released substring rules, on every parameter name of SAM ViT-B."""
+    with torch.device("meta"):
+        model = build_sam("sam_vit_b")
+    plan = assign(model, policy_of(model, GPSConfig(preset="official")))
+    for name, parameter in model.named_parameters():
+        if name.startswith("prompt_encoder") and "no_mask_embed" not in name:
+            expected = "freeze"  # the released model has no other prompt encoder parameter
+        elif "image_encoder" not in name:
+            expected = "train"
+        elif "norm" in name or "pos" in name:
+            expected = "freeze"
+        elif "head" in name or "bias" in name:
+            expected = "train"
+        elif "neck" in name and parameter.ndim == 1:
+            expected = "freeze"
+        else:
+            expected = "select"
+        assert plan[name].treatment == expected, name
+
+
+def test_patterns_narrow_the_selection_and_typing_errors_in_them_are_refused() -> None:
+    model = build_sam("tiny")
+
+    config = GPSConfig(include=("image_encoder.blocks.1.*",), exclude=("*.mlp.*",), head="freeze")
+    selection = gps(model, config, magnitude(model), 0)
+    assert set(selection.sparse) == {"image_encoder.blocks.1.attn.qkv.weight", "image_encoder.blocks.1.attn.proj.weight"}
+    assert set(selection.dense) == {"image_encoder.blocks.1.attn.qkv.bias", "image_encoder.blocks.1.attn.proj.bias"}
+    with pytest.raises(ConfigError, match="'image_encoder.block.1' matches no parameter"):
+        gps(model, GPSConfig(include=("image_encoder.block.1",)), magnitude(model), 0)
+
+
+@pytest.mark.parametrize("preset", ["paper", "official"])
+@pytest.mark.parametrize("name", ["tiny", "tiny_lite"])
+def test_training_the_last_blocks_alone_freezes_all_before_them(name: str, preset: str) -> None:
+    model = build_sam(name)
+    config = GPSConfig(last_blocks=1, preset=preset)  # type: ignore[arg-type]
+    selection = gps(model, config, magnitude(model), 0)
+    last = model.encoder_blocks[-1]
+    encoder = [key for key in (*selection.sparse, *selection.dense) if key.startswith("image_encoder.")]
+    assert encoder and all(key.startswith((last, "image_encoder.neck.")) for key in encoder)
+    attach(model, selection)
+    kept: list[bool] = []
+    first_block = model.get_submodule(model.encoder_blocks[0].rstrip("."))
+    first_block.register_forward_hook(lambda module, given, result: kept.append(result.requires_grad))
+    model(torch.randn(1, 3, 64, 64))
+    assert kept == [False]
+    with pytest.raises(ConfigError, match=r"selection.last_blocks: expected 1 to \d, got 9"):
+        gps(build_sam(name), GPSConfig(last_blocks=9), lambda names: {}, 0)
+
+
+@pytest.mark.parametrize(("name", "blocks", "last"), [(name, *known) for name, known in BACKBONES.items()])
+def test_the_last_block_of_a_classifier_trains_with_what_follows_and_nothing_before(name: str, blocks: int, last: str) -> None:
+    model = on_meta(name)
+    assert len(model.encoder_blocks) == blocks and model.encoder_blocks[-1] == last  # type: ignore[arg-type,index]
+    names = [parameter for parameter, _ in model.named_parameters()]
+    start = min(index for index, parameter in enumerate(names) if parameter.startswith(last))
+    plan = assign(model, policy_of(model, GPSConfig(last_blocks=1)))
+    trained = {parameter for parameter, part in plan.items() if part.treatment != "freeze"}
+    assert trained <= set(names[start:]) and any(parameter.startswith(last) for parameter in trained)
+    with pytest.raises(ConfigError, match=f"selection.last_blocks: expected 1 to {blocks}, got 99"):
+        policy_of(model, GPSConfig(last_blocks=99))
+
+
+@pytest.mark.parametrize(("name", "block"), [("vit_tiny_patch16_224", "blocks.11."), ("tiny", "sam.image_encoder.blocks.1.")])
+def test_partial_trains_a_classifiers_last_block_and_its_head(name: str, block: str) -> None:
+    model = load_backbone(name, classes=3)
+    selection = partial(model, PartialOptions(), unasked, 0)
+    names = [parameter for parameter, _ in model.named_parameters()]
+    expected = names[min(index for index, parameter in enumerate(names) if parameter.startswith(block)) :]
+    assert list(selection.dense) == [parameter for parameter in expected if "prompt_encoder" not in parameter]
+    frozen = partial(model, PartialOptions(head="freeze"), unasked, 0)
+    assert set(selection.dense) - set(frozen.dense) == {parameter for parameter in names if matches(parameter, head_of(model))}
+
+
+def test_a_model_whose_blocks_are_not_known_is_refused_in_one_line() -> None:
+    with pytest.raises(ConfigError, match="selection.last_blocks: it is not known what the blocks of ResNet are"):
+        policy_of(on_meta("resnet18"), GPSConfig(last_blocks=1))
+
+
+def released(name: str) -> str:
+    """An independent copy of the released classification rules: substring tests on the released names."""
+    if "norm" in name or "pos_embed" in name or "cls_token" in name:
+        return "freeze"
+    return "train" if "head" in name or "bias" in name or "gamma" in name else "select"
+
+
+@pytest.mark.parametrize("name", ["vit_base_patch16_224", "swin_base_patch4_window7_224", "convnext_base"])
+def test_the_official_preset_trains_exactly_the_released_tensors_of_a_classifier(name: str) -> None:
+    model = on_meta(name)
+    for parameter, part in assign(model, policy_of(model, GPSConfig(preset="official"))).items():
+        theirs = parameter.replace("stem.1", "stem.norm").replace("downsample.0", "downsample.norm")  # numbers in timm alone
+        assert part.treatment == released(theirs), parameter
+
+
+@pytest.mark.parametrize(("name", "selected", "role", "size"), [
+    ("vit_base_patch16_224", 83_712, "bias", 83_712), ("swin_base_patch4_window7_224", 110_208, "embedding", 63_544),
+    ("convnext_base", 110_208, "scale", 18_048),
+])
+def test_the_official_preset_trains_as_many_scalars_as_were_released(name: str, selected: int, role: str, size: int) -> None:
+    model = on_meta(name)
+    plan = assign(model, policy_of(model, GPSConfig(preset="official")))
+    assert sum(part.neurons for part in plan.values() if part.treatment == "select") == selected
+    assert sum(part.numel for part in plan.values() if (part.role, part.treatment) == (role, "train")) == size
+
+
+def test_the_official_preset_is_refused_where_the_released_code_has_no_rules() -> None:
+    for model in (on_meta("tf_efficientnet_lite0"), load_backbone("tiny", classes=3)):
+        with pytest.raises(ConfigError, match=f"preset=official: the released code has no rules for {type(model).__name__}; use"):
+            policy_of(model, GPSConfig(preset="official"))
+
+
+@pytest.mark.parametrize(("options", "frozen"), [
+    ({"head": "freeze"}, "head.*"), ({"exclude": ("blocks.0.*",)}, "blocks.0.*"), ({"include": ("blocks.1.*",)}, "blocks.0.*"),
+])
+def test_the_released_rules_leave_alone_what_the_options_leave_out(options: dict[str, Any], frozen: str) -> None:
+    model = on_meta("vit_tiny_patch16_224")
+    plan = assign(model, policy_of(model, GPSConfig(preset="official", **options)))
+    assert all(part.treatment == "freeze" for name, part in plan.items() if matches(name, [frozen]))
+    assert any(part.treatment == "select" for part in plan.values())
+
+
+def test_bitfit_trains_no_bias_of_a_frozen_head() -> None:
+    model = on_meta("vit_tiny_patch16_224").to_empty(device="cpu")
+    both, encoder = (set(bitfit(model, HeadOptions(head=head), unasked, 0).dense) for head in ("train", "freeze"))
+    assert encoder == {name for name, _ in model.named_parameters() if name.endswith(".bias") and name != "head.bias"}
+    assert both - encoder == {"head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize("method", ["lora", "shira", "adapter", "vpt_shallow", "vpt_deep"])
+def test_what_a_method_adds_begins_from_the_runs_seed(method: str) -> None:
+    def added(seed: int) -> dict[str, Tensor]:
+        model = build_backbone("vit_tiny_patch16_224", classes=3, input_size=32)
+        stock = set(model.state_dict())
+        METHODS[method](model, OPTIONS[method](), unasked, seed)
+        places = {name: module.shira_indices["default"] for name, module in model.named_modules()
+                  if hasattr(module, "shira_indices")}
+        return places or {name: value for name, value in model.state_dict().items() if name not in stock}
+
+    first, again, other = added(1), added(1), added(2)
+    assert first and all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_every_method_has_its_page_of_options_and_everything_added_its_way_out() -> None:
+    assert list(METHODS) == list(OPTIONS) == list(get_args(Method))
+    assert all(addition.kind == name and name in METHODS for name, addition in ADDITIONS.items())
