@@ -53,7 +53,8 @@ def test_a_subset_is_scored_over_its_own_classes_and_corruptions_by_their_mean_e
     with torch.no_grad():
         model.head.bias[0] += 10  # of the subset
         model.head.bias[1] += 20  # a class that the subset lacks
-    assert score_robustness(config(root, "imagenet_a").data, predicting(root, model)) == {"imagenet_a": {"score": 1 / 200, "what": "accuracy"}}
+    scored = score_robustness(config(root, "imagenet_a").data, predicting(root, model))
+    assert scored == {"imagenet_a": {"score": 1 / 200, "what": "accuracy"}}
     seen: list[tuple[str, int]] = []
 
     def load(name: str, *_: object, corruption: str, severity: int, **__: object) -> RobustSet:

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from gps_seg.data.images import read_image
+from gps_seg.data.splits import Splits
 from gps_seg.errors import DataError
 from gps_seg.tasks.classification.catalog import ADAPTERS, load_classification
 from gps_seg.tasks.classification.items import Item, check_copies

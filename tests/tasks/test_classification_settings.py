@@ -15,8 +15,8 @@ from PIL import Image
 from pydantic import BaseModel
 
 from gps_seg.config import OPTIONS, PAGES, ClassAugmentConfig, ClassGPSConfig, dump_config, page_of
-from gps_seg.settings import known_keys
 from gps_seg.errors import ConfigError, DataError
+from gps_seg.settings import known_keys
 from gps_seg.tasks.classification.catalog import ADAPTERS, load_classification
 from gps_seg.tasks.classification.dataset import ClassDataset, collate, eval_transform
 from gps_seg.tasks.classification.items import Item
@@ -95,11 +95,12 @@ def test_every_field_is_described_and_nothing_can_be_changed() -> None:
     def undescribed(page: type[BaseModel]) -> list[str]:
         found = [name for name, field in page.model_fields.items() if not field.description]
         parts = [field.annotation for field in page.model_fields.values()]
-        own = [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel) and ]
+        own = [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
         return found + [name for part in own for name in undescribed(part)]
 
     for task in PAGES:
-        assert [found for method in OPTIONS for found in undescribed(page_of(task, method))] == []
+        undescribed_anywhere = [name for method in OPTIONS for name in undescribed(page_of(task, method))]
+        assert undescribed_anywhere == []
     assert {"train.ema", "selection.k", "data.augment.recipe", "selection.temperature"} <= set(known_keys(page_of("classification")))
     with pytest.raises(ValueError, match="frozen"):
         classification(None).train.lr = 1  # type: ignore[misc]
