@@ -189,7 +189,7 @@ def test_a_gradient_score_without_data_is_refused() -> None:
 
 def test_a_mistake_found_before_training_leaves_no_folder_to_trip_over(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="data.name: expected kvasir-seg, phantom or folder"):
-        train(config("data.name=phantoms"), tmp_path / "run", say=silent)
+        train(config("data.name=phantoms", "data.phantom_images=200"), tmp_path / "run", say=silent)
     assert not (tmp_path / "run").exists()
     if importlib.util.find_spec("triton") is None:
         with pytest.raises(ConfigError, match="train.backend=triton: the package triton is not installed"):
