@@ -1,7 +1,7 @@
-"""``gps-seg compare``: methods against each other on the same images, from the JSON files of score, evaluate or train.
+"""Methods against each other on the same images: from plain numbers, or from the JSON files of score, evaluate or train.
 
-Each method may bring several files, one a seed; then seeds and images are both drawn for the intervals, and the test uses
-each image's mean over seeds. All pairs of methods are tested, and Holm's correction counts all of them.
+Each method may bring several seeds; then seeds and images are both drawn for the intervals, and the test uses each image's
+mean over seeds. All pairs of methods are tested, or all with one reference, and Holm's correction counts all that are.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from gps_seg.metrics.statistics import RESAMPLES, compare, hierarchical, holm, i
 from gps_seg.metrics.tables import escape
 
 Documents = Mapping[str, Sequence[Mapping[str, Any]]]
+Float = NDArray[np.float64]
 HIGHER_IS_WORSE = frozenset({"hd95", "hd95_of_diagonal", "fp", "fn", "polyps_false", "pranet_mae", "calibration_ece",
                              "calibration_brier"})
 
@@ -67,11 +68,30 @@ def read_document(path: Path) -> dict[str, Any]:
 def compare_methods(
     documents: Documents, *, metric: str = "dice", groups: Path | None = None, resamples: int = RESAMPLES
 ) -> dict[str, Any]:
-    """Compare every pair of methods.
+    """:func:`compare_values` of a column of the images' rows.
 
     Args:
         documents: by method, one report a seed.
-        metric: a column of the images' rows.
+
+    Raises:
+        DataError: the reports are of different images or target masks, or lack the metric.
+    """
+    first = next(iter(documents.values()))[0]
+    values = {name: np.array([_column(name, seed, first, metric) for seed in seeds]) for name, seeds in documents.items()}
+    return compare_values(values, [image["id"] for image in first["images"]], metric=metric, groups=groups, resamples=resamples)
+
+
+def compare_values(
+    values: Mapping[str, Float], ids: Sequence[str], *, metric: str = "dice", reference: str | None = None,
+    groups: Path | None = None, resamples: int = RESAMPLES,
+) -> dict[str, Any]:
+    """Every method's mean with its interval, and every pair of methods; a method alone gives no pair.
+
+    Args:
+        values: by method, one number a seed and image, (seeds, n).
+        ids: of the n images.
+        metric: what the numbers are; a name, but for ``higher_is_worse``.
+        reference: a method; only its pairs are tested then, with it as a.
         groups: CSV file of stem,group; intervals then draw whole groups.
 
     Returns:
@@ -79,29 +99,37 @@ def compare_methods(
         p_holm, effect; positive favours a, or b where higher is worse, see ``higher_is_worse``), ``scores`` by method (n,).
 
     Raises:
-        DataError: the reports are of different images or target masks, or lack the metric.
+        DataError: a method's numbers are not of these images, or an image has no group.
     """
-    first = next(iter(documents.values()))[0]
-    ids = [image["id"] for image in first["images"]]
-    matrices = {name: np.array([_column(name, seed, first, metric) for seed in seeds]) for name, seeds in documents.items()}
+    for name, matrix in values.items():
+        if matrix.ndim != 2 or matrix.shape[1] != len(ids):
+            raise DataError(f"{name}: expected numbers of {len(ids)} images for each seed, got the shape {matrix.shape}")
     names = read_groups(groups, ids) if groups else None
-    methods = {}
-    for name, matrix in matrices.items():
-        low, high = interval(hierarchical(matrix, groups=names, resamples=resamples))
-        methods[name] = {"mean": float(matrix.mean()), "low": low, "high": high, "seeds": len(matrix)}
-    pairs: list[dict[str, Any]] = []
-    for a, b in combinations(matrices, 2):
-        found = compare(matrices[a], matrices[b], names, resamples=resamples)
-        pairs.append({"a": a, "b": b, "difference": found.mean, "low": found.low, "high": found.high, "p": found.p,
-                      "effect": found.effect})
-    for pair, corrected in zip(pairs, holm([pair["p"] for pair in pairs]), strict=True):
-        pair["p_holm"] = corrected
+    pairs = combinations(values, 2) if reference is None else [(reference, name) for name in values if name != reference]
     return {"metric": metric, "higher_is_worse": metric in HIGHER_IS_WORSE, "n": len(ids), "resamples": resamples,
-            "grouped": groups is not None, "methods": methods, "pairs": pairs,
-            "scores": {name: matrix.mean(axis=0).tolist() for name, matrix in matrices.items()}}
+            "grouped": groups is not None,
+            "methods": {name: _mean(matrix, names, resamples) for name, matrix in values.items()},
+            "pairs": _tested([_difference(values, a, b, names, resamples) for a, b in pairs]),
+            "scores": {name: matrix.mean(axis=0).tolist() for name, matrix in values.items()}}
 
 
-def _column(name: str, document: Mapping[str, Any], first: Mapping[str, Any], metric: str) -> NDArray[np.float64]:
+def _mean(matrix: Float, groups: Sequence[str] | None, resamples: int) -> dict[str, Any]:
+    low, high = interval(hierarchical(matrix, groups=groups, resamples=resamples))
+    return {"mean": float(matrix.mean()), "low": low, "high": high, "seeds": len(matrix)}
+
+
+def _difference(values: Mapping[str, Float], a: str, b: str, groups: Sequence[str] | None, resamples: int) -> dict[str, Any]:
+    found = compare(values[a], values[b], groups, resamples=resamples)
+    return {"a": a, "b": b, "difference": found.mean, "low": found.low, "high": found.high, "p": found.p, "effect": found.effect}
+
+
+def _tested(pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The pairs with their p corrected for all of them."""
+    corrected = holm([pair["p"] for pair in pairs])
+    return [{**pair, "p_holm": p} for pair, p in zip(pairs, corrected, strict=True)]
+
+
+def _column(name: str, document: Mapping[str, Any], first: Mapping[str, Any], metric: str) -> Float:
     rows = {image["id"]: image for image in document["images"]}
     if len(rows) < len(document["images"]):
         raise DataError(f"{name}: {len(document['images'])} rows of images have only {len(rows)} names")
@@ -120,13 +148,14 @@ def _column(name: str, document: Mapping[str, Any], first: Mapping[str, Any], me
 
 def table(found: Mapping[str, Any]) -> str:
     """The comparison for a terminal."""
-    wide = max(6, *(len(name) for name in found["methods"]))
+    wide = max([6, *map(len, found["methods"])])
     lines = [f"{'method':<{wide}} {'mean':>8}   {'95 % interval':<20} seeds"]
     lines += [f"{name:<{wide}} {row['mean']:>8.4f}   {_interval(row):<20} {row['seeds']:>5}"
               for name, row in found["methods"].items()]
     names = [f"{pair['a']} - {pair['b']}" for pair in found["pairs"]]
-    wide = max(10, *(len(name) for name in names))
-    lines += ["", f"{'difference':<{wide}} {'mean':>8}   {'95 % interval':<20} {'p':>7} {'p Holm':>7} {'effect':>7}"]
+    wide = max([10, *map(len, names)])
+    if names:
+        lines += ["", f"{'difference':<{wide}} {'mean':>8}   {'95 % interval':<20} {'p':>7} {'p Holm':>7} {'effect':>7}"]
     lines += [f"{name:<{wide}} {pair['difference']:>+8.4f}   {_interval(pair):<20} {shown_p(pair['p']):>7} "
               f"{shown_p(pair['p_holm']):>7} {pair['effect']:>+7.3f}" for name, pair in zip(names, found["pairs"], strict=True)]
     return "\n".join([*lines, *_notes(found)])

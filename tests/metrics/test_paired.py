@@ -1,0 +1,63 @@
+"""Methods compared on plain numbers: one mean, one interval, one test a pair, whatever the numbers are of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from gps_seg.errors import DataError
+from gps_seg.metrics.paired import compare_values, latex, markdown, table
+from gps_seg.metrics.statistics import compare, hierarchical, holm, interval
+
+IDS = [f"image_{number}" for number in range(40)]
+
+
+def numbers() -> dict[str, NDArray[np.float64]]:
+    random = np.random.default_rng(3)
+    right = random.uniform(0.4, 0.9, 40)
+    return {name: np.clip(right - worse + random.normal(0, 0.05, (seeds, 40)), 0, 1)
+            for name, worse, seeds in (("gps", 0.0, 3), ("full", 0.02, 2), ("head", 0.2, 1))}
+
+
+def test_a_methods_interval_and_a_pairs_test_are_those_of_the_statistics() -> None:
+    values = numbers()
+    found = compare_values(values, IDS, metric="accuracy", resamples=300)
+    assert found["metric"] == "accuracy" and found["n"] == 40 and not found["higher_is_worse"] and not found["grouped"]
+    for name, matrix in values.items():
+        row = found["methods"][name]
+        assert (row["low"], row["high"]) == interval(hierarchical(matrix, resamples=300)) and row["seeds"] == len(matrix)
+        assert found["scores"][name] == matrix.mean(axis=0).tolist() and row["mean"] == pytest.approx(matrix.mean())
+    tested = [compare(values[pair["a"]], values[pair["b"]], resamples=300) for pair in found["pairs"]]
+    assert [pair["p"] for pair in found["pairs"]] == [one.p for one in tested]
+    assert [pair["p_holm"] for pair in found["pairs"]] == holm([one.p for one in tested])
+
+
+def test_with_a_reference_only_its_pairs_are_tested_and_corrected_for() -> None:
+    every, few = (compare_values(numbers(), IDS, reference=name, resamples=100) for name in (None, "full"))
+    assert [(pair["a"], pair["b"]) for pair in few["pairs"]] == [("full", "gps"), ("full", "head")]
+    p = {frozenset((pair["a"], pair["b"])): pair for pair in every["pairs"]}
+    assert all(pair["p"] == p[frozenset((pair["a"], pair["b"]))]["p"] for pair in few["pairs"])
+    assert few["pairs"][1]["p_holm"] < p[frozenset(("full", "head"))]["p_holm"]
+
+
+def test_a_method_alone_has_a_mean_and_no_pair() -> None:
+    found = compare_values({"gps": numbers()["gps"]}, IDS, resamples=50)
+    assert found["pairs"] == [] and 0 < found["methods"]["gps"]["low"] < found["methods"]["gps"]["high"]
+    assert "gps" in table(found) and "gps" in latex(found) and "| gps | 0." in markdown(found)
+
+
+def test_groups_are_drawn_whole(tmp_path: Path) -> None:
+    (tmp_path / "groups.csv").write_text("".join(f"{name},{number // 10}\n" for number, name in enumerate(IDS)))
+    plain, grouped = (compare_values(numbers(), IDS, groups=groups, resamples=200) for groups in (None, tmp_path / "groups.csv"))
+    assert grouped["grouped"] and "bootstrap of seeds and groups of images" in table(grouped)
+    assert grouped["methods"]["gps"]["low"] != plain["methods"]["gps"]["low"]
+
+
+def test_numbers_of_other_images_are_refused() -> None:
+    with pytest.raises(DataError, match=r"head: expected numbers of 39 images for each seed, got the shape \(1, 40\)"):
+        compare_values({"head": numbers()["head"]}, IDS[:39])
+    with pytest.raises(DataError, match=r"a: expected numbers of 40 images for each seed, got the shape \(40,\)"):
+        compare_values({"a": np.zeros(40)}, IDS)
