@@ -39,7 +39,7 @@ def benchmark_cost(
     from gps_seg.commands.benchmarks.cost import benchmark
     from gps_seg.commands.benchmarks.step import Setting
     from gps_seg.errors import ConfigError
-    from gps_seg.runs.fit import resolve_device, resolve_precision
+    from gps_seg.runs.device import resolve_device, resolve_precision
 
     if frozen_storage not in ("fp32", "compute"):
         raise ConfigError(f"--frozen-storage: expected fp32 or compute, got {frozen_storage!r}")

@@ -80,7 +80,8 @@ def _plan(config: RunConfig) -> dict[str, Assignment]:
     classes = ADAPTERS[config.data.name].classes if config.data.name in ADAPTERS else None
     if not isinstance(config.selection, GPSConfig) or config.selection.k == "auto" or classes is None:
         raise ConfigError("count: expected method=gps, a number for selection.k and a data set of known class number, got "
-                          f"method={config.method} selection.k={getattr(config.selection, 'k', '-')} data.name={config.data.name}")
+                          f"method={config.method} selection.k={getattr(config.selection, 'k', None)} "
+                          f"data.name={config.data.name}")
     with torch.device("cpu" if config.model.name in MODELS else "meta"):
         model = load_backbone(config.model.name, classes=classes, input_size=config.model.input_size)
     return assign(model, policy_of(model, config.selection))

@@ -58,7 +58,8 @@ def find_images(inputs: Sequence[Path]) -> list[Path]:
 
 
 def predict_files(
-    run: Run, images: Sequence[Path], out: Path, *, threshold: float | None = None, overlays: bool = True, overwrite: bool = False,
+    run: Run, images: Sequence[Path], out: Path, *, threshold: float | None = None, overlays: bool = True,
+    overwrite: bool = False,
 ) -> Iterator[Answer]:
     """Write what the run's task predicts of every image, and say it as it is done; an unreadable image does not stop the others.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -29,9 +29,9 @@ class Batch:
 
     def to(self, device: torch.device) -> Self:
         """The same batch on a device."""
-        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in values.items()
-                                if isinstance(value, Tensor)})
+        moved: dict[str, Any] = {name: value.to(device, non_blocking=True) for name, value in vars(self).items()
+                                 if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
 
 class EpochBatches(Sampler[list[int]]):

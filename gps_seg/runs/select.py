@@ -30,11 +30,11 @@ from gps_seg.tasks.lookup import make_task
 def make_selection(setup: Setup, say: Say = print) -> Selection:
     """Run the configured method's selection; it sees the training part alone, and the inner part to choose k."""
     config = setup.config
-    if config.method != "gps" or not is_open(config.selection):
+    if not isinstance(config.selection, GPSConfig) or not is_open(config.selection):
         return _select(setup, config.selection, say)
     if config.data.protocol == "released":
         raise ConfigError("selection.k=auto: data.protocol=released validates on the test images; give a number")
-    tuned = _best_k(setup, say)
+    tuned = _best_k(setup, config.selection, say)
     if config.data.protocol != "final":
         return tuned
     chosen = config.selection.model_copy(update={"k": int(tuned.meta["k"])})  # now on the training and the inner part
@@ -47,7 +47,7 @@ def _select(setup: Setup, options: Any, say: Say) -> Selection:
     return method(setup.model, options, lambda names: selection_scores(setup, names, say), setup.config.seed)
 
 
-def _best_k(setup: Setup, say: Say) -> Selection:
+def _best_k(setup: Setup, options: GPSConfig, say: Say) -> Selection:
     """Trials on the parts that tuning may see, whatever the run's protocol."""
     config = setup.config.model_copy(update={"data": setup.config.data.model_copy(update={"protocol": "tune"})})
     tuning = setup
@@ -59,7 +59,7 @@ def _best_k(setup: Setup, say: Say) -> Selection:
         raise ConfigError("selection.k=auto: expected an inner validation part to choose on, the data have none")
     trial = Trial(setup.model, tuning.task, tuning.training_loader(), validate, config.train, setup.device, setup.precision)
     log = RunLog(Path(), lambda _values, _step: None, say=say, enabled=False)
-    return choose_k(config.selection, lambda names: selection_scores(tuning, names, say), trial, log, config.seed)
+    return choose_k(options, lambda names: selection_scores(tuning, names, say), trial, log, config.seed)
 
 
 def selection_scores(setup: Setup, names: Sequence[str], say: Say = print) -> dict[str, Tensor]:

@@ -12,16 +12,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from gps_seg.class_config import ClassConfig, load_class_config
-from gps_seg.commands.class_bench import Bench, engine_settings, load_splits
-from gps_seg.commands.classify import report, train_classifier
 from torch import Tensor, nn
 
-from gps_seg.config import GPSConfig
+from gps_seg.commands.train import train
+from gps_seg.config import ClassGPSConfig, ClassTrainConfig, GPSConfig, LoraOptions
 from gps_seg.core.attach import attach
 from gps_seg.core.roles import matches
 from gps_seg.core.scores import gradient_scores
 from gps_seg.core.selection import counts, fingerprint
+from gps_seg.data.batches import Batch
 from gps_seg.errors import CheckpointError, ConfigError, DataError, TrainingError
 from gps_seg.methods import METHODS
 from gps_seg.methods.added import add_modules, fold_modules
@@ -29,14 +28,15 @@ from gps_seg.models.classifiers import build_backbone, load_backbone, normalisat
 from gps_seg.models.weights import find_weights, read_state
 from gps_seg.runs.delta import load_delta, save_delta
 from gps_seg.runs.fit import Fit, learning_rate
+from gps_seg.runs.task_model import TaskModel
 from gps_seg.tasks.classification.items import Item
-from gps_seg.tasks.classification.task import Classification, Labelled, features_of, supervised_contrastive
+from gps_seg.tasks.classification.losses import features_of, supervised_contrastive
+from gps_seg.tasks.classification.task import Classification, Guess
+from gps_seg.tasks.lookup import make_task
+from support.settings import classification, silent
 
 SMALL = ["data.name=digits", "data.few_shot=2", "model.name=vit_tiny_patch16_224", "model.input_size=32", "train.max_steps=2",
          "train.batch_size=10", "train.precision=fp32", "selection.batch_size=10", "data.augment.min_scale=0.5"]
-
-
-def silent(_: str) -> None: ...
 
 
 def slow_contrastive(features: Tensor, labels: Tensor, temperature: float) -> Tensor:
@@ -65,19 +65,19 @@ def test_a_batch_without_positives_is_explained() -> None:
 @pytest.mark.parametrize("setting", ["selection.batch_size=1", "selection.max_images=1"])
 def test_a_contrastive_selection_that_sees_one_image_at_a_time_is_one_line(setting: str, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="every score is zero.*needs several images, of at least two classes, in a batch"):
-        train_classifier(load_class_config(None, [*SMALL, setting]), tmp_path / "run", say=silent)
+        train(classification(None, [*SMALL, setting]), tmp_path / "run", say=silent)
 
 
 def test_the_linear_probe_has_both_its_names_and_files_are_of_gps_alone() -> None:
-    assert load_class_config(None, ["method=linear"]).method == "head"
-    with pytest.raises(ConfigError, match="only method gps takes its connections from files, got method full"):
-        load_class_config(None, ["method=full", "selection.files=[a.safetensors]"])
+    assert classification(None, ["method=linear"]).method == "head"
+    with pytest.raises(ConfigError, match="selection.files: an option of method gps, not read by method full"):
+        classification(None, ["method=full", "selection.files=[a.safetensors]"])
 
 
 def test_the_contrastive_selection_gives_the_head_no_gradient() -> None:
     model = build_backbone("vit_tiny_patch16_224", classes=3, input_size=32)
-    batch = Labelled(torch.randn(2, 2, 3, 32, 32), torch.tensor([0, 1]))
-    Classification(3).selection_loss(model, batch).backward()
+    batch = Batch(torch.randn(2, 2, 3, 32, 32), torch.tensor([0, 1]), ("a", "b"))
+    Classification().selection_loss(model, batch, ClassGPSConfig()).backward()
     parameters = dict(model.named_parameters())
     assert parameters["head.weight"].grad is None and parameters["blocks.0.attn.qkv.weight"].grad is not None
 
@@ -97,9 +97,9 @@ def test_selection_and_sparse_engine_serve_every_backbone_family(family: str) ->
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=3, **options).train()  # type: ignore[arg-type]
     model.head_patterns = (f"{model.pretrained_cfg['classifier']}.*",)
-    batch = Labelled(torch.randn(4, 2, 3, 32, 32), torch.tensor([0, 1, 2, 0]))
+    batch = Batch(torch.randn(4, 2, 3, 32, 32), torch.tensor([0, 1, 2, 0]), tuple("abcd"))
     selection = METHODS["gps"](model, GPSConfig(), lambda names: gradient_scores(
-        model, list(names), [batch], lambda model, batch: Classification(3).selection_loss(model, batch)))
+        model, list(names), [batch], lambda model, batch: Classification().selection_loss(model, batch, ClassGPSConfig())), 0)
     sizes = counts(selection, model)
     neurons = sum(module.weight.shape[0] for name, module in model.named_modules()
                   if isinstance(module, nn.Linear | nn.Conv2d) and not matches(f"{name}.weight", model.head_patterns))
@@ -116,7 +116,7 @@ def test_selection_and_sparse_engine_serve_every_backbone_family(family: str) ->
 def test_vit_b_16_has_the_papers_83712_neurons_and_biases() -> None:
     model = build_backbone("vit_base_patch16_224")
     selection = METHODS["gps"](model, GPSConfig(score="magnitude"), lambda names: {
-        name: dict(model.named_parameters())[name].detach().abs() for name in names})
+        name: dict(model.named_parameters())[name].detach().abs() for name in names}, 0)
     sizes = counts(selection, model)
     assert sizes["selected"] == sizes["bias"] == 83_712
 
@@ -124,20 +124,20 @@ def test_vit_b_16_has_the_papers_83712_neurons_and_biases() -> None:
 @pytest.mark.parametrize("method", ["gps", "head", "lora", "vpt_deep"])
 def test_a_run_on_digits_leaves_selection_delta_and_scores(method: str, tmp_path: Path) -> None:
     said: list[str] = []
-    document = train_classifier(load_class_config(None, [*SMALL, f"method={method}"]), tmp_path / "run", say=said.append)
+    document = train(classification(None, [*SMALL, f"method={method}"]), tmp_path / "run", say=said.append)
     assert document["part"] == "validation" and 0 <= document["accuracy"] <= 1 and len(document["images"]) == document["n"]
     saved = json.loads((tmp_path / "run" / "result.json").read_text())
     assert saved["run"]["method"] == method and said[-1].startswith("accuracy ")
     assert {"adapter_model.safetensors", "selection.safetensors", "config.yaml", "log.jsonl"} <= {
         path.name for path in (tmp_path / "run").iterdir()}
     with pytest.raises(ConfigError, match="is not empty"):
-        train_classifier(load_class_config(None, SMALL), tmp_path / "run", say=silent)
+        train(classification(None, SMALL), tmp_path / "run", say=silent)
 
 
 def test_the_final_protocol_takes_the_last_step_and_reads_the_test_part_once(tmp_path: Path) -> None:
-    config = load_class_config(None, [*SMALL, "data.protocol=final", "train.mixup=0.8", "train.cutmix=1.0", "train.ema=0.9",
-                                      "train.label_smoothing=0.1", "selection_loss.name=cross_entropy"])
-    document = train_classifier(config, tmp_path / "run", say=silent)
+    config = classification(None, [*SMALL, "data.protocol=final", "train.mixup=0.8", "train.cutmix=1.0", "train.ema=0.9",
+                                      "train.label_smoothing=0.1", "selection.loss=cross_entropy"])
+    document = train(config, tmp_path / "run", say=silent)
     assert document["part"] == "test" and document["run"]["best_step"] == 2
     assert not [line for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines() if "validation" in line]
 
@@ -145,16 +145,15 @@ def test_the_final_protocol_takes_the_last_step_and_reads_the_test_part_once(tmp
 def test_the_same_seed_repeats_a_run(tmp_path: Path) -> None:
     deltas = []
     for name in ("a", "b"):
-        train_classifier(load_class_config(None, [*SMALL, "train.mixup=0.8", "model.name=tiny_lite", "model.input_size=64"]),
+        train(classification(None, [*SMALL, "train.mixup=0.8", "model.name=tiny_lite", "model.input_size=64"]),
                          tmp_path / name, say=silent)
         deltas.append((tmp_path / name / "adapter_model.safetensors").read_bytes())
     assert deltas[0] == deltas[1]
 
 
-def test_warmup_and_cooldown_epochs_become_parts_of_the_steps() -> None:
-    config = ClassConfig.model_validate({"train": {"epochs": 100, "cooldown_epochs": 10, "warmup_epochs": 10, "lr": 1.0,
-                                                   "warmup_lr": 0.1, "min_lr": 0.01}})
-    settings = engine_settings(config)
+def test_warmup_and_cooldown_may_be_written_as_fractions_of_the_steps() -> None:
+    settings = ClassTrainConfig.model_validate({"epochs": 110, "cooldown": "10/110", "warmup": "10/110", "lr": 1.0,
+                                                "warmup_lr": 0.1, "min_lr": 0.01})
     rates = [learning_rate(step, 110, settings) for step in range(110)]
     assert rates[0] == pytest.approx(0.19) and rates[9] == pytest.approx(1.0) and max(rates) == pytest.approx(1.0)
     assert rates[99] > 0.01 and rates[100:] == pytest.approx([0.01] * 10)
@@ -180,12 +179,12 @@ def test_a_sams_encoder_pools_into_features_like_any_backbone() -> None:
 
 
 def test_a_report_names_accuracy_and_the_mean_over_classes() -> None:
-    items = [Item(Path("x"), label, str(number)) for number, label in enumerate([0, 0, 0, 1])]
-    document = report(items, [0, 0, 0, 0], ("cat", "dog", "none"))
+    scores = [Guess(str(number), label, 0, 1.0) for number, label in enumerate([0, 0, 0, 1])]
+    document = Classification().report(scores, settings={"split": "test"}, classes=("cat", "dog", "none"))
     assert (document["accuracy"], document["class_mean_accuracy"]) == (0.75, 0.5)
     assert document["by_class"] == {"cat": 1, "dog": 0}
     with pytest.raises(DataError, match="expected images to score"):
-        report([], [], ())
+        Classification().report([], settings={"split": "test"}, classes=())
 
 
 @pytest.mark.slow
@@ -210,7 +209,7 @@ def test_the_packaged_efficientnet_knows_a_palace_and_a_flower() -> None:
 def test_lora_goes_onto_1x1_convolutions_where_an_encoder_has_no_linear_layer(tmp_path: Path) -> None:
     model, image = build_backbone("tf_efficientnet_lite0", classes=3).eval(), torch.randn(2, 3, 32, 32)
     stock = model(image)
-    selection = METHODS["lora"](model, GPSConfig(), None)  # type: ignore[arg-type]
+    selection = METHODS["lora"](model, LoraOptions(), None, 0)  # type: ignore[arg-type]
     assert counts(selection, model)["inserted"] > 0 and torch.equal(model(image), stock)
     attached = attach(model, selection)
     optimizer = torch.optim.SGD(attached.trainable().values(), lr=0.1)
@@ -237,19 +236,19 @@ def test_k_is_chosen_on_the_validation_part_and_never_on_the_test_part(
 ) -> None:
     seen: list[set[str]] = []
 
-    def predict(bench: Bench, items: Sequence[Item], among: Sequence[int] | None = None) -> list[int]:
+    def score(model: TaskModel, items: Sequence[Item], *_: object, **__: object) -> list[Guess]:
         seen.append({item.id for item in items})
-        return [len(seen) % 2 * item.label for item in items]  # the first trial, k = 1, is the best
+        return [Guess(item.id, item.label, len(seen) % 2 * item.label, 1.0) for item in items]  # the first trial, k = 1, is best
 
-    monkeypatch.setattr("gps_seg.commands.class_bench.predict_items", predict)
-    config = load_class_config(None, [*AUTO, f"data.protocol={protocol}"])
-    document = train_classifier(config, tmp_path / "run", say=silent)
+    monkeypatch.setattr(TaskModel, "score", score)
+    config = classification(None, [*AUTO, f"data.protocol={protocol}"])
+    document = train(config, tmp_path / "run", say=silent)
     trials = document["run"]["k_trials"]
     assert [(one["k"], one["steps"]) for one in trials] == [(1, 2), (4, 2)] and trials[0]["score"] == 1 > trials[1]["score"]
     assert document["run"]["k"] == 1 and document["run"]["trainable"]["selected"] == trials[0]["selected"]
-    val = {item.id for item in load_splits(load_class_config(None, AUTO)).val}
+    val = {item.id for item in make_task(classification(None, AUTO)).splits().inner}
     assert seen[:2] == [val, val] and (protocol == "tune" or len(seen) == 2)
-    given = train_classifier(load_class_config(None, [*AUTO, f"data.protocol={protocol}", "selection.k=1"]), tmp_path / "given",
+    given = train(classification(None, [*AUTO, f"data.protocol={protocol}", "selection.k=1"]), tmp_path / "given",
                              say=silent)
     assert "k_trials" not in given["run"]
     deltas = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("run", "given")]
@@ -263,20 +262,20 @@ def test_k_is_chosen_on_the_validation_part_and_never_on_the_test_part(
 ])
 def test_a_wrong_k_is_explained(override: str, text: str) -> None:
     with pytest.raises(ConfigError, match=text.replace("[", r"\[")):
-        load_class_config(None, [override])
+        classification(None, [override])
 
 
 def test_k_auto_outside_of_training_asks_for_a_number() -> None:
     model = build_backbone("vit_tiny_patch16_224", classes=3, input_size=32)
     with pytest.raises(ConfigError, match="selection.k=auto: expected a number here"):
-        METHODS["gps"](model, GPSConfig(k="auto"), lambda names: {})
+        METHODS["gps"](model, GPSConfig(k="auto"), lambda names: {}, 0)
 
 
 @pytest.mark.parametrize("method", ["gps", "lora"])
 def test_a_killed_and_resumed_run_equals_an_unbroken_one(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = [*SMALL, f"method={method}", "train.max_steps=4", "train.mixup=0.8", "model.drop_path=0.3", "train.ema=0.5"]
-    config = load_class_config(None, settings)
-    whole = train_classifier(config, tmp_path / "whole", say=silent)
+    config = classification(None, settings)
+    whole = train(config, tmp_path / "whole", say=silent)
     step, calls = Fit.step, [0]
 
     def killed(run: Fit, pieces: Any, number: int) -> tuple[float, float]:
@@ -287,16 +286,16 @@ def test_a_killed_and_resumed_run_equals_an_unbroken_one(method: str, tmp_path: 
 
     monkeypatch.setattr(Fit, "step", killed)
     with pytest.raises(TrainingError, match="interrupted at step 3 of 4"):
-        train_classifier(config, tmp_path / "broken", say=silent)
+        train(config, tmp_path / "broken", say=silent)
     monkeypatch.setattr(Fit, "step", step)
     with pytest.raises(ConfigError, match="differs in train.lr: resume with the same settings"):
-        train_classifier(load_class_config(None, [*settings, "train.lr=1"]), tmp_path / "broken", resume=True, say=silent)
-    resumed = train_classifier(config, tmp_path / "broken", resume=True, say=silent)
+        train(classification(None, [*settings, "train.lr=1"]), tmp_path / "broken", resume=True, say=silent)
+    resumed = train(config, tmp_path / "broken", resume=True, say=silent)
     assert resumed["images"] == whole["images"]
     deltas = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("whole", "broken")]
     assert deltas[0] == deltas[1]
     said: list[str] = []
-    assert train_classifier(config, tmp_path / "broken", resume=True, say=said.append) == resumed
+    assert train(config, tmp_path / "broken", resume=True, say=said.append) == resumed
     assert said == [f"{tmp_path / 'broken'} is finished; nothing to do"]
 
 

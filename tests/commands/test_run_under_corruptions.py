@@ -10,8 +10,8 @@ import pytest
 
 from gps_seg.cli import app
 from gps_seg.commands import corruptions as robustness
-from gps_seg.commands import train as recipes
 from gps_seg.commands.evaluate import evaluate_run
+from gps_seg.commands.train import train
 from gps_seg.config import load_config
 from gps_seg.data.images import read_image, read_mask, write_image, write_mask
 from gps_seg.errors import ConfigError
@@ -31,7 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GPS_SEG_CACHE", str(cache))
         settings = [*SETTINGS, "evaluate.overlays=0", "train.max_steps=1", "data.phantom_images=10"]
-        recipes.train(load_config(folder / "config.yaml", settings), folder / "run")
+        train(load_config(folder / "config.yaml", settings), folder / "run")
     return folder / "run"
 
 

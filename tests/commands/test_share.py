@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from gps_seg.class_config import load_class_config
-from gps_seg.commands.classify import train_classifier
 
 from gps_seg.cli import app
 from gps_seg.commands.share import share_tasks
+from gps_seg.commands.train import train
 from gps_seg.core.overlap import ENCODER, check_same_base, size_of
 from gps_seg.core.selection import Selection
 from gps_seg.errors import CheckpointError, ConfigError
 from gps_seg.files.tensors import read_tensors
 from gps_seg.methods.selection_file import load_selection
+from support.settings import classification
 
 CONFIG = Path(__file__).parents[2] / "configs" / "classification" / "small_efficientnet.yaml"
 SMALL = ["model.name=tiny", "data.few_shot=2", "data.check_counts=false", "selection.batch_size=8", "train.batch_size=8",
@@ -57,13 +57,13 @@ def test_tasks_share_a_selection_that_classify_trains_with(tmp_path: Path, tree:
     assert stored["apart"] == 8 * sizes["apart"] and stored["common_alone"] == 12 * sizes["common"]
     files = f"[{tmp_path}/shared/common.safetensors,{tmp_path}/shared/rest/folder.safetensors]"
     assert f"data.name=digits selection.files=[{tmp_path / 'shared' / 'common.safetensors'}" in said[-1]
-    settings = load_class_config(CONFIG, [*overrides, "data.name=folder", f"selection.files={files}"])
-    run = train_classifier(settings, tmp_path / "run", say=silent)
+    settings = classification(CONFIG, [*overrides, "data.name=folder", f"selection.files={files}"])
+    run = train(settings, tmp_path / "run", say=silent)
     assert run["run"]["trainable"]["selected"] == document["tasks"]["folder"]["trained"]
     tensors, _ = read_tensors(tmp_path / "run" / "adapter_model.safetensors", "a delta")
     assert tensors["head.weight"].shape[0] == 3
     with pytest.raises(CheckpointError, match="selection.files: .*common.safetensors is of other encoder weights.*model.name"):
-        train_classifier(load_class_config(CONFIG, [*overrides, "data.name=folder", "model.name=tiny_lite",
+        train(classification(CONFIG, [*overrides, "data.name=folder", "model.name=tiny_lite",
                                                     f"selection.files={files}"]), tmp_path / "other", say=silent)
 
 
@@ -89,7 +89,7 @@ def test_the_command_shares_a_selection(tmp_path: Path, tree: Path, capsys: pyte
 def test_few_or_unfit_tasks_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--tasks: expected at least two different data sets.*got digits"):
         share_tasks(CONFIG, SMALL, ["digits"], tmp_path / "shared")
-    with pytest.raises(ConfigError, match="--tasks: expected method=gps.*got method=lora"):
+    with pytest.raises(ConfigError, match="--tasks: expected task=classification method=gps.*method=lora"):
         share_tasks(CONFIG, [*SMALL, "method=lora"], ["digits", "folder"], tmp_path / "shared")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()

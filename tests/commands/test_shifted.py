@@ -6,24 +6,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from gps_seg.class_config import ClassConfig, load_class_config
-from gps_seg.commands.class_bench import Bench, accuracy
-from gps_seg.commands.class_robustness import find_robustness, score_robustness
-from gps_seg.commands.classify import train_classifier
 from PIL import Image
+from torch import nn
 
-from gps_seg.commands import class_robustness
+from gps_seg.commands.train import train
+from gps_seg.config import RunConfig
 from gps_seg.errors import ConfigError, DataError
 from gps_seg.models.classifiers import load_backbone
-from gps_seg.tasks.classification.items import ClassSplits, Item
+from gps_seg.runs.task_model import TaskModel
+from gps_seg.tasks.classification import shifted_scores
+from gps_seg.tasks.classification.items import Item
 from gps_seg.tasks.classification.shifted import ALEXNET_ERRORS, RobustSet
-from gps_seg.tasks.classification.task import Classification
+from gps_seg.tasks.classification.shifted_scores import accuracy_among, find_robustness, score_robustness
+from gps_seg.tasks.lookup import make_task
+from gps_seg.tasks.task import Predict
+from support.settings import classification
 
 WNIDS = [f"n{number:08d}" for number in range(1000)]
 
 
-def config(root: Path, *sets: str) -> ClassConfig:
-    return load_class_config(None, ["data.name=imagenet", f"data.root={root}", "data.protocol=final", "model.name=tiny",
+def config(root: Path, *sets: str) -> RunConfig:
+    return classification(None, ["data.name=imagenet", f"data.root={root}", "data.protocol=final", "model.name=tiny",
                                     "data.check_counts=false", f"data.robustness=[{','.join(sets)}]", "model.input_size=64"])
 
 
@@ -39,6 +42,10 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "imagenet"
 
 
+def predicting(root: Path, model: nn.Module) -> Predict:
+    return TaskModel(make_task(config(root)), model, tuple(WNIDS), torch.device("cpu"), "fp32").predict
+
+
 def test_a_subset_is_scored_over_its_own_classes_and_corruptions_by_their_mean_error(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -46,33 +53,30 @@ def test_a_subset_is_scored_over_its_own_classes_and_corruptions_by_their_mean_e
     with torch.no_grad():
         model.head.bias[0] += 10  # of the subset
         model.head.bias[1] += 20  # a class that the subset lacks
-    bench = Bench(config(root, "imagenet_a"), model, ClassSplits((), (), (), tuple(WNIDS)), Classification(1000),
-                  torch.device("cpu"), "fp32")
-    assert score_robustness(bench, lambda text: None) == {"imagenet_a": {"score": 1 / 200, "what": "accuracy"}}
+    scored = score_robustness(config(root, "imagenet_a").data, predicting(root, model))
+    assert scored == {"imagenet_a": {"score": 1 / 200, "what": "accuracy"}}
     seen: list[tuple[str, int]] = []
 
     def load(name: str, *_: object, corruption: str, severity: int, **__: object) -> RobustSet:
         seen.append((corruption, severity))
         return RobustSet((Item(root, 0, "0"),), (0,), ("n",))
 
-    monkeypatch.setattr(class_robustness, "load_robustness", load)
-    monkeypatch.setattr(class_robustness, "accuracy", lambda *_: 1 - ALEXNET_ERRORS[seen[-1][0]])
-    scored = score_robustness(Bench(config(root, "imagenet_c"), *list(vars(bench).values())[1:]), lambda text: None)
+    monkeypatch.setattr(shifted_scores, "load_robustness", load)
+    monkeypatch.setattr(shifted_scores, "accuracy_among", lambda *_: 1 - ALEXNET_ERRORS[seen[-1][0]])
+    scored = score_robustness(config(root, "imagenet_c").data, predicting(root, model))
     assert scored["imagenet_c"]["score"] == pytest.approx(1) and len(seen) == 15 * 5
 
 
 def test_only_the_outputs_asked_for_are_predicted(root: Path) -> None:
     images = [Item(root.parent / "imagenet-a" / wnid / "0.png", 5 * number, wnid) for number, wnid in enumerate(WNIDS[:10:5])]
     model = load_backbone("tiny", classes=1000).eval()
-    bench = Bench(config(root, "imagenet_a"), model, ClassSplits((), (), (), tuple(WNIDS)), Classification(1000),
-                  torch.device("cpu"), "fp32")
-    assert accuracy(bench, images, [5]) == 0.5
+    assert accuracy_among(images, [5], predicting(root, model)) == 0.5
 
 
 def test_sets_that_are_not_there_or_do_not_fit_stop_the_run_before_it_trains(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"imagenet_r: expected its folder at .*imagenet-r, found none; get it: https"):
         find_robustness(config(root, "imagenet_r").data)
-    settings = load_class_config(None, ["data.name=digits", "model.name=tiny", "data.robustness=[imagenet_a]"])
+    settings = classification(None, ["data.name=digits", "model.name=tiny", "data.robustness=[imagenet_a]"])
     with pytest.raises(ConfigError, match="data.robustness: expected data.name=imagenet, .* got digits"):
-        train_classifier(settings, tmp_path / "run")
+        train(settings, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -16,9 +16,10 @@ import pytest
 from PIL import Image
 
 from gps_seg.data.images import read_image
+from gps_seg.data.splits import Splits
 from gps_seg.errors import DataError
-from gps_seg.tasks.classification.catalog import ADAPTERS, ClassSplits, Item, load_classification
-from gps_seg.tasks.classification.items import check_copies
+from gps_seg.tasks.classification.catalog import ADAPTERS, load_classification
+from gps_seg.tasks.classification.items import Item, check_copies
 from gps_seg.tasks.classification.shifted import ALEXNET_ERRORS, SETS, imagenet_classes, load_robustness, mce
 
 buffer = io.BytesIO()
@@ -75,9 +76,9 @@ def test_json_lists_are_read_with_the_published_number_of_classes(tmp_path: Path
     folder = fgvc(tmp_path / ADAPTERS[name].folders[0], name, images=FGVC[name], classes=classes)
     tune = load_classification(name, folder, check_counts=False)
     final = load_classification(name, tmp_path, protocol="final", check_counts=False)  # the folder above is enough
-    assert (len(tune.train), len(tune.val), len(tune.test)) == (3 * classes, classes, 0)
-    assert (len(final.train), len(final.val), len(final.test)) == (4 * classes, 0, classes)
-    assert ids(final.train) == ids(tune.train) | ids(tune.val) and ids(final.train).isdisjoint(ids(final.test))
+    assert (len(tune.train), len(tune.inner), len(tune.test)) == (3 * classes, classes, 0)
+    assert (len(final.train), len(final.inner), len(final.test)) == (4 * classes, 0, classes)
+    assert ids(final.train) == ids(tune.train) | ids(tune.inner) and ids(final.train).isdisjoint(ids(final.test))
     assert {item.label for item in final.train} == set(range(classes)) and final.class_names[0] == "1"
     assert read_image(final.test[-1].source).shape == (4, 5, 3)  # type: ignore[arg-type]
 
@@ -88,7 +89,7 @@ def test_text_lists_are_read_with_the_published_number_of_classes(tmp_path: Path
     vtab(tmp_path / "vtab-1k" / ADAPTERS[name].folders[0], classes)
     tune = load_classification(name, tmp_path, check_counts=False)
     final = load_classification(name, tmp_path, protocol="final", check_counts=False)
-    assert (len(tune.train), len(tune.val), len(tune.test)) == (2 * classes - 3, 3, 0)
+    assert (len(tune.train), len(tune.inner), len(tune.test)) == (2 * classes - 3, 3, 0)
     assert (len(final.train), len(final.test)) == (2 * classes, classes + 3)
     assert len(final.class_names) == classes and {item.label for item in final.test} == set(range(classes))
     assert all(isinstance(item.source, Path) and item.source.is_file() for item in (*final.train, *final.test))
@@ -96,7 +97,7 @@ def test_text_lists_are_read_with_the_published_number_of_classes(tmp_path: Path
 
 def test_the_table_holds_the_papers_twenty_four_tasks_with_1000_training_images_in_each_of_vtab() -> None:
     assert len(FGVC) + len(VTAB) == 24 and all(ADAPTERS[name].train == 1000 for name in VTAB)
-    assert all(adapter.where for adapter in ADAPTERS.values())
+    assert all(adapter.where for adapter in ADAPTERS.innerues())
 
 
 def test_the_data_readme_says_of_every_set_where_it_lies_and_how_large_it_is() -> None:
@@ -118,7 +119,7 @@ def test_imagenet_is_tested_on_its_val_folder_and_tuned_on_a_share_of_train(tmp_
     tune = load_classification("imagenet", tmp_path, check_counts=False)
     assert (len(final.train), len(final.test)) == (2000, 1000) and final.class_names == tuple(WNIDS)
     assert {item.id.split("/")[0] for item in final.test} == {"val"}
-    assert (len(tune.train), len(tune.val)) == (1000, 1000) and {item.id.split("/")[0] for item in tune.val} == {"train"}
+    assert (len(tune.train), len(tune.inner)) == (1000, 1000) and {item.id.split("/")[0] for item in tune.inner} == {"train"}
 
 
 def cifar(rows: int) -> tuple[np.ndarray, list[int]]:
@@ -154,12 +155,12 @@ def test_any_tree_of_class_folders_is_read_in_each_of_its_forms(tmp_path: Path) 
         folders(tmp_path / "whole" / part, ["ulcer", "polyp"], count)
     whole = load_classification("folder", tmp_path / "whole", protocol="final")
     assert (len(whole.train), len(whole.test)) == (24, 6)
-    assert len(load_classification("folder", tmp_path / "whole").val) == 4
+    assert len(load_classification("folder", tmp_path / "whole").inner) == 4
 
 
 def test_the_digits_are_always_there() -> None:
     final, tune = (load_classification("digits", protocol=protocol) for protocol in ("final", "tune"))  # type: ignore[arg-type]
-    assert (len(final.train), len(final.test), len(tune.train) + len(tune.val)) == (1438, 359, 1438)
+    assert (len(final.train), len(final.test), len(tune.train) + len(tune.inner)) == (1438, 359, 1438)
     pixels = final.train[0].source
     assert isinstance(pixels, np.ndarray) and pixels.shape == (8, 8) and pixels.dtype == np.uint8
     assert max(int(np.max(item.source)) for item in final.train) == 255  # type: ignore[arg-type]
@@ -174,27 +175,27 @@ def test_tuning_never_sees_the_test_part_and_holds_out_a_tenth_of_each_class_by_
     assert splits[0] == splits[1] != splits[2] and not splits[0].test
     test = ids(load_classification("digits", protocol="final", seed=3).test)
     for tune in splits:
-        assert ids(tune.train).isdisjoint(ids(tune.val)) and (ids(tune.train) | ids(tune.val)).isdisjoint(test)
-        train, val = (Counter(item.label for item in part) for part in (tune.train, tune.val))
+        assert ids(tune.train).isdisjoint(ids(tune.inner)) and (ids(tune.train) | ids(tune.inner)).isdisjoint(test)
+        train, val = (Counter(item.label for item in part) for part in (tune.train, tune.inner))
         assert all(0.08 < val[label] / (train[label] + val[label]) < 0.12 for label in range(10))
 
 
 def test_a_missing_val_list_is_replaced_by_a_tenth_of_each_class(tmp_path: Path) -> None:
     root = fgvc(tmp_path, "stanford_cars", images="", classes=196, val=False)
     tune = load_classification("stanford_cars", root, check_counts=False)
-    assert (len(tune.train), len(tune.val)) == (2 * 196, 196)
+    assert (len(tune.train), len(tune.inner)) == (2 * 196, 196)
     with pytest.raises(DataError, match="expected 8144 training images, found 588 without val.json"):
         load_classification("stanford_cars", root)
 
 
 @pytest.mark.parametrize("protocol", ["tune", "final"])
 def test_few_shot_subsets_are_nested_and_seeded(protocol: str) -> None:
-    def some(k: int, seed: int = 0) -> ClassSplits:
+    def some(k: int, seed: int = 0) -> Splits[Item]:
         return load_classification("digits", protocol=protocol, few_shot=k, seed=seed)  # type: ignore[arg-type]
 
     subsets = [some(k) for k in (1, 2, 4, 8)]
     for k, subset in zip((1, 2, 4, 8), subsets, strict=True):
-        assert set(Counter(item.label for item in subset.train).values()) == {k}
+        assert set(Counter(item.label for item in subset.train).innerues()) == {k}
     assert all(ids(small.train) < ids(large.train) for small, large in pairwise(subsets))
     assert some(4) == subsets[2] and ids(some(4, seed=1).train) != ids(subsets[2].train)
     assert subsets[0].test == subsets[3].test and len(subsets[0].test) == (359 if protocol == "final" else 0)
@@ -219,10 +220,10 @@ def test_what_is_missing_and_where_to_get_it_is_said(tmp_path: Path, name: str, 
     adapter = ADAPTERS[name]
     with pytest.raises(DataError) as caught:
         load_classification(name)
-    assert adapter.where in str(caught.value) and "\n" not in str(caught.value)
+    assert adapter.where in str(caught.innerue) and "\n" not in str(caught.innerue)
     with pytest.raises(DataError) as caught:
         load_classification(name, tmp_path / "none")
-    assert str(tmp_path / "none") in str(caught.value) and adapter.where in str(caught.value)
+    assert str(tmp_path / "none") in str(caught.innerue) and adapter.where in str(caught.innerue)
 
 
 @pytest.mark.parametrize(("name", "absent"), [
@@ -235,7 +236,7 @@ def test_a_missing_split_file_is_one_line(tmp_path: Path, name: str, absent: str
     (root / absent).rename(tmp_path / "elsewhere")
     with pytest.raises(DataError, match=rf"{name}: expected .*, {absent} missing; get it: ") as caught:
         load_classification(name, root)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.innerue)
 
 
 def test_a_wrong_number_of_classes_is_one_line(tmp_path: Path) -> None:

@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gps_seg.class_config import ClassAugmentConfig, ClassConfig, load_class_config
 from PIL import Image
 from pydantic import BaseModel
 
-from gps_seg.config import GPSConfig, dump_config, known_keys
+from gps_seg.config import OPTIONS, PAGES, ClassAugmentConfig, ClassGPSConfig, dump_config, page_of
 from gps_seg.errors import ConfigError, DataError
+from gps_seg.settings import known_keys
 from gps_seg.tasks.classification.catalog import ADAPTERS, load_classification
-from gps_seg.tasks.classification.dataset import ClassDataset, eval_transform
+from gps_seg.tasks.classification.dataset import ClassDataset, collate, eval_transform
 from gps_seg.tasks.classification.items import Item
+from support.settings import classification
 
 FOLDER = Path(__file__).parents[2] / "configs" / "classification"
 # K, lr, batch, drop path, EMA decay of the released scripts
@@ -47,46 +48,46 @@ def test_there_is_one_file_for_each_of_the_papers_data_sets() -> None:
     ours = {"small_efficientnet"}  # the base of a comparison on a CPU, not the paper's
     assert {path.stem for path in FOLDER.glob("*")} - ours == expected <= set(ADAPTERS) and len(FGVC) + len(VTAB) == 24
     for name in expected:
-        config = load_class_config(FOLDER / f"{name}.yaml")
+        config = classification(FOLDER / f"{name}.yaml")
         assert (config.data.name, config.data.protocol, config.method) == (name, "final", "gps")
-        assert (config.selection_loss.name, config.selection_loss.temperature) == ("supcon", 0.07)
+        assert (config.selection.loss, config.selection.temperature) == ("supcon", 0.07)
 
 
 @pytest.mark.parametrize("name", [*FGVC, *VTAB])
 def test_the_files_hold_the_published_values(name: str) -> None:
-    config = load_class_config(FOLDER / (f"{name}.yaml" if name in FGVC else f"vtab_{name}.yaml"))
+    config = classification(FOLDER / (f"{name}.yaml" if name in FGVC else f"vtab_{name}.yaml"))
     train, fgvc = config.train, name in FGVC
     k, lr, batch, drop_path, ema = FGVC[name] if fgvc else (*VTAB[name], 0)
     assert (config.selection.k, train.lr, train.batch_size, config.model.drop_path, train.ema) == (k, lr, batch, drop_path, ema)
-    assert config.selection == GPSConfig(k=int(k), batch_size=int(batch))
+    assert config.selection == ClassGPSConfig(k=int(k), batch_size=int(batch))
     assert (train.mixup, train.cutmix, train.label_smoothing) == ((0.8, 1.0, 0.1) if fgvc else (0, 0, 0))
-    assert (train.epochs, train.cooldown_epochs, train.warmup_epochs, train.warmup_lr, train.min_lr) == (100, 10, 10, 1e-7, 1e-8)
-    assert (train.optimizer, train.weight_decay, train.seed) == ("adam", 0, 42)
+    assert (train.epochs, train.cooldown, train.warmup, train.warmup_lr, train.min_lr) == (110, 10 / 110, 10 / 110, 1e-7, 1e-8)
+    assert (train.optimizer, train.weight_decay, config.seed) == ("adam", 0, 42)
     assert config.data.augment.recipe == ("simple" if fgvc else "resize")
     assert (config.model.name, config.model.input_size) == ("vit_base_patch16_224", 224)
 
 
 def test_overrides_replace_values_and_the_resolved_file_reads_back(tmp_path: Path) -> None:
-    config = load_class_config(FOLDER / "vtab_dtd.yaml", ["train.lr=1e-4", "data.few_shot=4", "selection.preset=official"])
+    config = classification(FOLDER / "vtab_dtd.yaml", ["train.lr=1e-4", "data.few_shot=4", "selection.preset=official"])
     assert (config.train.lr, config.data.few_shot, config.train.batch_size) == (1e-4, 4, 16)
     (tmp_path / "resolved.yaml").write_text(dump_config(config))
-    assert load_class_config(tmp_path / "resolved.yaml") == config
+    assert classification(tmp_path / "resolved.yaml") == config
 
 
 @pytest.mark.parametrize(("override", "text"), [
     ("train.labelsmoothing=0.1", "unknown key 'train.labelsmoothing', did you mean 'train.label_smoothing'?"),
     ("cutmix=1", "unknown key 'cutmix', did you mean 'train.cutmix'?"),
     ("data.augment.receipt=timm", "did you mean 'data.augment.recipe'?"),
-    ("qqqq=1", "unknown key 'qqqq'; see gps_seg/class_config.py for all keys"),
-    ("selection_loss.name=triplet", "selection_loss.name: input should be 'supcon' or 'cross_entropy', got 'triplet'"),
-    ("train.optimizer=sgd", "train.optimizer: input should be 'adam' or 'adamw', got 'sgd'"),
+    ("qqqq=1", "unknown key 'qqqq'; see docs/settings.md for all keys"),
+    ("selection.loss=triplet", "selection.loss: input should be 'supcon' or 'cross_entropy', got 'triplet'"),
+    ("train.optimizer=adagrad", "train.optimizer: input should be 'adamw', 'adam' or 'sgd', got 'adagrad'"),
     ("data.few_shot=0", "data.few_shot: input should be greater than or equal to 1, got 0"),
     ("data.augment.rand_augment=strong", "data.augment.rand_augment: string should match pattern"),
     ("train.lr", "expected key=value, got 'train.lr'"),
 ])
 def test_wrong_settings_are_explained_with_the_nearest_key(override: str, text: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        load_class_config(None, [override])
+        classification(None, [override])
     assert text in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -94,17 +95,19 @@ def test_every_field_is_described_and_nothing_can_be_changed() -> None:
     def undescribed(page: type[BaseModel]) -> list[str]:
         found = [name for name, field in page.model_fields.items() if not field.description]
         parts = [field.annotation for field in page.model_fields.values()]
-        own = [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel) and part is not GPSConfig]
+        own = [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
         return found + [name for part in own for name in undescribed(part)]
 
-    assert undescribed(ClassConfig) == []
-    assert {"train.ema", "selection.k", "data.augment.recipe", "selection_loss.temperature"} <= set(known_keys(ClassConfig))
+    for task in PAGES:
+        undescribed_anywhere = [name for method in OPTIONS for name in undescribed(page_of(task, method))]
+        assert undescribed_anywhere == []
+    assert {"train.ema", "selection.k", "data.augment.recipe", "selection.temperature"} <= set(known_keys(page_of("classification")))
     with pytest.raises(ValueError, match="frozen"):
-        ClassConfig().train.lr = 1  # type: ignore[misc]
+        classification(None).train.lr = 1  # type: ignore[misc]
 
 
 def test_settings_and_data_sets_load_without_torch() -> None:
-    code = ("import sys, gps_seg.class_config, gps_seg.tasks.classification.catalog, gps_seg.tasks.classification.shifted; "
+    code = ("import sys, gps_seg.config, gps_seg.old_settings, gps_seg.tasks.classification.catalog, gps_seg.tasks.classification.shifted; "
             "assert 'torch' not in sys.modules")
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -124,9 +127,10 @@ def dataset(recipe: str, *, training: bool = True, two_views: bool = False, seed
 
 
 @pytest.mark.parametrize("recipe", ["resize", "simple", "timm"])
-def test_every_recipe_gives_normalised_tensors_that_the_default_loader_batches(recipe: str) -> None:
-    loader = torch.utils.data.DataLoader(dataset(recipe), batch_size=3)
-    images, labels = next(iter(loader))
+def test_every_recipe_gives_normalised_tensors_that_a_loader_batches(recipe: str) -> None:
+    batch = next(iter(torch.utils.data.DataLoader(dataset(recipe), batch_size=3, collate_fn=collate)))
+    images, labels = batch.image, batch.target
+    assert batch.ids == ("0", "1", "2")
     assert images.shape == (3, 3, 32, 32) and images.dtype == torch.float32 and labels.tolist() == [0, 1, 0]
     assert -1 <= images.min() < -0.5 and 0.5 < images.max() <= 1
 
@@ -135,14 +139,14 @@ def test_every_recipe_gives_normalised_tensors_that_the_default_loader_batches(r
 @pytest.mark.parametrize("two_views", [False, True])
 def test_augmentation_depends_on_seed_epoch_and_index_alone(recipe: str, two_views: bool) -> None:
     one, other = dataset(recipe, two_views=two_views), dataset(recipe, two_views=two_views)
-    first = [one[index][0] for index in (0, 1, 2)]
+    first = [one[index].image for index in (0, 1, 2)]
     random.seed(5)
     torch.manual_seed(5)
     np.random.seed(5)
-    assert all(torch.equal(first[index], other[index][0]) for index in (2, 0, 1))
+    assert all(torch.equal(first[index], other[index].image) for index in (2, 0, 1))
     other.set_epoch(1)
-    assert not torch.equal(first[0], other[0][0])
-    assert not torch.equal(first[0], dataset(recipe, two_views=two_views, seed=1)[0][0])
+    assert not torch.equal(first[0], other[0].image)
+    assert not torch.equal(first[0], dataset(recipe, two_views=two_views, seed=1)[0].image)
 
 
 def test_augmenting_leaves_the_global_generators_as_they_were() -> None:
@@ -160,7 +164,8 @@ def test_augmenting_leaves_the_global_generators_as_they_were() -> None:
 
 def test_two_views_differ_from_each_other_whatever_the_recipe() -> None:
     for recipe in ("resize", "simple", "timm"):
-        views, label = dataset(recipe, two_views=True)[1]
+        sample = dataset(recipe, two_views=True)[1]
+        views, label = sample.image, sample.label
         assert views.shape == (2, 3, 32, 32) and label == 1 and not torch.equal(views[0], views[1])
 
 
@@ -168,7 +173,7 @@ def test_views_are_jittered_or_grey_as_often_as_published() -> None:
     image = Item(np.full((32, 32, 3), (200, 100, 50), np.uint8), 0, "0")
     data = ClassDataset([image] * 200, input_size=8, mean=(0, 0, 0), std=(1, 1, 1), augment=ClassAugmentConfig(), training=True,
                         two_views=True)
-    colors = [view[:, 4, 4] for index in range(200) for view in data[index][0]]
+    colors = [view[:, 4, 4] for index in range(200) for view in data[index].image]
     grey = sum(bool((color == color[0]).all()) for color in colors) / 400
     same = sum(color.tolist() == [200, 100, 50] for color in colors) / 400
     assert 0.13 < grey < 0.27 and 0.1 < same < 0.22  # 0.2, and 0.2 * 0.8
@@ -176,7 +181,7 @@ def test_views_are_jittered_or_grey_as_often_as_published() -> None:
 
 def test_the_resize_recipe_is_the_same_in_training_and_testing() -> None:
     train, test = dataset("resize"), dataset("resize", training=False)
-    assert all(torch.equal(train[index][0], test[index][0]) for index in range(3))
+    assert all(torch.equal(train[index].image, test[index].image) for index in range(3))
 
 
 @pytest.mark.parametrize("size", [(60, 40), (41, 97), (8, 8), (31, 500)])
@@ -194,7 +199,7 @@ def test_flips_can_be_switched_off_for_digits() -> None:
     for two_views in (False, True):
         augment = ClassAugmentConfig(recipe="simple", horizontal_flip=0, min_scale=0.5)
         data = ClassDataset([ramp] * 20, input_size=16, mean=GREY, std=GREY, augment=augment, training=True, two_views=two_views)
-        views = [view for index in range(20) for view in data[index][0].reshape(-1, 3, 16, 16)]
+        views = [view for index in range(20) for view in data[index].image.reshape(-1, 3, 16, 16)]
         assert all(view[..., -1].mean() >= view[..., 0].mean() for view in views)
 
 
@@ -204,7 +209,7 @@ def test_grey_digits_and_files_become_rgb(tmp_path: Path) -> None:
     files = [Item(tmp_path / name, 1, name) for name in ("a.png", "b.png")]
     sources = [*load_classification("digits").train[:2], *files]
     data = ClassDataset(sources, input_size=224, mean=GREY, std=GREY, augment=ClassAugmentConfig(recipe="resize"), training=True)
-    assert len(data) == 4 and all(data[index][0].shape == (3, 224, 224) for index in range(3))
+    assert len(data) == 4 and all(data[index].image.shape == (3, 224, 224) for index in range(3))
     with pytest.raises(DataError, match=r"b.png: expected a JPEG"):
         data[3]
 
