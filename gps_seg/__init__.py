@@ -12,7 +12,7 @@ _HOMES = {
     "load_config": "gps_seg.config",
     "GPSModel": "gps_seg.runs.gps_model",
     "get_gps_model": "gps_seg.runs.gps_model",
-    "load_sam": "gps_seg.models.sam",
+    "load_sam": "gps_seg.models.sam_zoo",
     "load_run": "gps_seg.runs.load",
     "train": "gps_seg.commands.train",
     "evaluate_run": "gps_seg.commands.evaluate",

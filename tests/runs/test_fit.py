@@ -18,7 +18,7 @@ from gps_seg.config import GPSConfig, RunConfig, TrainConfig, load_config
 from gps_seg.core.selection import fingerprint
 from gps_seg.errors import ConfigError, DataError, TrainingError, WriteError
 from gps_seg.files.tensors import read_tensors
-from gps_seg.models.sam import build_sam
+from gps_seg.models.sam_zoo import build_sam
 from gps_seg.runs.device import resolve_precision
 from gps_seg.runs.fit import learning_rate
 from gps_seg.runs.gps_model import GPSModel, get_gps_model
