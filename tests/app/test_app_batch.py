@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gps_seg_app.answer.model_card import DISCLAIMER, ModelCard, card
 from gps_seg_app.answer.result import Result, analyse
 from gps_seg_app.export.files import mask_png
+from gps_seg_app.inference.model_card import DISCLAIMER, ModelCard, card
 from gps_seg_app.inference.predictor import Predictor
 from gps_seg_app.intake.pictures import Picture
 from gps_seg_app.jobs.batch import Progress, by_confidence, count, plain, read_batch, run_batch

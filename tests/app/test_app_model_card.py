@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gps_seg.errors import CheckpointError
-from gps_seg_app.answer.model_card import DISCLAIMER, card
+from gps_seg_app.inference.model_card import DISCLAIMER, card
 from support.answers import run_folder
 
 SCORED = {

@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from gps_seg_app.answer.model_card import DISCLAIMER
+from gps_seg_app.inference.model_card import DISCLAIMER
 from gps_seg_app.inference.predictor import Predictor
 from gps_seg_app.intake.clips import probe, read_frames
 from gps_seg_app.jobs.clip_writer import CODECS, writing

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gps_seg_app.answer.corrections import Edits
+from gps_seg_app.answer.edits import Edits
 from gps_seg_app.answer.quality import assess
 from gps_seg_app.answer.regions import Mask, find
 from gps_seg_app.answer.result import Result

@@ -16,9 +16,9 @@ from reportlab.lib.utils import ImageReader
 from reportlab.pdfgen.canvas import Canvas
 from reportlab.platypus import Paragraph, Table, TableStyle
 
-from gps_seg_app.answer.model_card import DISCLAIMER, LIMITS, ModelCard
 from gps_seg_app.answer.render import contours
 from gps_seg_app.answer.result import Result, utc_now
+from gps_seg_app.inference.model_card import DISCLAIMER, LIMITS, ModelCard
 
 PAGE_WIDTH, PAGE_HEIGHT = A4
 MARGIN = 16 * mm

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gps_seg_app.answer.model_card import DISCLAIMER, ModelCard
 from gps_seg_app.answer.render import contours
 from gps_seg_app.answer.result import Result
 from gps_seg_app.export.files import add, files, readme
+from gps_seg_app.inference.model_card import DISCLAIMER, ModelCard
 from gps_seg_app.intake.archive import Entry, entries, read_entry
 from gps_seg_app.intake.dicom import count_frames, dicom_frames, is_dicom
 from gps_seg_app.intake.pictures import Picture, read_upload

@@ -6,7 +6,7 @@ import csv
 import io
 from dataclasses import astuple, dataclass, fields
 
-from gps_seg_app.answer.model_card import DISCLAIMER
+from gps_seg_app.inference.model_card import DISCLAIMER
 
 
 @dataclass(frozen=True)

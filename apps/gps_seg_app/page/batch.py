@@ -11,8 +11,8 @@ from pathlib import Path
 
 import gradio as gr
 
-from gps_seg_app.answer.model_card import card
 from gps_seg_app.answer.result import analyse
+from gps_seg_app.inference.model_card import card
 from gps_seg_app.jobs.batch import Item, Progress, by_confidence, run_batch
 from gps_seg_app.page.jobs import Job
 from gps_seg_app.page.layers import picture_png

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import gradio as gr
 
-from gps_seg_app.answer.corrections import Edits
+from gps_seg_app.answer.edits import Edits
 from gps_seg_app.answer.render import contours
 from gps_seg_app.answer.result import Result, analyse
 from gps_seg_app.intake.examples import EXAMPLES, example

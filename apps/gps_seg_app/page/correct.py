@@ -8,8 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from gps_seg_app.answer.corrections import LEAST_PAIRS, count_pairs, finetune_command, save_pair
 from gps_seg_app.answer.desk import Desk
+from gps_seg_app.answer.edits import LEAST_PAIRS, count_pairs, finetune_command, save_pair
 from gps_seg_app.intake.examples import is_example
 from gps_seg_app.limits import AppError
 from gps_seg_app.page.image_parts import Parts, Tools, place, threshold_of, view

@@ -11,8 +11,8 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from gps_seg.errors import GpsSegError
-from gps_seg_app.answer.model_card import DISCLAIMER
 from gps_seg_app.inference.loading import Models
+from gps_seg_app.inference.model_card import DISCLAIMER
 from gps_seg_app.limits import slider_value
 from gps_seg_app.page import about as page_card
 from gps_seg_app.page import batch as page_batch

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from gps_seg_app.answer.model_card import card
+from gps_seg_app.inference.model_card import card
 from gps_seg_app.jobs.frames import describe
 from gps_seg_app.jobs.video import TABLE, TIMELINE, VIDEO, Progress, Settings, VideoResult, run_video
 from gps_seg_app.page.jobs import Job

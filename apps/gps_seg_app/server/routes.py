@@ -12,8 +12,8 @@ from fastapi.responses import FileResponse, JSONResponse
 
 from gps_seg.errors import GpsSegError
 from gps_seg_app.answer.desk import Desk
-from gps_seg_app.answer.model_card import ModelCard, card
 from gps_seg_app.export import files as export
+from gps_seg_app.inference.model_card import ModelCard, card
 from gps_seg_app.page.layers import alt_text, map_png, picture_png, rings
 from gps_seg_app.server.guard import user_of
 from gps_seg_app.session import Session, Sessions
