@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from gps_seg.commands.calibrate import FILE, Calibration
 from gps_seg.data.images import read_mask, write_image
 from gps_seg.errors import CheckpointError
 from gps_seg.metrics.temperature import rescale
 from gps_seg.models.sam import build_sam
 from gps_seg.models.weights import sha256
+from gps_seg.runs.calibration import CALIBRATION_FILE, Calibration
 from gps_seg.runs.load import load_run, predict_files
 from gps_seg.tasks.segmentation.phantom import phantom
 from gps_seg_app.inference.encoder import STRIP, FastTinyViT
@@ -180,14 +180,14 @@ def test_a_calibration_moves_probability_and_threshold_together(runs: dict[str, 
     (run / "adapter_config.json").write_text(json.dumps(description | {"threshold": 0.3}))
     plain = Predictor({"one": run}, device="cpu", precision="fp32")
     values = Calibration(2.0, "phantom", "inner", 3, 100, 0.4, 0.3, 0.1, 0.05, sha256(run / "adapter_model.safetensors"))
-    (run / FILE).write_text(json.dumps({"format": 1, **vars(values)}))
+    (run / CALIBRATION_FILE).write_text(json.dumps({"format": 1, **vars(values)}))
     calibrated = Predictor({"one": run}, device="cpu", precision="fp32")
     assert calibrated.calibrated and not plain.calibrated and calibrated.calibration("one") == values
     before, after = plain.predict(PIXELS[0])[0], calibrated.predict(PIXELS[0])[0]
     assert np.allclose(after, rescale(before, 2.0), atol=1e-5) and not np.allclose(after, before, atol=1e-3)
     assert plain.threshold == 0.3 and calibrated.threshold == pytest.approx(rescale(0.3, 2.0))
     assert np.mean((before > plain.threshold) != (after > calibrated.threshold)) < 1e-3
-    (run / FILE).write_text(json.dumps(vars(values) | {"threshold": 0.8, "dice": 0.9, "best_dice": 0.9, "found": 1}))
+    (run / CALIBRATION_FILE).write_text(json.dumps(vars(values) | {"threshold": 0.8, "dice": 0.9, "best_dice": 0.9, "found": 1}))
     assert Predictor({"one": run}, device="cpu", precision="fp32").threshold == 0.8
     assert Predictor({"one": run}, device="cpu", precision="fp32", threshold=0.6).threshold == 0.6
 

@@ -25,10 +25,11 @@ import pytest
 
 from gps_seg.errors import ConfigError
 from gps_seg.tasks.segmentation.phantom import phantom
+from gps_seg_app.access import read_users
 from gps_seg_app.intake.pictures import Picture
 from gps_seg_app.server.guard import CLOSED, policy
 from gps_seg_app.server.scratch import PREFIX, Scratch
-from gps_seg_app.server.serve import hosts, listen, read_users, refuse_sharing
+from gps_seg_app.server.serve import hosts, listen, refuse_sharing
 from gps_seg_app.session import Session, Sessions
 from support.browser import png
 from support.runs import train_tiny

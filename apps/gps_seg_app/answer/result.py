@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -16,8 +15,6 @@ from gps_seg_app.intake.pictures import Picture
 
 if TYPE_CHECKING:
     from gps_seg_app.inference.predictor import Predictor, Timing
-
-LONGEST_NAME = 120
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,9 +62,3 @@ def analyse(picture: Picture, predictor: Predictor, *, delta: str | None = None,
 def utc_now() -> str:
     """The time as exports write it: ``2026-01-31T23:59:59Z``."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def shown_name(name: str) -> str:
-    """A file's name as an export may show it: without folders and control signs, at most 120 signs."""
-    last = re.split(r"[/\\]", name)[-1]
-    return "".join(sign for sign in last if sign.isprintable())[:LONGEST_NAME]

@@ -34,10 +34,11 @@ import numpy as np
 
 from gps_seg_app.answer.outlines import Mask, parts, polygon, polygons, run_lengths
 from gps_seg_app.answer.render import contours
-from gps_seg_app.answer.result import Result, shown_name, utc_now
+from gps_seg_app.answer.result import Result, utc_now
 from gps_seg_app.export.caption import png, with_strip
 from gps_seg_app.export.pdf import report_pdf
 from gps_seg_app.inference.model_card import DISCLAIMER, ModelCard
+from gps_seg_app.intake.archive import shown_name
 
 __all__ = ["Result", "bundle", "files", "mask_png", "overlay_png", "probability_png", "regions_csv", "report_json", "report_pdf"]
 

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gps_seg.commands.calibrate import Calibration, read_calibration
 from gps_seg.data.transforms import Geometry, fit_image, normalise
 from gps_seg.metrics.temperature import rescale
+from gps_seg.runs.calibration import Calibration, read_calibration
 from gps_seg.runs.fit import autocast
 from gps_seg.tasks.segmentation.task import to_native
 from gps_seg_app.inference.encoder import FastTinyViT, is_tiny_vit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import zipfile
 import zlib
@@ -9,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from gps_seg_app.answer.result import shown_name
 from gps_seg_app.intake.pictures import file_kind
 from gps_seg_app.limits import AppError, Limits
 
@@ -19,6 +19,7 @@ ADDED_BY_SYSTEMS = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
 # Deflate packs at most about 1000 : 1. Pictures hardly pack at all; only BMP and TIFF do, seldom over 100 : 1.
 MOST_RATIO, SMALL = 200, 1_000_000
 CHUNK = 1 << 20
+LONGEST_NAME = 120
 MOST_DIRECTORY = 4_000_000  # bytes of a zip's table of contents; 200 entries with the longest usual names have 60,000
 END_SIZE, LOCATOR_SIZE = 22, 20  # of the records at a zip's end; the locator is there in zip64 only, meant for over 4 GB
 BROKEN = (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError, zlib.error, KeyError, IndexError)
@@ -31,6 +32,12 @@ class Entry:
     path: Path
     name: str
     inside: zipfile.ZipInfo | None = None
+
+
+def shown_name(name: str) -> str:
+    """A file's name as an export may show it: without folders and control signs, at most 120 signs."""
+    last = re.split(r"[/\\]", name)[-1]
+    return "".join(sign for sign in last if sign.isprintable())[:LONGEST_NAME]
 
 
 def is_zip(path: Path) -> bool:
