@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from gps_seg_app.intake.pictures import file_kind
+from gps_seg_app.intake.pictures import GONE, file_kind
 from gps_seg_app.limits import AppError, Limits
 
 WANTED = "Expected pictures, or one zip of pictures"
@@ -130,5 +130,5 @@ def _head(path: Path, most: int = 512) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(most)
-    except OSError:  # without its text, which names the file
-        raise AppError("The uploaded file cannot be read any more: upload it again.") from None
+    except OSError:
+        raise AppError(GONE) from None

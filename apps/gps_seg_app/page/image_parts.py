@@ -136,6 +136,6 @@ def timing(desk: Desk) -> str:
     known = "not calibrated" if desk.predictor.calibration(desk.name) is None else "calibrated"
     took = desk.timing
     time = "the model was not run" if took is None else (
-        f"{took.pre_ms + took.model_ms + took.post_ms:.0f} ms (preparation {took.pre_ms:.0f}, model {took.model_ms:.0f}, "
+        f"{took.total_ms:.0f} ms (preparation {took.pre_ms:.0f}, model {took.model_ms:.0f}, "
         f"probability map {took.post_ms:.0f})")
     return f"{width} x {height} pixels; {time}; probabilities {known}."

@@ -14,7 +14,7 @@ from gps_seg.errors import GpsSegError
 from gps_seg_app.access import user_of
 from gps_seg_app.answer.desk import Desk
 from gps_seg_app.export import files as export
-from gps_seg_app.inference.model_card import ModelCard, card
+from gps_seg_app.inference.model_card import ModelCard
 from gps_seg_app.page.layers import alt_text, map_png, picture_png, rings
 from gps_seg_app.page.page import WEB
 from gps_seg_app.session import Session, Sessions
@@ -140,7 +140,7 @@ def _export(session: Session, name: str) -> Response:
         result = desk.result()
     try:
         with _packing:
-            data = EXPORTS[name](result, card(desk.predictor.folder(desk.name)))
+            data = EXPORTS[name](result, desk.predictor.card(desk.name))
     except GpsSegError as error:
         raise HTTPException(409, str(error)) from None
     return Response(data, media_type=_kind(name), headers=headers)
