@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,21 +23,15 @@ from gps_seg.tasks.segmentation.phantom import phantom
 from gps_seg_app.inference.encoder import STRIP, FastTinyViT
 from gps_seg_app.inference.predictor import Predictor
 from gps_seg_app.limits import AppError
-from support.runs import train_tiny
 
 PIXELS = [phantom(index, size=(72, 100))[0] for index in range(4)]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("predictor")
+def runs(trained: Callable[..., Path]) -> dict[str, Path]:
     return {
-        "one": train_tiny(folder / "one", cache, "seed=1"),
-        "two": train_tiny(folder / "two", cache, "seed=2", "method=bitfit"),
-        "vit": train_tiny(folder / "vit", cache, model="tiny"),
-        "adapter": train_tiny(folder / "adapter", cache, "method=adapter"),
-        "lora": train_tiny(folder / "lora", cache, "method=lora", "seed=3"),
-        "ssf": train_tiny(folder / "ssf", cache, "method=ssf", "seed=4"),
+        "one": trained("seed=1"), "two": trained("seed=2", "method=bitfit"), "vit": trained(model="tiny"),
+        "adapter": trained("method=adapter"), "lora": trained("method=lora", "seed=3"), "ssf": trained("method=ssf", "seed=4"),
     }
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,15 +15,13 @@ from gps_seg.tasks.segmentation.phantom import phantom
 from gps_seg_app.inference.predictor import Predictor
 from gps_seg_app.intake.pictures import Picture
 from gps_seg_app.session import Session
-from support.runs import train_tiny
 
 PICTURE = Picture(phantom(0, size=(72, 100))[0], "ab" * 32)
 
 
 @pytest.fixture(scope="module")
-def predictor(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Predictor:
-    folder = tmp_path_factory.mktemp("session")
-    runs = {name: train_tiny(folder / name, cache, f"seed={seed}") for seed, name in enumerate(("one", "two"))}
+def predictor(tmp_path_factory: pytest.TempPathFactory, trained: Callable[..., Path]) -> Predictor:
+    runs = {"one": trained(), "two": shutil.copytree(trained("seed=1"), tmp_path_factory.mktemp("session") / "two")}
     known = Calibration(2.0, "phantom", "inner", 3, 100, 0.4, 0.3, 0.1, 0.05, sha256(runs["two"] / "adapter_model.safetensors"),
                         threshold=0.31, dice=0.9, best_dice=0.9, found=1.0)
     (runs["two"] / CALIBRATION_FILE).write_text(json.dumps(vars(known)))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +20,11 @@ from gps_seg.errors import CheckpointError, ConfigError, DataError
 from gps_seg.metrics.operating_point import OperatingPoint
 from gps_seg.metrics.temperature import fit_temperature, negative_log_likelihood, rescale
 from gps_seg.runs.calibration import CALIBRATION_FILE, read_calibration
-from support.runs import train_tiny
 
 
 @pytest.fixture
-def run(tmp_path: Path, cache: Path) -> Path:
-    return train_tiny(tmp_path / "run", cache, "train.max_steps=6")
+def run(tmp_path: Path, trained: Callable[..., Path]) -> Path:
+    return shutil.copytree(trained("train.max_steps=6"), tmp_path / "run")
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
