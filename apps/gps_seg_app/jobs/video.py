@@ -72,7 +72,7 @@ def run_video(
     in ``out``; a cancelled run just ends, without a result.
 
     Raises:
-        AppError: as ``video_read.probe`` and ``read_frames``, or a setting out of range.
+        AppError: as ``clips.probe`` and ``clips.read_frames``, or a setting out of range.
     """
     if settings.stride < 1 or settings.persistence < 1 or settings.smoothing < 0 or not 0 < settings.lower <= 1:
         raise AppError("Expected a stride and a persistence of at least 1 frame and a smoothing of at least 0 seconds.")
