@@ -16,7 +16,6 @@ from gps_seg_app.page.parts import Context, Update, links, model_and_threshold
 from gps_seg_app.session import Session
 
 FILES = {VIDEO: "Annotated clip", TABLE: "Table, a row a frame", TIMELINE: "Timeline"}
-EVERY_SECONDS = 0.5
 
 
 def build(context: Context) -> gr.Slider:
