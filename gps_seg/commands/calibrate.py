@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gps_seg.commands.train import CONFIG_FILE
-from gps_seg.config import EvaluateConfig, load_config
 from gps_seg.data.images import read_mask
 from gps_seg.errors import ConfigError
 from gps_seg.files import sha256, write_json
@@ -19,8 +17,7 @@ from gps_seg.metrics.operating_point import nearest_step, operating_point
 from gps_seg.metrics.temperature import fit_temperature, negative_log_likelihood, rescale
 from gps_seg.runs.calibration import CALIBRATION_FILE, Calibration
 from gps_seg.runs.delta import DELTA_FILE
-from gps_seg.runs.fit import predictions
-from gps_seg.runs.load import Run, find_pairs, load_run, make_loader
+from gps_seg.runs.load import Run, load_run
 from gps_seg.tasks.segmentation.pairs import Pair
 from gps_seg.tasks.segmentation.task import Segmentation
 
@@ -44,15 +41,16 @@ def calibrate(folder: Path, *, data: str | None = None, split: str = "inner", de
     if split == "test":
         raise ConfigError("--split: a temperature fitted on the test part makes its scores worthless; use inner")
     run = load_run(folder, device=device)
-    config = load_config(folder / CONFIG_FILE if (folder / CONFIG_FILE).is_file() else None).data
-    pairs = find_pairs(data, split, config)
+    if not isinstance(run.task, Segmentation):
+        raise ConfigError(f"calibrate: expected a run of segmentation, the one in {folder} is of {run.config.task}")
+    pairs = run.task.items(data, split)
     samples: list[tuple[NDArray[np.float32], NDArray[np.bool_]]] = []
     point = operating_point(_sampled(run, pairs, samples))
     probability, target = (np.concatenate([pixels[part] for pixels in samples]) for part in (0, 1))
     temperature = fit_temperature(probability, target)
     calibrated = rescale(probability, temperature)
     found = Calibration(
-        temperature=temperature, data=_name(data, config.name), split=split, images=len(pairs), pixels=len(target),
+        temperature=temperature, data=_name(data, run.config.data.name), split=split, images=len(pairs), pixels=len(target),
         nll_before=negative_log_likelihood(probability, target), nll_after=negative_log_likelihood(calibrated, target),
         ece_before=expected_error(probability, target), ece_after=expected_error(calibrated, target),
         delta_sha256=sha256(folder / DELTA_FILE), threshold=nearest_step(rescale(point.threshold, temperature)),
@@ -66,9 +64,7 @@ def _sampled(
     run: Run, pairs: Sequence[Pair], samples: list[tuple[NDArray[np.float32], NDArray[np.bool_]]]
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
     """Probability and target of every image, one at a time, as there may be many; ``samples`` keeps some pixels of each."""
-    loader = make_loader(run.model, pairs, batch_size=EvaluateConfig().batch_size)
-    found = predictions(run.model, Segmentation(threshold=run.threshold).predict, loader, run.device, run.precision)
-    for pair, (_, probability) in zip(pairs, found, strict=True):
+    for pair, (_, probability) in zip(pairs, run.predict(pairs), strict=True):
         target = read_mask(pair.mask)
         samples.append(sample(probability, target, run.threshold))
         yield probability, target

@@ -6,9 +6,9 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
 from gps_seg.errors import CheckpointError
+from gps_seg.files import read_json, sha256
 from gps_seg.metrics.temperature import HIGHEST, LOWEST
-from gps_seg.models.weights import sha256
-from gps_seg.runs.delta import DELTA_FILE, read_json
+from gps_seg.runs.delta import DELTA_FILE
 
 CALIBRATION_FILE = "calibration.json"
 

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from gps_seg.commands.predict import predict_files
 from gps_seg.data.images import read_mask, write_image
 from gps_seg.errors import CheckpointError
 from gps_seg.files import sha256
 from gps_seg.metrics.temperature import rescale
 from gps_seg.models.sam_zoo import build_sam
 from gps_seg.runs.calibration import CALIBRATION_FILE, Calibration
-from gps_seg.runs.load import load_run, predict_files
+from gps_seg.runs.load import load_run
 from gps_seg.tasks.segmentation.phantom import phantom
 from gps_seg_app.inference.encoder import STRIP, FastTinyViT
 from gps_seg_app.inference.predictor import Predictor

@@ -128,7 +128,7 @@ def _from(
     folder: Path, description: Mapping[str, Any], result: Mapping[str, Any], calibration: Calibration | None
 ) -> ModelCard:
     from gps_seg.runs.delta import DELTA_FILE
-    from gps_seg.runs.provenance import base_note, base_warning
+    from gps_seg.tasks.segmentation.pretraining import base_note, base_warning
 
     base = Path(str(description["base_model_name_or_path"])).name
     method, digest = str(description["method"]), _sha256(folder / DELTA_FILE)

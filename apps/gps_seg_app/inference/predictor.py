@@ -18,7 +18,7 @@ from torch import Tensor
 from gps_seg.data.transforms import Geometry, fit_image, normalise
 from gps_seg.metrics.temperature import rescale
 from gps_seg.runs.calibration import Calibration, read_calibration
-from gps_seg.runs.fit import autocast
+from gps_seg.runs.device import autocast
 from gps_seg.tasks.segmentation.task import to_native
 from gps_seg_app.inference.encoder import FastTinyViT, is_tiny_vit
 from gps_seg_app.inference.model import Timing
