@@ -15,7 +15,7 @@ _HOMES = {
     "get_gps_model": "gps_seg.runs.gps_model",
     "load_config": "gps_seg.config",
     "load_run": "gps_seg.runs.load",
-    "load_sam": "gps_seg.models.sam",
+    "load_sam": "gps_seg.models.sam_zoo",
     "score_folders": "gps_seg.commands.score",
     "train": "gps_seg.commands.train",
 }
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gps_seg.config import RunConfig as RunConfig
     from gps_seg.config import load_config as load_config
     from gps_seg.errors import GpsSegError as GpsSegError
-    from gps_seg.models.sam import load_sam as load_sam
+    from gps_seg.models.sam_zoo import load_sam as load_sam
     from gps_seg.runs.gps_model import GPSModel as GPSModel
     from gps_seg.runs.gps_model import get_gps_model as get_gps_model
     from gps_seg.runs.load import load_run as load_run

@@ -110,7 +110,7 @@ def test_one_bad_file_among_good_ones_is_named_and_the_others_are_predicted(run:
 def test_the_exported_file_is_a_stock_checkpoint(run: Path, cache: Path, tmp_path: Path) -> None:
     gps_seg("export", run, "--merged", tmp_path / "merged.pth", cache=cache)
     import_segment_anything()
-    from gps_seg.models.sam import build_sam, load_sam
+    from gps_seg.models.sam_zoo import build_sam, load_sam
 
     state = torch.load(tmp_path / "merged.pth", weights_only=True)
     assert list(state) == list(build_sam("tiny").state_dict())

@@ -20,10 +20,10 @@ SETTINGS = ["model.name=tiny", "data.name=phantom", "data.phantom_images=20", "t
 COUNT_BYTES = """
 import json, sys, torch
 from accelerate import Accelerator
-from gps_seg.runs.fit import make_accelerator
+from gps_seg.runs.device import make_accelerator
 from gps_seg.config import GPSConfig
 from gps_seg.methods import METHODS
-from gps_seg.models.sam import build_sam
+from gps_seg.models.sam_zoo import build_sam
 from gps_seg.core.scores import data_free_scores
 from gps_seg.core.attach import attach
 

@@ -21,7 +21,7 @@ from gps_seg.methods.dense import bitfit, partial
 from gps_seg.methods.gps import gps, policy_of
 from gps_seg.methods.parts import head_of
 from gps_seg.models.classifiers import build_backbone, load_backbone
-from gps_seg.models.sam import build_sam
+from gps_seg.models.sam_zoo import build_sam
 
 # name: number of blocks, prefix of the last
 BACKBONES = {"vit_tiny_patch16_224": (12, "blocks.11."), "swin_tiny_patch4_window7_224": (12, "layers.3.blocks.1."),
