@@ -242,6 +242,13 @@ class GPSConfig(HeadOptions):
         return value
 
     @model_validator(mode="after")
+    def _released_rules_decide_roles(self) -> GPSConfig:
+        for name in ("weight", "bias", "norm", "scale", "embedding"):
+            if self.preset == "official" and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name}: with preset=official the released rules decide it; use overrides, or preset=paper")
+        return self
+
+    @model_validator(mode="after")
     def _trials_are_of_auto(self) -> GPSConfig:
         for name in ("auto_k", "auto_steps"):
             if self.k != "auto" and getattr(self, name) != type(self).model_fields[name].default:

@@ -17,10 +17,10 @@ from gps_seg.commands.train import train
 from gps_seg.config import ClassGPSConfig, LoraOptions, RunConfig, load_config, parse_config
 from gps_seg.errors import CheckpointError, ConfigError, TrainingError
 from gps_seg.models.sam_zoo import build_sam
-from gps_seg.old_settings import modernise
 from gps_seg.runs.fit import Fit
 from gps_seg.runs.folder import read_config
 from gps_seg.runs.load import load_run
+from gps_seg.runs.old_settings import modernise
 from support.settings import SETTINGS, classification, silent
 
 OLD = Path(__file__).parent / "old"  # config.yaml of runs of version 0.1.0
