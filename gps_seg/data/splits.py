@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+
+AnyT = TypeVar("AnyT")
 
 
 class Item(Protocol):
@@ -30,3 +35,10 @@ class Splits(Generic[ItemT_co]):
     inner: tuple[ItemT_co, ...]
     test: tuple[ItemT_co, ...]
     class_names: tuple[str, ...] = ()
+
+
+def spread(items: Sequence[AnyT], most: int | None) -> tuple[AnyT, ...]:
+    """At most so many items, spread evenly over their order; the same ones every time, all for None."""
+    if most is None or most >= len(items):
+        return tuple(items)
+    return tuple(items[index] for index in np.linspace(0, len(items) - 1, most).round().astype(int).tolist())

@@ -233,9 +233,12 @@ def test_a_dicom_object_opens_frame_by_frame_and_names_nobody(page: Any, app: Se
     wait(page, "#timing", "320 x 240 pixels")
 
 
-def test_a_frame_chosen_while_the_first_is_at_work_is_the_one_that_is_shown(page: Any, app: Served) -> None:
-    views = np.stack([scene(index, size=(900, 1200)) for index in (4, 5, 6)])
-    give(page, "#upload", make(views), "three.dcm")
+def test_a_frame_chosen_while_the_first_is_at_work_is_the_one_that_is_shown(
+    page: Any, app: Served, tmp_path: Path
+) -> None:
+    views, file = np.stack([large(1200, 900, index) for index in (4, 5, 6)]), tmp_path / "three.dcm"
+    file.write_bytes(make(views))
+    give(page, "#upload", file)
     page.locator("#frame input[type=number]").fill("3")
     page.locator("#frame input[type=number]").press("Tab")
     wait(page, "#timing", "1200 x 900 pixels")
@@ -255,7 +258,7 @@ def picture(page: Any, app: Served) -> Any:
 
 
 def test_a_second_picture_given_while_the_first_is_at_work_is_the_one_that_is_answered(page: Any, app: Served) -> None:
-    give(page, "#upload", large(2600, 2000), "first.png")
+    give(page, "#upload", png(large(2600, 2000)), "first.png")
     give(page, "#upload", png(scene(5)), "second.png")
     wait(page, "#timing", "320 x 240 pixels")
     page.wait_for_timeout(800)
@@ -264,7 +267,7 @@ def test_a_second_picture_given_while_the_first_is_at_work_is_the_one_that_is_an
 
 
 def test_a_threshold_moved_while_the_picture_is_at_work_is_the_one_that_cuts_it(page: Any) -> None:
-    give(page, "#upload", large(2600, 2000))
+    give(page, "#upload", png(large(2600, 2000)))
     cut(page, "0.97")
     wait(page, "#timing", "2600 x 2000 pixels")
     assert json.loads(fetch(page, "JSON"))["threshold"] == 0.97
@@ -277,7 +280,7 @@ def test_a_gesture_made_on_another_picture_is_refused(page: Any, app: Served) ->
     with_picture(page)
     page.get_by_label("Add point").check()
     canvas = page.locator(".gs-canvas").bounding_box()
-    give(page, "#upload", large(3000, 2400, 5))
+    give(page, "#upload", png(large(3000, 2400, 5)))
     page.mouse.click(canvas["x"] + 30, canvas["y"] + 30)
     wait(page, "#timing", "3000 x 2400 pixels")
     page.wait_for_timeout(500)

@@ -80,9 +80,9 @@ def scene(index: int = 2, size: tuple[int, int] = (240, 320)) -> NDArray[np.uint
     return phantom(index, size=size)[0]
 
 
-def large(width: int, height: int, index: int = 2) -> bytes:
-    """A picture that keeps the server busy for a while, but not those who draw it and send it."""
-    return png(cv2.resize(scene(index), (width, height), interpolation=cv2.INTER_NEAREST))
+def large(width: int, height: int, index: int = 2) -> NDArray[np.uint8]:
+    """A picture that keeps the server busy for a while, but not those who draw and pack it."""
+    return cv2.resize(scene(index), (width, height), interpolation=cv2.INTER_NEAREST)
 
 
 @functools.cache

@@ -108,7 +108,7 @@ def test_every_field_is_described_and_nothing_can_be_changed() -> None:
 
 
 def test_settings_and_data_sets_load_without_torch() -> None:
-    code = ("import sys, gps_seg.config, gps_seg.old_settings, gps_seg.tasks.classification.catalog, "
+    code = ("import sys, gps_seg.config, gps_seg.runs.old_settings, gps_seg.tasks.classification.catalog, "
             "gps_seg.tasks.classification.shifted; "
             "assert 'torch' not in sys.modules")
     subprocess.run([sys.executable, "-c", code], check=True)
