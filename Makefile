@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: demo test lint env clean
+.PHONY: demo test lint docs notebooks env clean
 
 demo: $(VENV)/.ready
 	$(RUN)/gps-seg demo --out runs/demo
@@ -19,12 +19,21 @@ lint: $(VENV)/.ready
 	$(RUN)/mypy
 	$(RUN)/lint-imports
 
+# warnings are errors; needs no network
+docs: $(VENV)/.ready
+	$(RUN)/python docs/write_settings.py
+	$(RUN)/python -m sphinx -q -E -W --keep-going docs build/docs
+	@echo "build/docs/index.html"
+
+notebooks: $(VENV)/.ready
+	$(RUN)/python -m pytest --nbmake notebooks
+
 env: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "making the environment in $(VENV) (about a minute, once)"
 	$(PYTHON) -m venv $(VENV)
-	$(RUN)/pip install -qq --disable-pip-version-check -c constraints.txt -e ".[app,dev]"
+	$(RUN)/pip install -qq --disable-pip-version-check -c constraints.txt -e ".[app,dev,docs]"
 	@touch $@
 
 clean:
