@@ -12,7 +12,7 @@ demo: $(VENV)/.ready
 test: $(VENV)/.ready
 	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get -qq update \
 	  && apt-get -qq install -y --no-install-recommends chromium >/dev/null; } || echo "no Chromium: browser tests will be skipped"
-	$(RUN)/python -m pytest
+	$(RUN)/python -m pytest -n logical --dist loadfile
 
 lint: $(VENV)/.ready
 	$(RUN)/ruff check .
@@ -21,6 +21,8 @@ lint: $(VENV)/.ready
 
 # warnings are errors; needs no network
 docs: $(VENV)/.ready
+	@$(RUN)/python -c "import sphinx, furo, myst_parser" 2>/dev/null \
+	  || $(RUN)/pip install -qq --disable-pip-version-check -c constraints.txt -e ".[docs]"
 	$(RUN)/python docs/write_settings.py
 	$(RUN)/python -m sphinx -q -E -W --keep-going docs build/docs
 	@echo "build/docs/index.html"
@@ -33,7 +35,7 @@ env: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "making the environment in $(VENV) (about a minute, once)"
 	$(PYTHON) -m venv $(VENV)
-	$(RUN)/pip install -qq --disable-pip-version-check -c constraints.txt -e ".[app,dev,docs]"
+	$(RUN)/pip install -qq --disable-pip-version-check -c constraints.txt -e ".[app,dev]"
 	@touch $@
 
 clean:
