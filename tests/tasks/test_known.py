@@ -13,10 +13,11 @@ from PIL import Image, UnidentifiedImageError
 
 from gps_seg.cli import main
 from gps_seg.data.images import read_image, read_mask
+from gps_seg.data.splits import Splits
 from gps_seg.errors import ConfigError, DataError
-from gps_seg.runs.provenance import base_note, base_warning
 from gps_seg.tasks.segmentation.audit import audit
-from gps_seg.tasks.segmentation.pairs import Splits, pair_folder
+from gps_seg.tasks.segmentation.pairs import pair_folder
+from gps_seg.tasks.segmentation.pretraining import base_note, base_warning
 from gps_seg.tasks.segmentation.sets import expand, identify, known_name, labels, locate, number_warning, set_pairs
 
 SIZE = (48, 64)

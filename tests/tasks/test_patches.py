@@ -100,7 +100,7 @@ def test_patches_are_a_data_set_like_any_other(tmp_path: Path) -> None:
         for path in (root / folder).iterdir():
             Image.open(path).resize((600, 480), Image.Resampling.NEAREST).save(path)
     final = load_classification("polyp_patches", root, protocol="final")
-    assert final.class_names == ("mucosa", "polyp") and not final.val
+    assert final.class_names == ("mucosa", "polyp") and not final.inner
     assert images_of(final.train).isdisjoint(images_of(final.test))
     labels = [item.label for item in final.train]
     assert sum(labels) * 2 == len(labels)
