@@ -1,9 +1,12 @@
-"""A data set in its parts. No torch."""
+"""A data set in its parts, and the lists that name them. No torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, Protocol, TypeVar
+
+from gps_seg.errors import DataError
 
 
 class Item(Protocol):
@@ -30,3 +33,12 @@ class Splits(Generic[ItemT_co]):
     inner: tuple[ItemT_co, ...]
     test: tuple[ItemT_co, ...]
     class_names: tuple[str, ...] = ()
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a list of images, stripped; blank ones are empty. Raises DataError: there is no such list."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors put a byte order mark before the first name
+    except (OSError, UnicodeDecodeError):
+        raise DataError(f"expected a list of images at {path}, cannot read it") from None
+    return [line.strip() for line in text.splitlines()]

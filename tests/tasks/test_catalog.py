@@ -205,9 +205,9 @@ def test_few_shot_subsets_are_nested_and_seeded(protocol: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "text"), [
-    ("cub_200_2012", "unknown classification data set 'cub_200_2012'; did you mean 'cub_200_2011'"),
+    ("cub_200_2012", "the name of a data set or a folder with class folders, got 'cub_200_2012'; did you mean 'cub_200_2011'"),
     ("caltech101", "did you mean 'vtab_caltech101'"),
-    ("xyz", "expected one of cub_200_2011, nabirds"),
+    ("xyz", "got 'xyz'; gps-seg data list shows all names"),
 ])
 def test_unknown_names_are_explained(name: str, text: str) -> None:
     with pytest.raises(DataError, match=text):
@@ -224,6 +224,9 @@ def test_what_is_missing_and_where_to_get_it_is_said(tmp_path: Path, name: str, 
     with pytest.raises(DataError) as caught:
         load_classification(name, tmp_path / "none")
     assert str(tmp_path / "none") in str(caught.value) and adapter.where in str(caught.value)
+    monkeypatch.setenv("GPS_SEG_DATA", str(tmp_path / "none"))
+    with pytest.raises(DataError, match="GPS_SEG_DATA: expected a folder at .*none" if adapter.folders else "data.root"):
+        load_classification(name)
 
 
 @pytest.mark.parametrize(("name", "absent"), [

@@ -14,7 +14,8 @@ from gps_seg.errors import DataError
 from gps_seg.tasks.classification.catalog import load_classification
 from gps_seg.tasks.classification.items import Item
 from gps_seg.tasks.classification.patches import cut_patches, patch_items, patch_parts
-from gps_seg.tasks.segmentation.pairs import official_lists, pair_folder
+from gps_seg.tasks.segmentation.pairs import pair_folder
+from gps_seg.tasks.segmentation.parts import official_lists
 
 PINK = (200, 110, 90)
 

@@ -24,8 +24,10 @@ from gps_seg.data.transforms import augmentation, content_size, fit_image, fit_m
 from gps_seg.errors import DataError
 from gps_seg.tasks.segmentation.audit import audit, check_pairs
 from gps_seg.tasks.segmentation.dataset import PolypDataset, UnlabelledImages, collate
-from gps_seg.tasks.segmentation.pairs import Pair, find_root, load_splits, official_lists, pair_folder, read_list, split
+from gps_seg.tasks.segmentation.pairs import Pair, pair_folder
+from gps_seg.tasks.segmentation.parts import load_splits, official_lists, read_list, split
 from gps_seg.tasks.segmentation.phantom import phantom, write_phantoms
+from gps_seg.tasks.segmentation.sets import locate
 
 SPEC = {"input_size": 64, "resize": "longest_side", "mean": (0.0, 0.0, 0.0), "std": (255.0, 255.0, 255.0)}
 
@@ -298,10 +300,10 @@ def test_a_missing_kvasir_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(DataError, match="gps-seg data download kvasir-seg.*GPS_SEG_DATA.*data.name=phantom"):
         load_splits(PolypDataConfig())  # type: ignore[call-arg]
     make_set(tmp_path / "kvasir-seg-352", 2)
-    assert find_root("kvasir-seg") == tmp_path / "kvasir-seg-352"
+    assert locate("kvasir-seg") == tmp_path / "kvasir-seg-352"
     monkeypatch.setenv("GPS_SEG_DATA", str(tmp_path / "none"))
     with pytest.raises(DataError, match="GPS_SEG_DATA: expected a folder"):
-        find_root("kvasir-seg")
+        locate("kvasir-seg")
 
 
 # Audit
@@ -507,7 +509,7 @@ def test_thin_masks_survive_shrinking_about_as_large_as_they_were() -> None:
 
 @pytest.mark.slow
 def test_the_real_kvasir_seg_has_the_official_split_and_no_errors() -> None:
-    root = find_root("kvasir-seg")
+    root = locate("kvasir-seg")
     if root is None:
         pytest.skip("Kvasir-SEG is not here: set GPS_SEG_DATA")
     splits = load_splits(PolypDataConfig())  # type: ignore[call-arg]
