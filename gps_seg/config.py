@@ -244,6 +244,13 @@ class GPSConfig(HeadOptions):
         return value
 
     @model_validator(mode="after")
+    def _released_rules_decide_roles(self) -> GPSConfig:
+        for name in ("weight", "bias", "norm", "scale", "embedding"):
+            if self.preset == "official" and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name}: with preset=official the released rules decide it; use overrides, or preset=paper")
+        return self
+
+    @model_validator(mode="after")
     def _trials_are_of_auto(self) -> GPSConfig:
         for name in ("auto_k", "auto_steps"):
             if self.k != "auto" and getattr(self, name) != type(self).model_fields[name].default:
@@ -517,15 +524,3 @@ def _whose(key: str, task: str, method: str) -> str:
 def dump_config(config: RunConfig) -> str:
     """The resolved settings as YAML that :func:`load_config` reads back unchanged."""
     return dump_settings(config)
-
-
-# The released SAM rules, first hit wins: substring tests on names. After them the roles above decide, which freezes the
-# weights of the neck's norms but, by accident of the released code, trains their biases ("bias" is tested before "neck").
-# Source: FightingFighting/GPS, SAM/utils_/pruning.py.
-OFFICIAL: tuple[tuple[str, Treatment], ...] = (
-    ("prompt_encoder.no_mask_embed.*", "train"),
-    ("image_encoder.*norm*", "freeze"),
-    ("image_encoder.*pos*", "freeze"),
-    ("image_encoder.*head*", "train"),
-    ("image_encoder.*bias*", "train"),
-)

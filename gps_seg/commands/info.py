@@ -17,7 +17,7 @@ from gps_seg.errors import DataError
 from gps_seg.files import read_json
 from gps_seg.methods.added import add_modules
 from gps_seg.methods.selection_file import load_selection
-from gps_seg.models.sam import MODELS
+from gps_seg.models.sam_zoo import MODELS
 from gps_seg.models.weights import PUBLISHED, cache_folder
 from gps_seg.runs.delta import read_delta_config
 from gps_seg.runs.device import compute_dtype, resolve_device, resolve_precision

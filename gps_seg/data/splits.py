@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
+import numpy as np
+
 from gps_seg.errors import DataError
+
+AnyT = TypeVar("AnyT")
 
 
 class Item(Protocol):
@@ -42,3 +47,10 @@ def read_lines(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError):
         raise DataError(f"expected a list of images at {path}, cannot read it") from None
     return [line.strip() for line in text.splitlines()]
+
+
+def spread(items: Sequence[AnyT], most: int | None) -> tuple[AnyT, ...]:
+    """At most so many items, spread evenly over their order; the same ones every time, all for None."""
+    if most is None or most >= len(items):
+        return tuple(items)
+    return tuple(items[index] for index in np.linspace(0, len(items) - 1, most).round().astype(int).tolist())

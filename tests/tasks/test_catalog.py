@@ -325,7 +325,7 @@ def test_broken_text_lists_are_one_line(tmp_path: Path, content: str, text: str)
 
 
 @pytest.mark.parametrize(("content", "text"), [
-    ("{", "train.json is not valid JSON"), ("[1, 2]", "train.json: expected {image path: class}"), ("{}", "train.json: expected"),
+    ("{", "train.json: expected {image path: class}, the file is damaged"), ("[1, 2]", "train.json: expected {image path: class}"), ("{}", "train.json: expected"),
     ('{"a.jpg": [1]}', "train.json: expected {image path: class}"),
 ])
 def test_broken_json_lists_are_one_line(tmp_path: Path, content: str, text: str) -> None:

@@ -5,7 +5,6 @@ Each reads what is there, checks that it is whole, and leaves the comparison wit
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from gps_seg.data.images import list_images
 from gps_seg.data.splits import read_lines
 from gps_seg.errors import DataError, first_names
+from gps_seg.files import read_json
 from gps_seg.tasks.classification.items import TEST, Item, Parts, hold_out
 
 TRAIN_FOLDERS, VAL_FOLDERS, TEST_FOLDERS = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
@@ -38,12 +38,7 @@ def read_json_lists(root: Path, images: str = "") -> Parts:
 
 
 def _read_json(path: Path) -> Mapping[str, int | str]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError:
-        raise DataError(f"{path} is not valid JSON") from None
+    found = read_json(path, "{image path: class}", DataError)
     if not isinstance(found, dict) or not found or not all(isinstance(label, int | str) for label in found.values()):
         raise DataError(f"{path}: expected {{image path: class}}, found something else")
     return found

@@ -18,10 +18,9 @@ import numpy as np
 from gps_seg.config import PolypDataConfig
 from gps_seg.data.images import read_mask
 from gps_seg.tasks.segmentation.audit import NEAR_BITS, Finding, Look, bits_apart, judge, look_at
-from gps_seg.tasks.segmentation.known import KNOWN
 from gps_seg.tasks.segmentation.pairs import Pair
 from gps_seg.tasks.segmentation.parts import load_splits, own_lists
-from gps_seg.tasks.segmentation.sets import SPLIT, as_folder, expand, folder_of, known_name, labels, number_warning, set_pairs
+from gps_seg.tasks.segmentation.sets import SPLIT, as_folder, expand, folder_of, known_set, labels, number_warning, set_pairs
 
 TRAINING, TESTED = ("train", "inner"), ("test", "all")
 BLOCK = 512  # pictures compared at once with all of a set, to bound memory
@@ -73,7 +72,7 @@ def parts_of(data: str) -> list[tuple[Pair, str]]:
         listed = _by_lists(PolypDataConfig.model_validate({"name": "folder", "root": folder} if folder else {"name": data}))
         if len(listed) == len(pairs):
             return listed
-    known = KNOWN.get(known_name(data) or "")
+    known = known_set(data)
     return [(pair, known.part if known else "all") for pair in pairs]
 
 

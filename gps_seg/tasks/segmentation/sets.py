@@ -107,9 +107,14 @@ def known_name(data: str) -> str | None:
     return identify(folder) if (folder := as_folder(data)) else data if data in KNOWN else None
 
 
+def known_set(data: str) -> KnownSet | None:
+    """The entry of :func:`known_name`."""
+    return KNOWN.get(known_name(data) or "")
+
+
 def number_warning(data: str, images: int) -> str:
     """What to say if a whole known set has another number of images than published; empty if it has as many."""
-    known = KNOWN.get(known_name(data) or "")
+    known = known_set(data)
     if known is None or images == known.images:
         return ""
     published = f"{known.images}" if known.sure else f"{known.images} (unverified)"
@@ -118,7 +123,7 @@ def number_warning(data: str, images: int) -> str:
 
 def sequence_warning(data: str) -> str:
     """What to say of scores on one part of a set whose images are frames of few sequences; else empty."""
-    known = KNOWN.get(known_name(data) or "")
+    known = known_set(data)
     if known is None or not known.sequences:
         return ""
     return (f"{known.title} is made of {known.sequences}: neighbouring frames look alike and stand on both sides of its split, "
@@ -127,7 +132,7 @@ def sequence_warning(data: str) -> str:
 
 def overlap_warning(data: str) -> str:
     """What to say of a model trained on a set that holds images of others; else empty."""
-    known = KNOWN.get(known_name(data) or "")
+    known = known_set(data)
     if known is None or not known.images_of:
         return ""
     others = " and ".join(KNOWN[name].title for name in known.images_of)

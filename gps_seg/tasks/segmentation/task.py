@@ -25,7 +25,8 @@ from gps_seg.metrics.measures import row, score_blocks
 from gps_seg.metrics.report import report
 from gps_seg.metrics.surface import TOLERANCE
 from gps_seg.metrics.tables import headline, table, write_rows
-from gps_seg.models.sam import SamModel, load_sam
+from gps_seg.models.sam import SamModel
+from gps_seg.models.sam_zoo import load_sam
 from gps_seg.tasks.segmentation.audit import check_pairs, say
 from gps_seg.tasks.segmentation.dataset import MaskBatch, PolypDataset, UnlabelledImages, collate
 from gps_seg.tasks.segmentation.losses import Loss, make_loss, total
