@@ -155,7 +155,7 @@ def test_a_finished_run_is_not_trained_again_and_another_is_not_written_over(run
     (["score", "--pred", "a", "--gt", "b"], "expected a folder of masks at b"),
     (["info", "nowhere"], "expected a delta's adapter_config.json at nowhere"),
     (["data", "download", "cvc"], "can download kvasir-seg, got 'cvc'"),
-    (["data", "check", "nowhere"], "expected kvasir-seg, phantom or a folder"),
+    (["data", "check", "nowhere"], "expected the name of a data set or a folder with images/ and masks/"),
 ])
 def test_mistakes_are_one_line_and_exit_status_two(
     arguments: list[str], text: str, cache: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

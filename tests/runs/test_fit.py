@@ -188,7 +188,7 @@ def test_a_gradient_score_without_data_is_refused() -> None:
 
 
 def test_a_mistake_found_before_training_leaves_no_folder_to_trip_over(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="data.name: expected kvasir-seg, phantom or folder"):
+    with pytest.raises(DataError, match="expected the name of a data set .*got 'phantoms'; did you mean 'phantom'"):
         train(config("data.name=phantoms", "data.phantom_images=200"), tmp_path / "run", say=silent)
     assert not (tmp_path / "run").exists()
     if importlib.util.find_spec("triton") is None:
