@@ -95,7 +95,7 @@ def test_predicting_without_masks_and_scoring_the_files_equals_evaluating(run: P
     evaluated, scored = (json.loads((tmp_path / name).read_text()) for name in ("e.json", "s.json"))
     assert evaluated["images"] == scored["images"] and evaluated["dataset"] == scored["dataset"]
     error = gps_seg("predict", run, root / "images", "--out", tmp_path / "p", cache=cache, code=2)
-    assert "already holds 5 of these masks" in error and "--overwrite" in error
+    assert "already holds 5 of these predictions" in error and "--overwrite" in error
 
 
 def test_one_bad_file_among_good_ones_is_named_and_the_others_are_predicted(run: Path, cache: Path, tmp_path: Path) -> None:

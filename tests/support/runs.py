@@ -8,6 +8,7 @@ import pytest
 
 from gps_seg.commands.train import train
 from gps_seg.config import load_config
+from support.settings import of_method, silent
 
 
 def train_tiny(folder: Path, cache: Path, *settings: str, model: str = "tiny_lite") -> Path:
@@ -17,5 +18,6 @@ def train_tiny(folder: Path, cache: Path, *settings: str, model: str = "tiny_lit
               "data.protocol=tune"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GPS_SEG_CACHE", str(cache))
-        train(load_config(None, [*common, *settings]), folder, say=lambda _: None)
+        method = next((one.partition("=")[2] for one in settings if one.startswith("method=")), "gps")
+        train(load_config(None, [*of_method(common, method), *settings]), folder, say=silent)
     return folder
