@@ -28,7 +28,7 @@ docs: $(VENV)/.ready
 	@echo "build/docs/index.html"
 
 notebooks: $(VENV)/.ready
-	$(RUN)/python -m pytest --nbmake notebooks
+	$(RUN)/python -m pytest --nbmake -p no:hypothesispytest notebooks
 
 env: $(VENV)/.ready
 
