@@ -106,7 +106,7 @@ def compare(
     devices: Annotated[str, typer.Option(help="Comma-separated, one run at a time on each: cpu, cuda:0,cuda:1, ...")] = "auto",
 ) -> None:
     """Train and score methods x seeds x data sets from one YAML, each method with its own learning rate."""
-    from gps_seg.commands.compare import run_comparison
+    from gps_seg.commands.compare.report import run_comparison
     from gps_seg.errors import TrainingError
     from gps_seg.runs.device import resolve_device
 

@@ -16,8 +16,8 @@ import yaml
 from filelock import FileLock
 from PIL import Image
 
-from gps_seg.commands.compare import markdown, run_comparison
-from gps_seg.commands.grid import Cell, GridConfig, best_rate, load_grid, overrides, run_cells, settings_of
+from gps_seg.commands.compare.report import markdown, run_comparison
+from gps_seg.commands.compare.cells import Cell, GridConfig, best_rate, load_grid, overrides, run_cells, settings_of
 from gps_seg.data.images import write_image, write_mask
 from gps_seg.errors import ConfigError
 from gps_seg.tasks.segmentation.phantom import phantom

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from gps_seg.cli import main
-from gps_seg.commands.compare import run_comparison
+from gps_seg.commands.compare.report import run_comparison
 from gps_seg.commands.evaluate_sets import macro, macro_line
 from gps_seg.data.images import write_image, write_mask
 from gps_seg.errors import ConfigError, DataError

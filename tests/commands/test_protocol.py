@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gps_seg.commands.grid import load_grid
+from gps_seg.commands.compare.cells import load_grid
 from gps_seg.commands.train import train
 from gps_seg.config import load_config
 from gps_seg.metrics.report import gps_legacy

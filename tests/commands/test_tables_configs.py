@@ -11,8 +11,8 @@ import torch
 import yaml
 from gps_seg.class_config import load_class_config
 
-from gps_seg.commands.class_grid import group_means, markdown
-from gps_seg.commands.grid import Cell, GridConfig, load_grid, settings_of
+from gps_seg.commands.compare.class_grid import group_means, markdown
+from gps_seg.commands.compare.cells import Cell, GridConfig, load_grid, settings_of
 from gps_seg.errors import ConfigError
 from gps_seg.methods.gps import _check_patterns
 from gps_seg.models.classifiers import build_backbone

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from gps_seg.commands.class_grid import check_inputs, run_class_comparison
-from gps_seg.commands.grid import (
+from gps_seg.commands.compare.class_grid import check_inputs, run_class_comparison
+from gps_seg.commands.compare.cells import (
     Cell,
     GridConfig,
     best_rate,

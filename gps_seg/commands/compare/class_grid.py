@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gps_seg.class_config import load_class_config
-from gps_seg.commands.grid import (
+from gps_seg.commands.compare.cells import (
     MEAN,
     MEAN_OF_GROUPS,
     Cell,
