@@ -19,7 +19,7 @@ from gps_seg.files import read_json, write_json, write_text
 from gps_seg.metrics.contradictions import check_document
 from gps_seg.metrics.groups import read_groups
 from gps_seg.metrics.plots.scores import box_plots
-from gps_seg.metrics.statistics import RESAMPLES, compare, hierarchical, holm, interval
+from gps_seg.metrics.statistics import RESAMPLES, holm, interval, joint, wilcoxon
 from gps_seg.metrics.tables import escape
 
 Documents = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -104,23 +104,26 @@ def compare_values(
     for name, matrix in values.items():
         if matrix.ndim != 2 or matrix.shape[1] != len(ids):
             raise DataError(f"{name}: expected numbers of {len(ids)} images for each seed, got the shape {matrix.shape}")
-    names = read_groups(groups, ids) if groups else None
+    drawn = joint(list(values.values()), read_groups(groups, ids) if groups else None, resamples=resamples)
+    samples = dict(zip(values, drawn, strict=True))
     pairs = combinations(values, 2) if reference is None else [(reference, name) for name in values if name != reference]
     return {"metric": metric, "higher_is_worse": metric in HIGHER_IS_WORSE, "n": len(ids), "resamples": resamples,
             "grouped": groups is not None,
-            "methods": {name: _mean(matrix, names, resamples) for name, matrix in values.items()},
-            "pairs": _tested([_difference(values, a, b, names, resamples) for a, b in pairs]),
+            "methods": {name: _mean(matrix, samples[name]) for name, matrix in values.items()},
+            "pairs": _tested([_difference(values, samples, a, b) for a, b in pairs]),
             "scores": {name: matrix.mean(axis=0).tolist() for name, matrix in values.items()}}
 
 
-def _mean(matrix: Float, groups: Sequence[str] | None, resamples: int) -> dict[str, Any]:
-    low, high = interval(hierarchical(matrix, groups=groups, resamples=resamples))
+def _mean(matrix: Float, samples: Float) -> dict[str, Any]:
+    low, high = interval(samples)
     return {"mean": float(matrix.mean()), "low": low, "high": high, "seeds": len(matrix)}
 
 
-def _difference(values: Mapping[str, Float], a: str, b: str, groups: Sequence[str] | None, resamples: int) -> dict[str, Any]:
-    found = compare(values[a], values[b], groups, resamples=resamples)
-    return {"a": a, "b": b, "difference": found.mean, "low": found.low, "high": found.high, "p": found.p, "effect": found.effect}
+def _difference(values: Mapping[str, Float], samples: Mapping[str, Float], a: str, b: str) -> dict[str, Any]:
+    low, high = interval(samples[a] - samples[b])
+    differences = values[a].mean(axis=0) - values[b].mean(axis=0)
+    p, effect = wilcoxon(differences)
+    return {"a": a, "b": b, "difference": float(differences.mean()), "low": low, "high": high, "p": p, "effect": effect}
 
 
 def _tested(pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -148,12 +151,12 @@ def _column(name: str, document: Mapping[str, Any], first: Mapping[str, Any], me
 
 def table(found: Mapping[str, Any]) -> str:
     """The comparison for a terminal."""
-    wide = max(6, *(len(name) for name in found["methods"]))
+    wide = max([6, *map(len, found["methods"])])
     lines = [f"{'method':<{wide}} {'mean':>8}   {'95 % interval':<20} seeds"]
     lines += [f"{name:<{wide}} {row['mean']:>8.4f}   {_interval(row):<20} {row['seeds']:>5}"
               for name, row in found["methods"].items()]
     names = [f"{pair['a']} - {pair['b']}" for pair in found["pairs"]]
-    wide = max(10, *(len(name) for name in names))
+    wide = max([10, *map(len, names)])
     lines += ["", f"{'difference':<{wide}} {'mean':>8}   {'95 % interval':<20} {'p':>7} {'p Holm':>7} {'effect':>7}"]
     lines += [f"{name:<{wide}} {pair['difference']:>+8.4f}   {_interval(pair):<20} {shown_p(pair['p']):>7} "
               f"{shown_p(pair['p_holm']):>7} {pair['effect']:>+7.3f}" for name, pair in zip(names, found["pairs"], strict=True)]
