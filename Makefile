@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: demo test lint env clean
+.PHONY: demo test lint docs notebooks env clean
 
 demo: $(VENV)/.ready
 	$(RUN)/gps-seg demo --out runs/demo
@@ -12,12 +12,23 @@ demo: $(VENV)/.ready
 test: $(VENV)/.ready
 	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get -qq update \
 	  && apt-get -qq install -y --no-install-recommends chromium >/dev/null; } || echo "no Chromium: browser tests will be skipped"
-	$(RUN)/python -m pytest
+	$(RUN)/python -m pytest -n logical --dist loadfile
 
 lint: $(VENV)/.ready
 	$(RUN)/ruff check .
 	$(RUN)/mypy
 	$(RUN)/lint-imports
+
+# warnings are errors; needs no network
+docs: $(VENV)/.ready
+	@$(RUN)/python -c "import sphinx, furo, myst_parser" 2>/dev/null \
+	  || $(RUN)/pip install -qq --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	$(RUN)/python docs/write_settings.py
+	$(RUN)/python -m sphinx -q -E -W --keep-going docs build/docs
+	@echo "build/docs/index.html"
+
+notebooks: $(VENV)/.ready
+	$(RUN)/python -m pytest --nbmake notebooks
 
 env: $(VENV)/.ready
 

@@ -140,13 +140,15 @@ class DataConfig(Section):
 class PolypDataConfig(DataConfig):
     """Images with masks."""
 
-    name: str = Field("kvasir-seg", description="a name of gps-seg data list, phantom, or folder (images/ + masks/)")
+    name: str = Field("kvasir-seg", description="a polyp set of gps-seg data list, phantom, or folder (data.root)")
     protocol: Literal["honest", "tune", "final", "released"] = Field(
         "honest", description=f"{DataConfig.model_fields['protocol'].description}; released: the GPS code's own, which selects "
         "on the test images, trains on them too and keeps the best step on them; only to show where its numbers come from"
     )
-    train_list: Path | None = Field(None, description="text file, one image name a line; default: the set's own, or train.txt")
-    test_list: Path | None = Field(None, description="text file; default: the set's own, or val.txt or test.txt in root")
+    train_list: Path | None = Field(None, description="text file, one image name a line; default: the set's published split, "
+                                    "else train.txt in its folder, else all but a fifth that split_seed draws")
+    test_list: Path | None = Field(None, description="text file; default: the set's published split, else test.txt or val.txt in "
+                                   "its folder, else that fifth; none of pranet-train, which other sets test")
     inner_fraction: float = Field(0.1, gt=0, lt=0.5, description="part of the training list that is the inner validation part")
     train_images: int | None = Field(None, ge=1, description="use only this many training images (a reduced budget)")
     phantom_images: int = Field(200, ge=10, description="of phantom: number of drawn images; a fifth of them is the test part")
@@ -240,6 +242,13 @@ class GPSConfig(HeadOptions):
         if min(value) < 1 or len(set(value)) < len(value):
             raise PydanticCustomError("auto_k", "input should be different whole numbers from 1")
         return value
+
+    @model_validator(mode="after")
+    def _released_rules_decide_roles(self) -> GPSConfig:
+        for name in ("weight", "bias", "norm", "scale", "embedding"):
+            if self.preset == "official" and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name}: with preset=official the released rules decide it; use overrides, or preset=paper")
+        return self
 
     @model_validator(mode="after")
     def _trials_are_of_auto(self) -> GPSConfig:
@@ -515,15 +524,3 @@ def _whose(key: str, task: str, method: str) -> str:
 def dump_config(config: RunConfig) -> str:
     """The resolved settings as YAML that :func:`load_config` reads back unchanged."""
     return dump_settings(config)
-
-
-# The released SAM rules, first hit wins: substring tests on names. After them the roles above decide, which freezes the
-# weights of the neck's norms but, by accident of the released code, trains their biases ("bias" is tested before "neck").
-# Source: FightingFighting/GPS, SAM/utils_/pruning.py.
-OFFICIAL: tuple[tuple[str, Treatment], ...] = (
-    ("prompt_encoder.no_mask_embed.*", "train"),
-    ("image_encoder.*norm*", "freeze"),
-    ("image_encoder.*pos*", "freeze"),
-    ("image_encoder.*head*", "train"),
-    ("image_encoder.*bias*", "train"),
-)

@@ -1,6 +1,6 @@
 """Every error a user can cause. The command line prints their text as one line and exits with status 2."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 
 class GpsSegError(Exception):
@@ -27,6 +27,7 @@ class WriteError(GpsSegError):
     """A file cannot be written: the disk is full, or its folder is missing, closed or no folder."""
 
 
-def first_names(names: Sequence[str], most: int = 5) -> str:
-    """Names for a sentence: the first few, and how many there are in all if that is more."""
-    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
+def first_names(names: Iterable[str], most: int = 5) -> str:
+    """The first few names, for a sentence that has said how many there are."""
+    listed = list(names)
+    return ", ".join(listed[:most]) + (", ..." if len(listed) > most else "")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from hypothesis import settings
 settings.register_profile("gps_seg", deadline=None)  # first calls import, and shared machines stall
 settings.load_profile("gps_seg")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker a core; tiny models gain nothing from more threads
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,32 +44,25 @@ def _private_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def app(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Any]:
-    """The app with two tiny runs, in a process of its own."""
+def trained(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Callable[..., Path]:
+    """Tiny runs by their settings, each trained once for all tests, which read them; who changes one changes a copy."""
     from support.runs import train_tiny
+
+    place, numbers = tmp_path_factory.mktemp("runs"), itertools.count()
+
+    @functools.cache
+    def run(*settings: str, model: str = "tiny_lite") -> Path:
+        return train_tiny(place / str(next(numbers)), cache, *settings, model=model)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def app(tmp_path_factory: pytest.TempPathFactory, trained: Callable[..., Path]) -> Iterator[Any]:
+    """The app with two tiny runs, in a process of its own: one for all tests that neither stop it nor start it otherwise."""
     from support.server import served
 
     place = tmp_path_factory.mktemp("app")
-    runs = [train_tiny(place / name, cache, f"seed={seed}") for seed, name in enumerate(("first", "second"))]
+    runs = f"first={trained()}", f"second={trained('seed=1')}"
     with served(place / "server", *runs, "--save-folder", place / "corrected") as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    from support.browser import SWITCHES, chromium
-
-    with sync_playwright() as player:
-        found = player.chromium.launch(executable_path=chromium(), args=list(SWITCHES))
-        yield found
-        found.close()
-
-
-@pytest.fixture
-def page(browser: Any, app: Any) -> Iterator[Any]:
-    from support.browser import opened
-
-    with opened(browser, app.url) as made:
-        yield made

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gps_seg.config import RunConfig, dump_config, load_config, page_of
+from gps_seg.config import LoraOptions, RunConfig, dump_config, load_config, page_of
 from gps_seg.errors import ConfigError
 from gps_seg.settings import known_keys
 
@@ -58,6 +58,36 @@ def test_the_resolved_settings_read_back_unchanged(tmp_path: Path) -> None:
     config = load_config(None, ["selection.preset=official", "train.clip=null", "selection.include=['a.*']"])
     (tmp_path / "resolved.yaml").write_text(dump_config(config))
     assert load_config(tmp_path / "resolved.yaml") == config
+
+
+@pytest.mark.parametrize(("overrides", "text"), [
+    (["method=full", "selection.head=freeze"], "selection.head: an option of method gps, bitfit, partial, lora"),
+    (["method=bitfit", "selection.k=9"], "selection.k: an option of method gps, not read by method bitfit"),
+    (["method=lora", "selection.width=9"], "selection.width: an option of method adapter, not read by method lora"),
+    (["train.label_smoothing=0.1"], "train.label_smoothing: a setting of task classification, not read by task segmentation"),
+    (["task=classification", "train.loss=dice"], "train.loss: a setting of task segmentation, not read by task classification"),
+    (["data.phantom_images=20"], "phantom_images is read for data.name=phantom alone, the data set is kvasir-seg"),
+    (["train.momentum=0.5"], "momentum is read with optimizer=sgd alone, the optimizer is adamw"),
+    (["selection.auto_steps=9"], "auto_steps is read with k=auto alone, k is 1"),
+    (["selection.preset=official", "selection.bias=freeze"], "with preset=official the released rules decide it"),
+    (["train.patience=2", "train.keep=last"], "patience waits for a better step, and keep=last takes the last one"),
+    (["train.seed=1"], "unknown key 'train.seed': it is seed"),
+    (["task=detection"], "task: expected segmentation or classification, got 'detection'"),
+])
+def test_a_setting_that_the_chosen_method_or_task_does_not_read_is_an_error(overrides: list[str], text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, overrides)
+    assert text in str(caught.value)
+
+
+def test_another_method_leaves_the_files_options_of_its_own_behind_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("method: gps\nselection: {k: 3, max_images: 9}\n")
+    said: list[str] = []
+    config = load_config(tmp_path / "a.yaml", ["method=lora", "selection.rank=4"], say=said.append)
+    assert config.selection == LoraOptions(rank=4)  # type: ignore[call-arg]
+    assert said == [f"{tmp_path / 'a.yaml'}: its selection belongs to method gps and is left out for method lora"]
+    assert load_config(tmp_path / "a.yaml", ["method=gps"], say=said.append).selection.k == 3  # type: ignore[attr-defined]
+    assert len(said) == 1
 
 
 def test_every_setting_says_what_it_is_for_or_has_a_plain_name() -> None:

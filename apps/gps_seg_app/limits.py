@@ -34,8 +34,3 @@ class Limits:
     video_frames: int = 9_000
     video_side: int = 4_096
     dicom_frames: int = 2_000
-
-
-def slider_value(threshold: float) -> float:
-    """The nearest step of a threshold's slider, which goes in hundredths from 0.01 to 0.99."""
-    return min(0.99, max(0.01, round(threshold, 2)))

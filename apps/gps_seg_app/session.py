@@ -8,10 +8,13 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gps_seg_app.answer.desk import Desk
 from gps_seg_app.intake.pictures import Picture
+
+if TYPE_CHECKING:  # it loads torch, for which the first page does not wait
+    from gps_seg_app.inference.predictor import Predictor
 
 MOST_SESSIONS = 64
 MOST_BYTES = 3_000_000_000  # of pictures and maps in all sessions together
@@ -78,6 +81,15 @@ class Session:
                 return False
             self.corrected[desk.picture.key, desk.name] = desk.rest()
             return desk.step.touched
+
+    def place(self, picture: Picture, predictor: Predictor, name: str) -> None:
+        """A desk for the picture, with the model's answer or as it was laid aside, unless another picture came meanwhile."""
+        own = predictor.threshold_of(name)
+        desk = self.corrected.pop((picture.key, name), None) or Desk(picture, predictor, name, own)
+        with self.lock:
+            if self.picture is picture:
+                desk.set_threshold(self.threshold or own)  # it may have been moved meanwhile
+                self.desk = desk
 
     @property
     def mark(self) -> str:

@@ -36,7 +36,9 @@ def app_page(
     """Open the clinician's page, on this machine only: 127.0.0.1, no link to share, no outgoing connection."""
     import os
 
-    from gps_seg_app.server.serve import Settings, read_users, serve
+    from gps_seg_app.access import read_users
+    from gps_seg_app.server.serve import serve
+    from gps_seg_app.settings import Settings
 
     serve(Settings(name_runs(runs), port, read_users(user_file, os.environ), save_folder, device, open_browser=not no_browser,
                    threshold=threshold),
@@ -76,6 +78,6 @@ def calibrate(
 ) -> None:
     """Fit a run's temperature, which makes its probabilities honest, and choose the app's threshold; both stay in its folder."""
     from gps_seg.commands.calibrate import calibrate as fit
-    from gps_seg.commands.calibrate import describe
+    from gps_seg.runs.calibration import describe
 
     typer.echo(describe(fit(run, data=data, split=split, device=device)))

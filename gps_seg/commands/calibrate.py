@@ -3,60 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gps_seg.commands.train import CONFIG_FILE
-from gps_seg.config import EvaluateConfig, load_config
 from gps_seg.data.images import read_mask
-from gps_seg.errors import CheckpointError, ConfigError
-from gps_seg.files import read_json, sha256, write_json
+from gps_seg.errors import ConfigError
+from gps_seg.files import sha256, write_json
 from gps_seg.metrics.calibration import BINS, band
-from gps_seg.metrics.operating_point import operating_point
-from gps_seg.metrics.temperature import HIGHEST, LOWEST, fit_temperature, negative_log_likelihood, rescale
+from gps_seg.metrics.operating_point import nearest_step, operating_point
+from gps_seg.metrics.temperature import fit_temperature, negative_log_likelihood, rescale
+from gps_seg.runs.calibration import CALIBRATION_FILE, Calibration
 from gps_seg.runs.delta import DELTA_FILE
-from gps_seg.runs.fit import predictions
-from gps_seg.runs.load import Run, find_pairs, load_run, make_loader
+from gps_seg.runs.load import Run, load_run
 from gps_seg.tasks.segmentation.pairs import Pair
 from gps_seg.tasks.segmentation.task import Segmentation
-from gps_seg_app.limits import slider_value
 
-FILE = "calibration.json"
 PIXELS = 20_000  # of an image, evenly spread over those that count
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """calibration.json of a run folder.
-
-    Attributes:
-        temperature: logits are divided by it.
-        data, split, images, pixels: what it was fitted on.
-        nll_before, nll_after: mean negative log-likelihood of those pixels, in nats.
-        ece_before, ece_after: expected calibration error of the same pixels.
-        delta_sha256: of the weights it belongs to.
-        threshold: where the app cuts, on the calibrated scale, see ``operating_point``; a step of its slider; None in
-            older files.
-        dice, best_dice, found: of that threshold on the same images.
-    """
-
-    temperature: float
-    data: str
-    split: str
-    images: int
-    pixels: int
-    nll_before: float
-    nll_after: float
-    ece_before: float
-    ece_after: float
-    delta_sha256: str
-    threshold: float | None = None
-    dice: float | None = None
-    best_dice: float | None = None
-    found: float | None = None
 
 
 def calibrate(folder: Path, *, data: str | None = None, split: str = "inner", device: str = "auto") -> Calibration:
@@ -76,21 +41,22 @@ def calibrate(folder: Path, *, data: str | None = None, split: str = "inner", de
     if split == "test":
         raise ConfigError("--split: a temperature fitted on the test part makes its scores worthless; use inner")
     run = load_run(folder, device=device)
-    config = load_config(folder / CONFIG_FILE if (folder / CONFIG_FILE).is_file() else None).data
-    pairs = find_pairs(data, split, config)
+    if not isinstance(run.task, Segmentation):
+        raise ConfigError(f"calibrate: expected a run of segmentation, the one in {folder} is of {run.config.task}")
+    pairs = run.task.items(data, split)
     samples: list[tuple[NDArray[np.float32], NDArray[np.bool_]]] = []
     point = operating_point(_sampled(run, pairs, samples))
     probability, target = (np.concatenate([pixels[part] for pixels in samples]) for part in (0, 1))
     temperature = fit_temperature(probability, target)
     calibrated = rescale(probability, temperature)
     found = Calibration(
-        temperature=temperature, data=_name(data, config.name), split=split, images=len(pairs), pixels=len(target),
+        temperature=temperature, data=_name(data, run.config.data.name), split=split, images=len(pairs), pixels=len(target),
         nll_before=negative_log_likelihood(probability, target), nll_after=negative_log_likelihood(calibrated, target),
         ece_before=expected_error(probability, target), ece_after=expected_error(calibrated, target),
-        delta_sha256=sha256(folder / DELTA_FILE), threshold=slider_value(rescale(point.threshold, temperature)),
+        delta_sha256=sha256(folder / DELTA_FILE), threshold=nearest_step(rescale(point.threshold, temperature)),
         dice=point.dice, best_dice=point.best_dice, found=point.found,
     )
-    write_json(folder / FILE, {"format": 1, **asdict(found)})
+    write_json(folder / CALIBRATION_FILE, {"format": 1, **asdict(found)})
     return found
 
 
@@ -98,9 +64,7 @@ def _sampled(
     run: Run, pairs: Sequence[Pair], samples: list[tuple[NDArray[np.float32], NDArray[np.bool_]]]
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
     """Probability and target of every image, one at a time, as there may be many; ``samples`` keeps some pixels of each."""
-    loader = make_loader(run.model, pairs, batch_size=EvaluateConfig().batch_size)
-    found = predictions(run.model, Segmentation(threshold=run.threshold).predict, loader, run.device, run.precision)
-    for pair, (_, probability) in zip(pairs, found, strict=True):
+    for pair, (_, probability) in zip(pairs, run.predict(pairs), strict=True):
         target = read_mask(pair.mask)
         samples.append(sample(probability, target, run.threshold))
         yield probability, target
@@ -126,38 +90,3 @@ def expected_error(probability: NDArray[np.float32], target: NDArray[np.bool_]) 
 def _name(data: str | None, own: str) -> str:
     """The set's name; of a folder its last part alone, so that no path of this machine travels with the run."""
     return own if data is None else Path(data).name or "folder"
-
-
-def read_calibration(folder: Path) -> Calibration | None:
-    """A run's calibration; None if it has none, or one of other weights (a run that was trained anew).
-
-    Raises:
-        CheckpointError: the file is damaged.
-    """
-    path = folder / FILE
-    if not path.is_file():
-        return None
-    document = read_json(path, "a calibration")
-    try:
-        found = Calibration(**{field.name: document[field.name] for field in fields(Calibration)
-                               if field.default is MISSING or field.name in document})
-        point = [value for value in (found.threshold, found.dice, found.best_dice, found.found) if value is not None]
-        valid = LOWEST <= found.temperature <= HIGHEST and len(point) in (0, 4) and all(0 <= value <= 1 for value in point)
-    except (KeyError, TypeError):
-        valid = False
-    if not valid:
-        raise CheckpointError(f"{path}: expected a calibration, it was edited or damaged; gps-seg calibrate makes another")
-    return found if found.delta_sha256 == sha256(folder / DELTA_FILE) else None
-
-
-def describe(found: Calibration) -> str:
-    """One line for the command line and the page."""
-    line = (f"temperature {found.temperature:.3f}, fitted on {found.images} images ({found.data}, {found.split}): error "
-            f"{found.ece_before:.3f} before, {found.ece_after:.3f} after")
-    return line if found.threshold is None else f"{line}; threshold {describe_threshold(found)}"
-
-
-def describe_threshold(found: Calibration) -> str:
-    """The app's threshold, how it was chosen, and what it costs there."""
-    return (f"{found.threshold:.3g}, the highest that is as good as the best on the images of the calibration (Dice "
-            f"{found.dice:.3f}, best {found.best_dice:.3f}; the polyp met in {100 * (found.found or 0):.0f} % of those with one)")

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from gps_seg.data.splits import spread
 from gps_seg.errors import ConfigError
 from gps_seg.metrics.masks import ImageScore
 from gps_seg.metrics.statistics import LEVEL, RESAMPLES, clusters, interval, resample
@@ -32,13 +33,6 @@ DEFINITION = ("dice: mean over images; drop: clean Dice - corrupted Dice of the 
               "mean over severities of 1 - Dice; relative_mce: mce - (1 - clean Dice)")
 Float = NDArray[np.float64]
 BATCH = 8  # images per forward pass
-
-
-def subset(number: int, most: int | None) -> list[int]:
-    """Indices of at most ``most`` of ``number`` images, spread evenly over their order; all for None."""
-    if most is None or most >= number:
-        return list(range(number))
-    return [int(index) for index in np.linspace(0, number - 1, most).round()] if most > 1 else [0]
 
 
 def measure(
@@ -84,7 +78,7 @@ def measure_subset(
     groups: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """As :func:`measure`, on at most ``most`` of the pairs, with a progress bar."""
-    kept = subset(len(pairs), most)
+    kept = spread(range(len(pairs)), most)
     total = len(kept) * len(CORRUPTIONS) * len(SEVERITIES)
     with tqdm(total=total, desc="corruptions", unit="image", disable=not sys.stderr.isatty()) as bar:
         found = measure(run, [pairs[index] for index in kept], [clean[index] for index in kept],

@@ -19,7 +19,7 @@ from gps_seg.methods.selection_file import load_selection
 from gps_seg.metrics.plots.selections import parameters_plot
 from gps_seg.metrics.tables import markdown_table
 from gps_seg.models.classifiers import load_backbone
-from gps_seg.models.sam import MODELS
+from gps_seg.models.sam_zoo import MODELS
 from gps_seg.tasks.classification.catalog import ADAPTERS
 
 LARGEST_K = 20  # of the curves; the paper's own largest k

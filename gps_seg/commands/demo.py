@@ -11,7 +11,7 @@ from gps_seg.data.download import download_kvasir
 from gps_seg.errors import DataError
 from gps_seg.metrics.tables import headline
 from gps_seg.runs.folder import CONFIG_FILE
-from gps_seg.tasks.segmentation.pairs import find_root
+from gps_seg.tasks.segmentation.sets import locate
 
 
 def run_demo(config: Path, out: Path) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def run_demo(config: Path, out: Path) -> dict[str, Any]:
 
 def choose_data(folder: Path) -> tuple[str, str]:
     """(data name, one line that says why): Kvasir-SEG if found or downloadable, else phantoms."""
-    if root := find_root("kvasir-seg"):
+    if root := locate("kvasir-seg"):
         return "kvasir-seg", f"Kvasir-SEG, found at {root}"
     try:
         return "kvasir-seg", f"Kvasir-SEG, downloaded to {download_kvasir(folder)} (research and education only)"

@@ -12,13 +12,14 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
 
 from gps_seg.data.batches import Batch
+from gps_seg.data.splits import spread
 from gps_seg.errors import ConfigError, DataError
 from gps_seg.metrics.plots.selections import features_plot
 from gps_seg.runs.load import Run, load_run
 from gps_seg.runs.task_model import TaskModel
 from gps_seg.tasks.classification.items import Item
 from gps_seg.tasks.classification.losses import features_of
-from gps_seg.tasks.classification.task import Classification, spread
+from gps_seg.tasks.classification.task import Classification
 
 BATCH = 32  # images per forward pass
 PERPLEXITY = 30.0  # scikit-learn's own, lower for few images

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -13,17 +12,20 @@ from gps_seg.config import RunConfig
 from gps_seg.core.attach import attach
 from gps_seg.core.selection import Selection, counts
 from gps_seg.core.table import table
+from gps_seg.data.places import search_folder
 from gps_seg.errors import DataError
 from gps_seg.files import read_json
 from gps_seg.methods.added import add_modules
 from gps_seg.methods.selection_file import load_selection
-from gps_seg.models.sam import MODELS
+from gps_seg.models.sam_zoo import MODELS
 from gps_seg.models.weights import PUBLISHED, cache_folder
 from gps_seg.runs.delta import read_delta_config
 from gps_seg.runs.device import compute_dtype, resolve_device, resolve_precision
 from gps_seg.runs.folder import CONFIG_FILE, RESULT_FILE, SELECTION_FILE, read_config
 from gps_seg.runs.load import run_config
 from gps_seg.runs.select import describe_counts
+from gps_seg.tasks.classification.catalog import ADAPTERS
+from gps_seg.tasks.classification.catalog import locate as find_adapter
 from gps_seg.tasks.lookup import make_task
 from gps_seg.tasks.segmentation.known import GROUPS, KNOWN
 from gps_seg.tasks.segmentation.sets import locate, set_pairs
@@ -44,21 +46,36 @@ def describe_machine() -> str:
 
 
 def describe_data() -> str:
-    """Known data sets, their published numbers of images, and where they were found with how many."""
-    lines = []
-    for name, known in KNOWN.items():
-        try:
-            found = locate(name)
-            where = f"{found}, {len(set_pairs(name))} images" if found else f"not found; {known.source}"
-        except DataError as error:
-            where = str(error)
-        lines.append(f"  {name:<16}{known.images:>5} images: {where}")
-    groups = [f"  {name:<16}stands for {', '.join(sets)}" for name, sets in GROUPS.items()]
+    """The data sets that can be trained and scored by name, their published numbers, and where they were found with how many."""
+    groups = [f"  {name:<16}stands for {', '.join(sets)}; to be scored" for name, sets in GROUPS.items()]
     return "\n".join([
-        *lines, *groups, "  phantom         procedural scenes with exact masks, always there",
-        "  FOLDER          any folder with images/ and masks/, or laid out as one of these sets",
-        f"  searched {os.environ.get('GPS_SEG_DATA') or 'data'}; terms and layouts: data/README.md",
+        *(_describe_polyps(name) for name in KNOWN), *groups,
+        "  phantom         procedural scenes with exact masks, always there",
+        "  FOLDER          any folder with images/ and masks/, or laid out as one of these sets; to train: data.name=folder",
+        "  task=classification", *(_describe_classes(name) for name in ADAPTERS),
+        f"  searched {search_folder()}; terms, layouts and where to get them: data/README.md",
     ])
+
+
+def _describe_polyps(name: str) -> str:
+    known = KNOWN[name]
+    try:
+        found = locate(name)
+        where = f"{found}, {len(set_pairs(name))} images" if found else f"not found; {known.source}"
+    except DataError as error:
+        where = str(error)
+    return f"  {name:<16}{known.images:>5} images: {where}"
+
+
+def _describe_classes(name: str) -> str:
+    adapter = ADAPTERS[name]
+    classes = f"{adapter.classes:>5} classes" if adapter.classes else f"{'any':>5} classes"
+    if not adapter.folders:
+        return f"  {name:<26}{classes}: {adapter.where}"
+    try:
+        return f"  {name:<26}{classes}: {find_adapter(name, adapter, None)}"
+    except DataError:
+        return f"  {name:<26}{classes}: not found"
 
 
 def describe_run(folder: Path) -> str:

@@ -27,6 +27,7 @@ from gps_seg.methods import METHODS
 from gps_seg.methods.selection_file import save_selection
 from gps_seg.runs.select import selection_scores
 from gps_seg.runs.setup import Say, Setup, prepare
+from gps_seg.tasks.classification.catalog import ADAPTERS
 
 INDEX_BYTES, VALUE_BYTES = 4, 4  # of a connection in a delta
 COMMON_FILE, REPORT_FILE = "common.safetensors", "shared.json"
@@ -86,7 +87,8 @@ def _configs(path: Path, overrides: Sequence[str], tasks: Sequence[str]) -> dict
     if len(set(tasks)) < max(2, len(tasks)):
         raise ConfigError("--tasks: expected at least two different data sets, such as digits,polyp_patches, got "
                           f"{','.join(tasks)}")
-    configs = {task: load_config(path, [*overrides, f"data.name={task}"], task="classification") for task in tasks}
+    configs = {task: load_config(path, [*_read_by(task, overrides), f"data.name={task}"], task="classification")
+               for task in tasks}
     first = configs[tasks[0]]
     if first.task != "classification" or not isinstance(first.selection, GPSConfig):
         raise ConfigError(f"--tasks: expected task=classification method=gps, got task={first.task} method={first.method}")
@@ -94,6 +96,12 @@ def _configs(path: Path, overrides: Sequence[str], tasks: Sequence[str]) -> dict
         raise ConfigError("--tasks: expected a number for selection.k and no selection.files, got "
                           f"selection.k={first.selection.k} and {len(first.selection.files)} files")
     return configs
+
+
+def _read_by(task: str, overrides: Sequence[str]) -> list[str]:
+    """The overrides without a folder for a data set that has none."""
+    is_file_less = task in ADAPTERS and not ADAPTERS[task].layouts
+    return [one for one in overrides if not (is_file_less and one.startswith("data.root="))]
 
 
 def _score(setup: Setup, say: Say) -> Scored:

@@ -105,17 +105,25 @@ def run_facts(setup: Setup, fitted: FitResult, sizes: Mapping[str, int]) -> dict
 
 def finish(setup: Setup, out: Path, facts: Mapping[str, Any], say: Say) -> dict[str, Any]:
     """Read the reported part, for the first and only time, and write result.json and what the task draws."""
-    split, items = setup.reported()
-    say(f"evaluating on {len(items)} {'test' if split == 'test' else 'inner validation'} images")
-    size = setup.config.evaluate.batch_size
-    scores, document = measure(setup, items, None, split, config=setup.config, batch_size=size)
-    document |= setup.task.finish(items, scores, lambda chosen: setup.predict(chosen, size), out)
-    document["run"] = dict(facts)
+    document = {**_report(setup, out, say), "run": dict(facts)}
     training_curve(read_log(out), out / "training.png")
     write_json(out / RESULT_FILE, document)
     (out / STATE_FILE).unlink(missing_ok=True)  # a finished run is not resumed
-    say(setup.task.table(document))
+    if len(document) > 1:
+        say(setup.task.table(document))
     return document
+
+
+def _report(setup: Setup, out: Path, say: Say) -> dict[str, Any]:
+    """The scores of the reported part; none where everything was trained on."""
+    split, items = setup.reported()
+    if not items:
+        say(f"{setup.config.data.name} has no test part and all of it was trained on: score the run with gps-seg evaluate --data")
+        return {}
+    say(f"evaluating on {len(items)} {'test' if split == 'test' else 'inner validation'} images")
+    size = setup.config.evaluate.batch_size
+    scores, document = measure(setup, items, None, split, config=setup.config, batch_size=size)
+    return document | dict(setup.task.finish(items, scores, lambda chosen: setup.predict(chosen, size), out))
 
 
 def _silent(text: str) -> None:

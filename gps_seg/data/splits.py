@@ -1,9 +1,17 @@
-"""A data set in its parts. No torch."""
+"""A data set in its parts, and the lists that name them. No torch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+
+from gps_seg.errors import DataError
+
+AnyT = TypeVar("AnyT")
 
 
 class Item(Protocol):
@@ -30,3 +38,19 @@ class Splits(Generic[ItemT_co]):
     inner: tuple[ItemT_co, ...]
     test: tuple[ItemT_co, ...]
     class_names: tuple[str, ...] = ()
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a list of images, stripped; blank ones are empty. Raises DataError: there is no such list."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors put a byte order mark before the first name
+    except (OSError, UnicodeDecodeError):
+        raise DataError(f"expected a list of images at {path}, cannot read it") from None
+    return [line.strip() for line in text.splitlines()]
+
+
+def spread(items: Sequence[AnyT], most: int | None) -> tuple[AnyT, ...]:
+    """At most so many items, spread evenly over their order; the same ones every time, all for None."""
+    if most is None or most >= len(items):
+        return tuple(items)
+    return tuple(items[index] for index in np.linspace(0, len(items) - 1, most).round().astype(int).tolist())

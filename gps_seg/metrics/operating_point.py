@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from gps_seg.errors import DataError
 
-GRID: NDArray[np.float64] = expit(np.linspace(-3, 5, 65))  # 0.047 to 0.993, finest where masks still change
+GRID: NDArray[np.float64] = 1 / (1 + np.exp(-np.linspace(-3, 5, 65)))  # 0.047 to 0.993, finest where masks still change
 DICE_LOSS, FRAME_LOSS = 0.01, 0.01
 
 
@@ -55,6 +54,11 @@ def operating_point(images: Iterable[tuple[NDArray[np.float32], NDArray[np.bool_
     as_good = dice >= dice.max() - DICE_LOSS
     at = int(np.flatnonzero(as_good & (found >= found[as_good].max() - FRAME_LOSS))[-1])
     return OperatingPoint(float(GRID[at]), float(dice[at]), float(dice.max()), float(found[at]))
+
+
+def nearest_step(threshold: float) -> float:
+    """The nearest threshold that can be set by hand: hundredths from 0.01 to 0.99."""
+    return min(0.99, max(0.01, round(threshold, 2)))
 
 
 def _curve(

@@ -1,7 +1,7 @@
 """Methods against each other on the same images: from plain numbers, or from the JSON files of score, evaluate or train.
 
 Each method may bring several seeds; then seeds and images are both drawn for the intervals, and the test uses each image's
-mean over seeds. All pairs of methods are tested, or all with one reference, and Holm's correction counts all that are.
+mean over seeds. All pairs of methods are tested, and Holm's correction counts them all.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gps_seg.errors import ConfigError, DataError, GpsSegError
-from gps_seg.files import read_json, write_json, write_text
+from gps_seg.files import read_json
 from gps_seg.metrics.contradictions import check_document
 from gps_seg.metrics.groups import read_groups
 from gps_seg.metrics.plots.scores import box_plots
 from gps_seg.metrics.statistics import RESAMPLES, holm, interval, joint, wilcoxon
-from gps_seg.metrics.tables import escape
+from gps_seg.metrics.tables import escape, latex_table, markdown_table, write_forms
 
 Documents = Mapping[str, Sequence[Mapping[str, Any]]]
 Float = NDArray[np.float64]
@@ -82,8 +82,8 @@ def compare_methods(
 
 
 def compare_values(
-    values: Mapping[str, Float], ids: Sequence[str], *, metric: str = "dice", reference: str | None = None,
-    groups: Path | None = None, resamples: int = RESAMPLES,
+    values: Mapping[str, Float], ids: Sequence[str], *, metric: str = "dice", groups: Path | None = None,
+    resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
     """Every method's mean with its interval, and every pair of methods; a method alone gives no pair.
 
@@ -91,7 +91,6 @@ def compare_values(
         values: by method, one number a seed and image, (seeds, n).
         ids: of the n images.
         metric: what the numbers are; a name, but for ``higher_is_worse``.
-        reference: a method; only its pairs are tested then, with it as a.
         groups: CSV file of stem,group; intervals then draw whole groups.
 
     Returns:
@@ -106,11 +105,10 @@ def compare_values(
             raise DataError(f"{name}: expected numbers of {len(ids)} images for each seed, got the shape {matrix.shape}")
     drawn = joint(list(values.values()), read_groups(groups, ids) if groups else None, resamples=resamples)
     samples = dict(zip(values, drawn, strict=True))
-    pairs = combinations(values, 2) if reference is None else [(reference, name) for name in values if name != reference]
     return {"metric": metric, "higher_is_worse": metric in HIGHER_IS_WORSE, "n": len(ids), "resamples": resamples,
             "grouped": groups is not None,
             "methods": {name: _mean(matrix, samples[name]) for name, matrix in values.items()},
-            "pairs": _tested([_difference(values, samples, a, b) for a, b in pairs]),
+            "pairs": _tested([_difference(values, samples, a, b) for a, b in combinations(values, 2)]),
             "scores": {name: matrix.mean(axis=0).tolist() for name, matrix in values.items()}}
 
 
@@ -157,7 +155,8 @@ def table(found: Mapping[str, Any]) -> str:
               for name, row in found["methods"].items()]
     names = [f"{pair['a']} - {pair['b']}" for pair in found["pairs"]]
     wide = max([10, *map(len, names)])
-    lines += ["", f"{'difference':<{wide}} {'mean':>8}   {'95 % interval':<20} {'p':>7} {'p Holm':>7} {'effect':>7}"]
+    if names:
+        lines += ["", f"{'difference':<{wide}} {'mean':>8}   {'95 % interval':<20} {'p':>7} {'p Holm':>7} {'effect':>7}"]
     lines += [f"{name:<{wide}} {pair['difference']:>+8.4f}   {_interval(pair):<20} {shown_p(pair['p']):>7} "
               f"{shown_p(pair['p_holm']):>7} {pair['effect']:>+7.3f}" for name, pair in zip(names, found["pairs"], strict=True)]
     return "\n".join([*lines, *_notes(found)])
@@ -174,37 +173,33 @@ def _notes(found: Mapping[str, Any]) -> list[str]:
 
 
 def markdown(found: Mapping[str, Any]) -> str:
-    """The comparison as two Markdown tables."""
-    return "\n".join([
-        "| method | mean | 95 % interval | seeds |", "|---|--:|---|--:|",
-        *(f"| {name} | {row['mean']:.4f} | {_interval(row)} | {row['seeds']} |" for name, row in found["methods"].items()), "",
-        "| difference | mean | 95 % interval | p | p Holm | effect |", "|---|--:|---|--:|--:|--:|",
-        *(f"| {pair['a']} - {pair['b']} | {pair['difference']:+.4f} | {_interval(pair)} | {shown_p(pair['p'])} | "
-          f"{shown_p(pair['p_holm'])} | {pair['effect']:+.3f} |" for pair in found["pairs"]), ""])
+    """The comparison as Markdown: a table of methods and one of differences."""
+    methods = [(name, f"{row['mean']:.4f}", _interval(row), str(row["seeds"])) for name, row in found["methods"].items()]
+    pairs = [(f"{pair['a']} - {pair['b']}", f"{pair['difference']:+.4f}", _interval(pair), shown_p(pair["p"]),
+              shown_p(pair["p_holm"]), f"{pair['effect']:+.3f}") for pair in found["pairs"]]
+    left = ("method", "difference", "95 % interval")
+    lines = [*markdown_table(("method", "mean", "95 % interval", "seeds"), methods, left), ""]
+    if pairs:
+        lines += [*markdown_table(("difference", "mean", "95 % interval", "p", "p Holm", "effect"), pairs, left), ""]
+    return "\n".join(lines)
 
 
 def latex(found: Mapping[str, Any]) -> str:
-    """The methods as a LaTeX ``tabular`` that needs no package; p against the first method, corrected."""
+    """The methods as a LaTeX table; p against the first method, corrected."""
     reference = next(iter(found["methods"]))
     against = {pair["b"]: pair for pair in found["pairs"] if pair["a"] == reference}
     rows = [f"{escape(name)} & {row['mean']:.4f} & {_interval(row).replace(' to ', '--')} & "
             f"{escape(shown_p(against[name]['p_holm'])) if name in against else '--'} \\\\"
             for name, row in found["methods"].items()]
-    caption = f"% {found['metric']}, {found['n']} images; p: Wilcoxon against {reference}, Holm"
-    return "\n".join([caption, r"\begin{tabular}{lrlr}", r"method & mean & 95\,\% interval & $p$ \\", r"\hline", *rows,
-                      r"\end{tabular}", ""])
+    return latex_table(f"{found['metric']}, {found['n']} images; p: Wilcoxon against {reference}, Holm", "lrlr",
+                       r"method & mean & 95\,\% interval & $p$", [r"\hline", *rows])
 
 
 def publish(
     found: Mapping[str, Any], *, json: Path | None, markdown_file: Path | None, latex_file: Path | None, plots: Path | None
 ) -> None:
     """Write the files that were asked for; ``plots`` gets ``methods.png``."""
-    if json:
-        write_json(json, found)
-    if markdown_file:
-        write_text(markdown_file, markdown(found))
-    if latex_file:
-        write_text(latex_file, latex(found))
+    write_forms(found, json, (markdown_file, markdown), (latex_file, latex))
     if plots:
         box_plots(found["scores"], plots / "methods.png", title=f"{found['n']} images", label=found["metric"])
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,8 +104,7 @@ def _remarks(document: Mapping[str, Any]) -> list[str]:
     if legacy := document.get("gps_legacy"):
         text.append(f"gps_legacy: the released scorer would say mDice {legacy['dice']:.4f} mIoU {legacy['iou']:.4f}; "
                     f"{legacy['warning']}")
-    shown = ", ".join(f"{key} {value}" for key, value in document["settings"].items() if value not in ("", None))
-    return [*text, f"protocol: {shown}"] if shown else text
+    return [*text, f"protocol: {shown}"] if (shown := _settings(document)) else text
 
 
 def _rate(value: float | None) -> str:
@@ -133,7 +132,7 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: 
 
 
 def latex(document: Mapping[str, Any]) -> str:
-    """A LaTeX ``tabular`` that needs no package."""
+    """A LaTeX table: block, metric, value, interval."""
     body, block = [], ""
     for line in lines(document):
         value, interval = line.shown()
@@ -141,8 +140,17 @@ def latex(document: Mapping[str, Any]) -> str:
         name, block = ("" if line.block == block else line.block), line.block
         cells = " & ".join(escape(cell) for cell in (name, line.label, value, interval.replace(" to ", "--")))
         body.append(f"{rule}{cells} \\\\")
-    return "\n".join([f"% {_caption(document)}", r"\begin{tabular}{llrl}", r"block & metric & value & 95\,\% interval \\", *body,
-                      r"\end{tabular}", ""])
+    return latex_table(_caption(document), "llrl", r"block & metric & value & 95\,\% interval", body)
+
+
+def latex_table(caption: str, kinds: str, columns: str, rows: Iterable[str]) -> str:
+    """A LaTeX ``tabular`` that needs no package, with its caption as a comment.
+
+    Args:
+        kinds: of the columns, such as "llr".
+        columns: their names, and ``rows``: lines of LaTeX.
+    """
+    return "\n".join([f"% {caption}", rf"\begin{{tabular}}{{{kinds}}}", rf"{columns} \\", *rows, r"\end{tabular}", ""])
 
 
 def escape(text: str) -> str:
@@ -153,8 +161,11 @@ def escape(text: str) -> str:
 
 
 def _caption(document: Mapping[str, Any]) -> str:
-    shown = ", ".join(f"{key} {value}" for key, value in document["settings"].items() if value not in ("", None))
-    return f"{document['n']} images" + (f"; {shown}" if shown else "")
+    return "; ".join([f"{document['n']} images", *filter(None, [_settings(document)])])
+
+
+def _settings(document: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in document["settings"].items() if value not in ("", None))
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -171,11 +182,17 @@ def publish(
     latex_file: Path | None = None,
 ) -> None:
     """Write the files that were asked for."""
-    if json:
-        write_json(json, document)
+    write_forms(document, json, (markdown_file, markdown), (latex_file, latex))
     if csv:
         write_rows(csv, document["images"])
-    if markdown_file:
-        write_text(markdown_file, markdown(document))
-    if latex_file:
-        write_text(latex_file, latex(document))
+
+
+def write_forms(
+    document: Mapping[str, Any], json: Path | None, *texts: tuple[Path | None, Callable[[Mapping[str, Any]], str]]
+) -> None:
+    """Write a document as JSON and as texts, each to the file given for it, if one is."""
+    if json:
+        write_json(json, document)
+    for path, make in texts:
+        if path:
+            write_text(path, make(document))

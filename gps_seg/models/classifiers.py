@@ -1,4 +1,7 @@
-"""Classification backbones from timm, by name, with head and encoder told apart as the selection needs it."""
+"""Classifiers by name: timm's, and a SAM's image encoder with a pooled linear head, the pretrained one that needs no download.
+
+Each says what a selection asks of it, see :mod:`gps_seg.methods.parts`.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gps_seg.core.roles import Treatment, matches
 from gps_seg.errors import ConfigError
-from gps_seg.models.pooled import PooledEncoder, load_pooled
-from gps_seg.models.sam import MODELS
+from gps_seg.models.sam import SamModel
+from gps_seg.models.sam_zoo import MODELS, load_sam
 from gps_seg.models.weights import PUBLISHED, find_weights, load_strictly, read_state
 from gps_seg.packages import import_torchvision
 
@@ -117,7 +120,6 @@ def build_backbone(
 
 
 def _tell_parts(model: Any) -> None:
-    """What a selection asks of a model, see :mod:`gps_seg.methods.parts`."""
     model.head_patterns = (f"{model.pretrained_cfg['classifier']}.*",)
     model.encoder_patterns = ("*",)
     model.encoder_blocks = _blocks(model)
@@ -139,3 +141,43 @@ def _blocks(model: Any) -> tuple[str, ...]:
         if prefixes:
             return tuple(prefixes)
     return ()
+
+
+class PooledEncoder(nn.Module):
+    """Image encoder of a SAM, mean over the grid, LayerNorm, linear head; answers as timm's models do."""
+
+    head_patterns = ("norm.*", "head.*")
+    encoder_patterns = ("sam.image_encoder.*",)
+
+    def __init__(self, sam: SamModel, classes: int) -> None:
+        super().__init__()
+        self.sam, self.num_classes = sam, classes
+        del sam.mask_decoder
+        width = sam.encode(torch.zeros(1, 3, sam.spec.input_size, sam.spec.input_size)).shape[1]
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
+        nn.init.zeros_(self.head.bias)
+        nn.init.normal_(self.head.weight, std=0.01)
+        self.encoder_blocks = tuple(f"sam.{prefix}" for prefix in sam.encoder_blocks)
+
+    def forward_features(self, image: Tensor) -> Tensor:
+        """Image (B, 3, S, S) -> embedding (B, C, g, g)."""
+        return self.sam.encode(image)
+
+    def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
+        """Embedding -> pooled features (B, C), or class logits (B, classes)."""
+        pooled = self.norm(features.float().mean((2, 3)))
+        return pooled if pre_logits else self.head(pooled)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Class logits (B, classes)."""
+        return self.forward_head(self.forward_features(image))
+
+
+def load_pooled(
+    name: str, *, classes: int, checkpoint: Path | None = None, input_size: int | None = None, seed: int = 0
+) -> PooledEncoder:
+    """A pretrained encoder by SAM name with a fresh head from the seed; see :func:`gps_seg.models.sam_zoo.load_sam`."""
+    sam = load_sam(name, checkpoint=checkpoint, input_size=input_size)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        return PooledEncoder(sam, classes)

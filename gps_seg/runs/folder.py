@@ -7,7 +7,7 @@ from pathlib import Path
 from gps_seg.config import RunConfig, dump_config, parse_config
 from gps_seg.errors import ConfigError
 from gps_seg.files import write_bytes
-from gps_seg.old_settings import modernise
+from gps_seg.runs.old_settings import modernise
 from gps_seg.settings import differences, read_yaml
 
 SELECTION_FILE, CONFIG_FILE, RESULT_FILE, STATE_FILE = "selection.safetensors", "config.yaml", "result.json", "last.safetensors"

@@ -36,7 +36,7 @@ class Run(TaskModel):
     @property
     def threshold(self) -> float:
         """The operating point the run was made with."""
-        return float(self.description["threshold"])
+        return float(self.description.get("threshold", 0.5))
 
 
 def load_run(folder: Path, *, device: str = "auto", precision: str = "auto", base: Path | None = None) -> Run:

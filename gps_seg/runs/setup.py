@@ -52,8 +52,8 @@ class Setup(TaskModel):
         return validate
 
     def reported(self) -> tuple[str, tuple[Any, ...]]:
-        """The part that the run's result speaks of: test, or inner where the protocol never reads the test part."""
-        return ("inner", self.splits.inner) if self.config.data.protocol == "tune" else ("test", self.splits.test)
+        """The part that the run's result speaks of: test, or inner where the protocol or the data set has no test part."""
+        return ("test", self.splits.test) if self.splits.test else ("inner", self.splits.inner)
 
 
 def prepare(config: RunConfig, say: Say = print) -> Setup:

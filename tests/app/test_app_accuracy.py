@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,10 @@ import pytest
 
 from gps_seg.tasks.segmentation.pairs import Pair
 from gps_seg_app.benchmarks.accuracy import benchmark, measure
-from support.runs import train_tiny
 
 
-def test_both_answers_are_scored_on_the_same_images(tmp_path: Path) -> None:
-    run = train_tiny(tmp_path / "run", tmp_path / "cache")
+def test_both_answers_are_scored_on_the_same_images(tmp_path: Path, trained: Callable[..., Path]) -> None:
+    run = trained()
     shown = benchmark(run, device="cpu", json_path=tmp_path / "accuracy.json")
     document = json.loads((tmp_path / "accuracy.json").read_text())
     assert document["images"] > 0 and document["data"] == "phantom" and document["versions"]["torch"]

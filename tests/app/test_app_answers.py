@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,10 @@ from gps_seg.data.images import write_image, write_mask
 from gps_seg.errors import DataError
 from gps_seg.tasks.segmentation.phantom import phantom
 from gps_seg_app.benchmarks.answers import benchmark
-from support.runs import train_tiny
 
 
-def test_answers_are_counted_apart_for_frames_with_and_without_a_polyp(tmp_path: Path) -> None:
-    run = train_tiny(tmp_path / "run", tmp_path / "cache")
+def test_answers_are_counted_apart_for_frames_with_and_without_a_polyp(tmp_path: Path, trained: Callable[..., Path]) -> None:
+    run = trained()
     frames, empty = [phantom(index, size=(144, 192)) for index in range(4)], 0
     for index, (pixels, mask) in enumerate(frames):
         write_image(tmp_path / "set" / "images" / f"{index}.png", pixels if index else pixels // 20)

@@ -6,22 +6,22 @@ import json
 import struct
 import threading
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from gps_seg_app.answer.model_card import DISCLAIMER, ModelCard, card
 from gps_seg_app.answer.result import Result, analyse
 from gps_seg_app.export.files import mask_png
+from gps_seg_app.inference.model_card import DISCLAIMER, ModelCard, card
 from gps_seg_app.inference.predictor import Predictor
 from gps_seg_app.intake.pictures import Picture
 from gps_seg_app.jobs.batch import Progress, by_confidence, count, plain, read_batch, run_batch
 from gps_seg_app.limits import AppError, Limits
 from support.answers import answer, run_folder, scene
 from support.dicoms import make
-from support.runs import train_tiny
 
 PIXELS = [scene(index, (64, 80))[0] for index in range(3)]
 
@@ -241,8 +241,10 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path, model: 
     assert "missing" not in str(raised.value)
 
 
-def test_the_real_model_answers_a_batch_and_is_not_asked_about_a_dark_picture(tmp_path: Path, cache: Path) -> None:
-    folder = train_tiny(tmp_path / "tiny", cache)
+def test_the_real_model_answers_a_batch_and_is_not_asked_about_a_dark_picture(
+    tmp_path: Path, trained: Callable[..., Path]
+) -> None:
+    folder = trained()
     predictor = Predictor({"tiny": folder}, device="cpu", precision="fp32")
     source = pack(tmp_path / "in.zip", {"a.png": png(scene(2, (96, 128))[0]), "dark.png": png(np.zeros((96, 128, 3), np.uint8))})
     steps = run_batch(source, lambda picture: analyse(picture, predictor), card(folder), tmp_path / "out.zip")

@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 from gps_seg.cli import app
 from gps_seg.data.images import read_image, read_mask
-from gps_seg_app.answer.corrections import LEAST_PAIRS, Edits, count_pairs, finetune_command, save_pair
-from gps_seg_app.answer.model_card import card
+from gps_seg_app.answer.edits import Edits
+from gps_seg_app.export.training_pairs import LEAST_PAIRS, count_pairs, finetune_command, save_pair
+from gps_seg_app.inference.model_card import card
 from gps_seg_app.limits import AppError
 from support.answers import scene
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,11 @@ from gps_seg_app.intake.pictures import Picture
 from gps_seg_app.limits import AppError
 from gps_seg_app.page.correct import use_tool
 from gps_seg_app.page.layers import map_png, picture_png, rings
-from support.runs import train_tiny
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
-    return train_tiny(tmp_path_factory.mktemp("desk") / "run", cache)
+def run(trained: Callable[..., Path]) -> Path:
+    return trained()
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_a_model_that_cannot_be_loaded_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_several_users_at_once_are_served_in_fair_order_without_an_error(run: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "gps_seg.cli", "benchmark", "app", str(run), "--users", "4", "--seconds", "8",
+    command = [sys.executable, "-m", "gps_seg.cli", "benchmark", "app", str(run), "--users", "4", "--seconds", "4",
                "--repetitions", "1", "--json", str(tmp_path / "app.json")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -19,9 +19,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from gps_seg_app.answer.model_card import card
 from gps_seg_app.answer.result import Result
 from gps_seg_app.export.files import bundle
+from gps_seg_app.inference.model_card import card
 from gps_seg_app.intake.dicom import PIXEL_TAGS, count_frames, dicom_frames, is_dicom, read_dicom
 from gps_seg_app.intake.pictures import Picture
 from gps_seg_app.limits import AppError, Limits

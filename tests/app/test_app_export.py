@@ -17,13 +17,13 @@ from PIL import Image
 from pycocotools import mask as coco
 from pypdf import PdfReader
 
-from gps_seg_app.answer.model_card import DISCLAIMER, ModelCard, card
 from gps_seg_app.answer.outlines import mask_of_polygons, mask_of_run_lengths, polygons, run_lengths
 from gps_seg_app.answer.render import contours
 from gps_seg_app.answer.result import Result
 from gps_seg_app.export.caption import with_strip
 from gps_seg_app.export.files import bundle, files, mask_png, overlay_png, probability_png, regions_csv, report_json, report_pdf
-from gps_seg_app.inference.predictor import Timing
+from gps_seg_app.inference.model import Timing
+from gps_seg_app.inference.model_card import DISCLAIMER, ModelCard, card
 from support.answers import answer, discs, run_folder, scene
 
 MASKS = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=12))

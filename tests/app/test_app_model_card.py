@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gps_seg.errors import CheckpointError
-from gps_seg_app.answer.model_card import DISCLAIMER, card
+from gps_seg_app.inference.model_card import DISCLAIMER, card
 from support.answers import run_folder
 
 SCORED = {
@@ -46,8 +46,10 @@ def test_a_calibrated_run_says_its_temperature(tmp_path: Path) -> None:
 
 
 def test_nothing_that_the_page_shows_at_once_waits_for_torch() -> None:
-    modules = "model_card, export, report, caption, corrections, outlines, result, batch, dicom, video, video_plot"
-    code = f"import sys; from gps_seg_app import {modules}; print(sorted({{'torch', 'matplotlib', 'gradio'}} & set(sys.modules)))"
+    rooms = ("server.serve", "session", "jobs.batch", "jobs.video", "export.files", "export.training_pairs", "answer.desk",
+             "inference.loading", "inference.model_card", "intake.uploads", "settings", "access")
+    modules = ", ".join(f"gps_seg_app.{room}" for room in rooms)
+    code = f"import sys, {modules}; print(sorted({{'torch', 'matplotlib', 'gradio', 'scipy'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -5,38 +5,34 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from gps_seg.commands.calibrate import FILE, Calibration
+from gps_seg.commands.predict import predict_files
 from gps_seg.data.images import read_mask, write_image
 from gps_seg.errors import CheckpointError
 from gps_seg.files import sha256
 from gps_seg.metrics.temperature import rescale
-from gps_seg.models.sam import build_sam
-from gps_seg.runs.load import load_run, predict_files
+from gps_seg.models.sam_zoo import build_sam
+from gps_seg.runs.calibration import CALIBRATION_FILE, Calibration
+from gps_seg.runs.load import load_run
 from gps_seg.tasks.segmentation.phantom import phantom
 from gps_seg_app.inference.encoder import STRIP, FastTinyViT
 from gps_seg_app.inference.predictor import Predictor
 from gps_seg_app.limits import AppError
-from support.runs import train_tiny
 
 PIXELS = [phantom(index, size=(72, 100))[0] for index in range(4)]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("predictor")
+def runs(trained: Callable[..., Path]) -> dict[str, Path]:
     return {
-        "one": train_tiny(folder / "one", cache, "seed=1"),
-        "two": train_tiny(folder / "two", cache, "seed=2", "method=bitfit"),
-        "vit": train_tiny(folder / "vit", cache, model="tiny"),
-        "adapter": train_tiny(folder / "adapter", cache, "method=adapter"),
-        "lora": train_tiny(folder / "lora", cache, "method=lora", "seed=3"),
-        "ssf": train_tiny(folder / "ssf", cache, "method=ssf", "seed=4"),
+        "one": trained("seed=1"), "two": trained("seed=2", "method=bitfit"), "vit": trained(model="tiny"),
+        "adapter": trained("method=adapter"), "lora": trained("method=lora", "seed=3"), "ssf": trained("method=ssf", "seed=4"),
     }
 
 
@@ -180,14 +176,14 @@ def test_a_calibration_moves_probability_and_threshold_together(runs: dict[str, 
     (run / "adapter_config.json").write_text(json.dumps(description | {"threshold": 0.3}))
     plain = Predictor({"one": run}, device="cpu", precision="fp32")
     values = Calibration(2.0, "phantom", "inner", 3, 100, 0.4, 0.3, 0.1, 0.05, sha256(run / "adapter_model.safetensors"))
-    (run / FILE).write_text(json.dumps({"format": 1, **vars(values)}))
+    (run / CALIBRATION_FILE).write_text(json.dumps({"format": 1, **vars(values)}))
     calibrated = Predictor({"one": run}, device="cpu", precision="fp32")
     assert calibrated.calibrated and not plain.calibrated and calibrated.calibration("one") == values
     before, after = plain.predict(PIXELS[0])[0], calibrated.predict(PIXELS[0])[0]
     assert np.allclose(after, rescale(before, 2.0), atol=1e-5) and not np.allclose(after, before, atol=1e-3)
     assert plain.threshold == 0.3 and calibrated.threshold == pytest.approx(rescale(0.3, 2.0))
     assert np.mean((before > plain.threshold) != (after > calibrated.threshold)) < 1e-3
-    (run / FILE).write_text(json.dumps(vars(values) | {"threshold": 0.8, "dice": 0.9, "best_dice": 0.9, "found": 1}))
+    (run / CALIBRATION_FILE).write_text(json.dumps(vars(values) | {"threshold": 0.8, "dice": 0.9, "best_dice": 0.9, "found": 1}))
     assert Predictor({"one": run}, device="cpu", precision="fp32").threshold == 0.8
     assert Predictor({"one": run}, device="cpu", precision="fp32", threshold=0.6).threshold == 0.6
 

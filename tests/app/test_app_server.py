@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,24 +25,29 @@ import pytest
 
 from gps_seg.errors import ConfigError
 from gps_seg.tasks.segmentation.phantom import phantom
+from gps_seg_app.access import read_users
 from gps_seg_app.intake.pictures import Picture
 from gps_seg_app.server.guard import CLOSED, policy
 from gps_seg_app.server.scratch import PREFIX, Scratch
-from gps_seg_app.server.serve import hosts, listen, read_users, refuse_sharing
+from gps_seg_app.server.serve import hosts, listen, refuse_sharing
 from gps_seg_app.session import Session, Sessions
 from support.browser import png
-from support.runs import train_tiny
 from support.server import Served, free_port, served
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
-    return train_tiny(tmp_path_factory.mktemp("tiny") / "run", cache)
+def tiny_run(trained: Callable[..., Path]) -> Path:
+    return trained()
 
 
 @pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("server"), tiny_run) as running:
+def locked(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path) -> Iterator[Served]:
+    """The app with users, of whom each has a password."""
+    folder = tmp_path_factory.mktemp("locked")
+    users = folder / "users"
+    users.write_text("doctor:correct horse\nalice:one\nbob:two\n")
+    users.chmod(0o600)
+    with served(folder / "server", f"run={tiny_run}", "--user-file", users) as running:
         yield running
 
 
@@ -62,10 +67,7 @@ def ask(app: Served, path: str, *, method: str = "GET", body: bytes | None = Non
 
 def test_the_first_page_comes_within_five_seconds(app: Served) -> None:
     assert app.seconds < 5 * max(1, (1 + os.getloadavg()[0]) / (os.cpu_count() or 1))  # alone on the machine: 5
-    for _ in range(100):  # it is announced as soon as it is there, by another thread
-        if app.written:
-            break
-        time.sleep(0.1)
+    assert soon(lambda: bool(app.written))  # it is announced as soon as it is there, by another thread
     assert app.written.startswith("gps-seg app: the page is at http://127.0.0.1:")
 
 
@@ -153,28 +155,26 @@ def test_browsers_name_no_port_where_it_is_the_usual_one() -> None:
     assert hosts(7860) == {"127.0.0.1:7860", "localhost:7860"}
 
 
-def test_closing_the_terminal_leaves_no_file(tmp_path: Path, tiny_run: Path) -> None:
-    with served(tmp_path, tiny_run) as running:
-        temp = tmp_path / "temp"
-        assert list(temp.glob(f"{PREFIX}*"))
-        running.process.send_signal(signal.SIGHUP)
-        for _ in range(100):
-            if not list(temp.glob(f"{PREFIX}*")):
-                break
-            time.sleep(0.1)
-        assert not list(temp.glob(f"{PREFIX}*"))
-        running.process.wait(20)
-
-
-def test_a_model_that_cannot_be_loaded_is_said_in_the_terminal_too(tmp_path: Path, tiny_run: Path) -> None:
+def test_a_model_that_cannot_be_loaded_is_said_in_the_terminal_too_and_closing_that_leaves_no_file(
+    tmp_path: Path, tiny_run: Path
+) -> None:
     broken = shutil.copytree(tiny_run, tmp_path / "broken")
     (broken / "adapter_model.safetensors").write_bytes(b"cut short")
     with served(tmp_path / "app", broken) as running:
-        for _ in range(200):
-            if "could not be loaded" in running.written:
-                break
-            time.sleep(0.1)
-        assert "gps-seg app: The model could not be loaded: " in running.written
+        temp = tmp_path / "app" / "temp"
+        assert soon(lambda: "gps-seg app: The model could not be loaded: " in running.written)
+        assert list(temp.glob(f"{PREFIX}*"))
+        running.process.send_signal(signal.SIGHUP)
+        assert soon(lambda: not list(temp.glob(f"{PREFIX}*")))
+        running.process.wait(20)
+
+
+def soon(happens: Callable[[], bool]) -> bool:
+    """Whether something happens within 20 seconds."""
+    end = time.monotonic() + 20
+    while not happens() and time.monotonic() < end:
+        time.sleep(0.05)
+    return happens()
 
 
 def test_pictures_need_the_pages_own_token(app: Served) -> None:
@@ -183,32 +183,24 @@ def test_pictures_need_the_pages_own_token(app: Served) -> None:
         assert ask(app, path).status == 404
 
 
-def test_a_login_is_asked_for_everywhere(tmp_path: Path, tiny_run: Path) -> None:
-    users = tmp_path / "users"
-    users.write_text("doctor:correct horse\n")
-    users.chmod(0o600)
-    with served(tmp_path / "server", tiny_run, "--user-file", users) as app:
-        for path in ("/", "/config", "/app/page.js", "/theme.css"):
-            answer = ask(app, path)
-            assert answer.status == 401 and str(answer.headers["WWW-Authenticate"]).startswith("Basic")
-        for wrong in ("doctor:wrong", "nobody:correct horse", "doctor:", ":"):
-            assert ask(app, "/", Authorization=_basic(wrong)).status == 401
-        assert ask(app, "/", Authorization="Basic !!").status == 401
-        assert ask(app, "/", Authorization=_basic("doctor:correct horse")).status == 200
+def test_a_login_is_asked_for_everywhere(locked: Served) -> None:
+    for path in ("/", "/config", "/app/page.js", "/theme.css"):
+        answer = ask(locked, path)
+        assert answer.status == 401 and str(answer.headers["WWW-Authenticate"]).startswith("Basic")
+    for wrong in ("doctor:wrong", "nobody:correct horse", "doctor:", ":"):
+        assert ask(locked, "/", Authorization=_basic(wrong)).status == 401
+    assert ask(locked, "/", Authorization="Basic !!").status == 401
+    assert ask(locked, "/", Authorization=_basic("doctor:correct horse")).status == 200
 
 
-def test_another_user_gets_nothing_of_a_page_even_with_its_name_and_token(tmp_path: Path, tiny_run: Path) -> None:
-    users = tmp_path / "users"
-    users.write_text("alice:one\nbob:two\n")
-    users.chmod(0o600)
-    with served(tmp_path / "server", tiny_run, "--user-file", users) as app:
-        marks = {name: _example(app, name, password) for name, password in (("alice", "one"), ("bob", "two"))}
-        assert marks["alice"] != marks["bob"]
-        for path in ("scene/{}/image", "export/{}/mask.png"):
-            place = "/" + path.format(marks["alice"])
-            assert ask(app, place, Authorization=_basic("alice:one")).status == 200
-            assert ask(app, place, Authorization=_basic("bob:two")).status == 404
-            assert ask(app, place).status == 401
+def test_another_user_gets_nothing_of_a_page_even_with_its_name_and_token(locked: Served) -> None:
+    marks = {name: _example(locked, name, password) for name, password in (("alice", "one"), ("bob", "two"))}
+    assert marks["alice"] != marks["bob"]
+    for path in ("scene/{}/image", "export/{}/mask.png"):
+        place = "/" + path.format(marks["alice"])
+        assert ask(locked, place, Authorization=_basic("alice:one")).status == 200
+        assert ask(locked, place, Authorization=_basic("bob:two")).status == 404
+        assert ask(locked, place).status == 401
 
 
 def _example(app: Served, name: str, password: str) -> str:
@@ -316,11 +308,7 @@ def test_the_folder_is_swept_by_itself_and_a_killed_apps_folder_goes_at_the_next
         patch.setattr(tempfile, "tempdir", str(tmp_path))
         with Scratch(keep_seconds=0, every_seconds=0.05) as scratch:
             (scratch.folder / "file").write_bytes(b"x")
-            for _ in range(100):
-                if not (scratch.folder / "file").exists():
-                    break
-                time.sleep(0.05)
-            assert not (scratch.folder / "file").exists()
+            assert soon(lambda: not (scratch.folder / "file").exists())
     assert [path.name for path in tmp_path.iterdir()] == [f"{PREFIX}{os.getpid()}-x"]
 
 

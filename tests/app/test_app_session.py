@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from gps_seg.commands.calibrate import FILE, Calibration
 from gps_seg.files import sha256
+from gps_seg.runs.calibration import CALIBRATION_FILE, Calibration
 from gps_seg.tasks.segmentation.phantom import phantom
 from gps_seg_app.inference.predictor import Predictor
 from gps_seg_app.intake.pictures import Picture
-from gps_seg_app.page.image_parts import place
 from gps_seg_app.session import Session
-from support.runs import train_tiny
 
 PICTURE = Picture(phantom(0, size=(72, 100))[0], "ab" * 32)
 
 
 @pytest.fixture(scope="module")
-def predictor(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Predictor:
-    folder = tmp_path_factory.mktemp("session")
-    runs = {name: train_tiny(folder / name, cache, f"seed={seed}") for seed, name in enumerate(("one", "two"))}
+def predictor(tmp_path_factory: pytest.TempPathFactory, trained: Callable[..., Path]) -> Predictor:
+    runs = {"one": trained(), "two": shutil.copytree(trained("seed=1"), tmp_path_factory.mktemp("session") / "two")}
     known = Calibration(2.0, "phantom", "inner", 3, 100, 0.4, 0.3, 0.1, 0.05, sha256(runs["two"] / "adapter_model.safetensors"),
                         threshold=0.31, dice=0.9, best_dice=0.9, found=1.0)
-    (runs["two"] / FILE).write_text(json.dumps(vars(known)))
+    (runs["two"] / CALIBRATION_FILE).write_text(json.dumps(vars(known)))
     return Predictor(runs, device="cpu", precision="fp32")
 
 
 def opened(predictor: Predictor, name: str, **more: float) -> Session:
     session = Session(picture=PICTURE, **more)  # type: ignore[arg-type]
-    place(session, PICTURE, predictor, name)
+    session.place(PICTURE, predictor, name)
     return session
 
 
@@ -49,9 +48,9 @@ def test_corrections_come_back_with_their_model_and_hold_no_embedding_meanwhile(
     assert first is not None and not session.lay_aside() and not session.corrected  # nothing was done to it
     first.point(20, 30, add=True)
     assert session.lay_aside() and first._embedding is None
-    place(session, PICTURE, predictor, "two")
+    session.place(PICTURE, predictor, "two")
     assert session.desk is not first and not session.lay_aside()
-    place(session, PICTURE, predictor, "one")
+    session.place(PICTURE, predictor, "one")
     assert session.desk is first and first.can_undo and not session.corrected
     first.undo()
     assert not session.lay_aside() and session.corrected  # not corrected, but it can be redone
@@ -62,5 +61,5 @@ def test_corrections_come_back_with_their_model_and_hold_no_embedding_meanwhile(
 def test_a_picture_that_came_meanwhile_keeps_the_desk(predictor: Predictor) -> None:
     session = opened(predictor, "one")
     kept = session.desk
-    place(session, Picture(PICTURE.pixels, "cd" * 32), predictor, "two")
+    session.place(Picture(PICTURE.pixels, "cd" * 32), predictor, "two")
     assert session.desk is kept

@@ -5,7 +5,7 @@ import io
 import os
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from gps_seg_app.answer.model_card import DISCLAIMER
+from gps_seg_app.inference.model_card import DISCLAIMER
 from gps_seg_app.inference.predictor import Predictor
 from gps_seg_app.intake.clips import probe, read_frames
 from gps_seg_app.jobs.clip_writer import CODECS, writing
@@ -25,7 +25,6 @@ from gps_seg_app.jobs.steady import Presence, Smoother, switches
 from gps_seg_app.jobs.video import Settings, run_video
 from gps_seg_app.limits import AppError, Limits
 from support.answers import scene
-from support.runs import train_tiny
 
 SIZE = (96, 128)
 WALL, _ = scene(1, SIZE)
@@ -314,8 +313,8 @@ def test_a_folder_that_is_gone_is_one_sentence(flickering: Path, tmp_path: Path)
         assert "missing" not in str(raised.value)
 
 
-def test_the_real_model_looks_at_a_clip(flickering: Path, tmp_path: Path, cache: Path) -> None:
-    predictor = Predictor({"tiny": train_tiny(tmp_path / "tiny", cache)}, device="cpu", precision="fp32")
+def test_the_real_model_looks_at_a_clip(flickering: Path, tmp_path: Path, trained: Callable[..., Path]) -> None:
+    predictor = Predictor({"tiny": trained()}, device="cpu", precision="fp32")
     out = tmp_path / "out"
     out.mkdir()
     result = list(run_video(flickering, predictor, out, settings=Settings(stride=10)))[-1].result

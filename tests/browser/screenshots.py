@@ -1,4 +1,7 @@
-"""Draws docs/app-*.png: each state of the page, on drawn scenes only. ``python tests/app_screenshots.py RUN OTHER_RUN docs``"""
+"""Draws docs/app-*.png, each state of the page, on drawn scenes only.
+
+``PYTHONPATH=tests python tests/browser/screenshots.py RUN OTHER_RUN docs``
+"""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from support.browser import opened
+from support.browser import opened, window_of
 from support.server import Served
 from support.steps import after, expect, wait, with_picture
 
@@ -18,13 +18,13 @@ RULES = {"runOnly": {"type": "tag", "values": TAGS}, "rules": {"label-content-na
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_no_violation_on_any_tab(browser: Any, app: Served, theme: str) -> None:
-    with opened(browser, f"{app.url}/?__theme={theme}") as page:
+def test_axe_finds_no_violation_on_any_tab(window: Any, app: Served, theme: str) -> None:
+    with opened(window, f"{app.url}/?__theme={theme}") as page:
         with_picture(page)
         told = []
         for tab in ("Image", "Batch", "Video", "Compare", "About"):
             page.get_by_role("tab", name=tab).click()
-            page.wait_for_timeout(500)
+            page.wait_for_timeout(200)  # while it fades in, its contrast is low
             found = axe.Axe().run(page, options=RULES).response["violations"]
             told += [f"{tab}: {one['id']}: {node['target']} {node.get('failureSummary', '')}"
                      for one in found for node in one["nodes"]]
@@ -43,7 +43,7 @@ def test_the_focus_is_seen_on_every_kind_of_control(page: Any) -> None:
 
 
 def test_the_first_touch_after_a_tool_is_taken_draws_and_does_not_scroll(browser: Any, app: Served) -> None:
-    with opened(browser, app.url, has_touch=True) as page:
+    with window_of(browser, has_touch=True) as window, opened(window, app.url) as page:
         page.set_viewport_size({"width": 768, "height": 1024})
         with_picture(page)
         expect(page.locator(".gs-canvas")).to_have_css("touch-action", SCROLLS)
@@ -64,7 +64,7 @@ def test_the_first_touch_after_a_tool_is_taken_draws_and_does_not_scroll(browser
 
         after(page, drag)
         wait(page, "#words", "Corrected by hand")
-        page.wait_for_timeout(1000)
+        page.wait_for_timeout(400)
         page.get_by_label("Look").tap()
         expect(page.locator(".gs-canvas")).to_have_css("touch-action", SCROLLS)
 

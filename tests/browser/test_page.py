@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import re
 import urllib.request
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ import pytest
 from PIL import Image
 
 from gps_seg_app.answer.outlines import mask_of_run_lengths
-from support.browser import PATIENCE, png, scene
+from support.browser import PATIENCE, large, png, scene
 from support.dicoms import SECRETS, make
 from support.server import Served
 from support.steps import PASTE, after, cut, expect, fetch, give, shown, shown_mask, wait, with_picture
@@ -37,10 +39,9 @@ def test_a_picture_is_answered_in_words_and_numbers_and_the_threshold_moves_both
 def test_the_contour_on_the_canvas_runs_along_the_mask(page: Any, app: Served) -> None:
     with_picture(page)
     expect(page.locator(".gs-canvas")).to_be_visible()
-    page.wait_for_timeout(500)
-    width, height, values = page.evaluate("""() => { const c = document.querySelector('.gs-canvas');
-        return [c.width, c.height, Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)]; }""")
-    canvas = np.array(values, np.uint8).reshape(height, width, 4)
+    page.wait_for_timeout(300)
+    drawn = page.locator(".gs-canvas").evaluate("(canvas) => canvas.toDataURL('image/png')").partition(",")[2]
+    canvas = np.array(Image.open(io.BytesIO(base64.b64decode(drawn))).convert("RGBA"))
     cyan = (np.abs(canvas[..., :3].astype(int) - (0, 229, 255)) < 30).all(2) & (canvas[..., 3] > 200)
     mask = np.array(Image.fromarray(shown_mask(page, app)).resize((canvas.shape[1], canvas.shape[0]), Image.Resampling.NEAREST))
     padded = np.pad(mask, 1)  # a contour runs along the picture's border too
@@ -179,18 +180,27 @@ def test_a_corrected_picture_is_kept_as_a_training_pair(page: Any, app: Served) 
     wait(page, "#saved", "To fine-tune on the 3 pairs that were saved: gps-seg train")
 
 
-@pytest.mark.parametrize(("data", "words"), [
-    (b"", "Expected"), (b"<html><script>alert(1)</script>", "Expected"),
-    (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "Expected"),
-    (png(scene())[:2000], "cut short"), (b"MZ" + bytes(3000), "Expected"), (bytes(128) + b"DICM" + bytes(60), "DICOM"),
-    (bytes(26_000_000), "at most 25 MB"),
-], ids=["empty", "html", "svg", "cut short", "program", "dicom", "huge"])
-def test_a_wrong_file_gives_a_sentence_and_the_page_goes_on(page: Any, data: bytes, words: str) -> None:
-    give(page, "#upload", data, "x'\"><img src=x onerror=alert(1)>.png")
-    if data:
-        wait(page, "#words", words)
+WRONG = {
+    "empty": (b"", "Expected"), "html": (b"<html><script>alert(1)</script>", "Expected"),
+    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "Expected"), "cut short": (png(scene())[:2000], "cut short"),
+    "program": (b"MZ" + bytes(3000), "Expected"), "dicom": (bytes(128) + b"DICM" + bytes(60), "DICOM"),
+    "huge": (bytes(26_000_000), "at most 25 MB"),
+}
+
+
+def test_a_wrong_file_gives_a_sentence_and_the_page_goes_on(page: Any, tmp_path: Path) -> None:
     with_picture(page)
-    wait(page, "#words", "Polyp-like regions")
+    for kind, (data, words) in WRONG.items():
+        file = tmp_path / kind / "x'\"><img src=x onerror=alert(1)>.png"
+        file.parent.mkdir()
+        file.write_bytes(data)
+        give(page, "#upload", file)
+        if data:
+            wait(page, "#words", words)
+            expect(page.locator("#timing")).to_have_text("", timeout=PATIENCE)
+        give(page, "#upload", png(scene()))
+        wait(page, "#timing", "320 x 240 pixels")
+        wait(page, "#words", "Polyp-like regions")
 
 
 def test_what_cannot_be_assessed_is_said(page: Any) -> None:
@@ -223,13 +233,21 @@ def test_a_dicom_object_opens_frame_by_frame_and_names_nobody(page: Any, app: Se
     wait(page, "#timing", "320 x 240 pixels")
 
 
-def test_a_frame_chosen_while_the_first_is_at_work_is_the_one_that_is_shown(page: Any, app: Served) -> None:
-    views = np.stack([scene(index, size=(900, 1200)) for index in (4, 5, 6)])
-    give(page, "#upload", make(views), "three.dcm")
+def test_a_frame_chosen_while_the_first_is_at_work_is_the_one_that_is_shown(
+    page: Any, app: Served, tmp_path: Path
+) -> None:
+    views, file = np.stack([large(1200, 900, index) for index in (4, 5, 6)]), tmp_path / "three.dcm"
+    file.write_bytes(make(views))
+    give(page, "#upload", file)
     page.locator("#frame input[type=number]").fill("3")
     page.locator("#frame input[type=number]").press("Tab")
     wait(page, "#timing", "1200 x 900 pixels")
-    page.wait_for_timeout(2000)
+    for _ in range(PATIENCE // 100):
+        if np.array_equal(picture(page, app), views[2]):
+            break
+        page.wait_for_timeout(100)
+    wait(page, "#timing", "1200 x 900 pixels")
+    page.wait_for_timeout(500)
     assert page.locator("#frame input[type=number]").input_value() == "3"
     assert np.array_equal(picture(page, app), views[2])
 
@@ -240,16 +258,16 @@ def picture(page: Any, app: Served) -> Any:
 
 
 def test_a_second_picture_given_while_the_first_is_at_work_is_the_one_that_is_answered(page: Any, app: Served) -> None:
-    give(page, "#upload", png(scene(size=(2000, 2600))), "first.png")
+    give(page, "#upload", png(large(2600, 2000)), "first.png")
     give(page, "#upload", png(scene(5)), "second.png")
     wait(page, "#timing", "320 x 240 pixels")
-    page.wait_for_timeout(1500)
+    page.wait_for_timeout(800)
     wait(page, "#timing", "320 x 240 pixels")
     assert np.array_equal(picture(page, app), scene(5))
 
 
 def test_a_threshold_moved_while_the_picture_is_at_work_is_the_one_that_cuts_it(page: Any) -> None:
-    give(page, "#upload", png(scene(size=(2000, 2600))))
+    give(page, "#upload", png(large(2600, 2000)))
     cut(page, "0.97")
     wait(page, "#timing", "2600 x 2000 pixels")
     assert json.loads(fetch(page, "JSON"))["threshold"] == 0.97
@@ -262,10 +280,10 @@ def test_a_gesture_made_on_another_picture_is_refused(page: Any, app: Served) ->
     with_picture(page)
     page.get_by_label("Add point").check()
     canvas = page.locator(".gs-canvas").bounding_box()
-    give(page, "#upload", png(scene(5, size=(2400, 3000))))
+    give(page, "#upload", png(large(3000, 2400, 5)))
     page.mouse.click(canvas["x"] + 30, canvas["y"] + 30)
     wait(page, "#timing", "3000 x 2400 pixels")
-    page.wait_for_timeout(1000)
+    page.wait_for_timeout(500)
     assert shown(page, app)["points"] == [] and "Corrected" not in page.locator("#notes").inner_text()
 
 

@@ -35,10 +35,10 @@ def data(*parts: str) -> Path | None:
     return found if found.exists() else None
 
 
-def test_a_real_picture_is_answered_corrected_and_taken_away(browser: Any, real: Served) -> None:
+def test_a_real_picture_is_answered_corrected_and_taken_away(window: Any, real: Served) -> None:
     folder = data("kvasir-seg-352", "images")
     picture = min(folder.iterdir()).read_bytes() if folder else png(scene(size=(352, 352)))
-    with opened(browser, real.url) as page:
+    with opened(window, real.url) as page:
         give(page, "#upload", picture, "picture.jpg" if folder else "picture.png")
         wait(page, "#timing", "pixels;")
         after(page, lambda: cut(page, "0.02"))
@@ -54,9 +54,9 @@ def test_a_real_picture_is_answered_corrected_and_taken_away(browser: Any, real:
         assert fetch(page, "PDF report").startswith(b"%PDF")
 
 
-def test_a_real_clip_is_worked_through(browser: Any, real: Served, tmp_path: Path) -> None:
+def test_a_real_clip_is_worked_through(window: Any, real: Served, tmp_path: Path) -> None:
     clip = data("colonoscopy-clip", "polyp.mp4") or drawn_clip(tmp_path / "polyp.mp4")
-    with opened(browser, real.url) as page:
+    with opened(window, real.url) as page:
         page.get_by_role("tab", name="Video").click()
         give(page, "#video-upload", clip)
         expect(page.locator("#video-upload").get_by_role("cell", name="polyp.mp4")).to_be_visible(timeout=PATIENCE)

@@ -110,7 +110,7 @@ def test_one_bad_file_among_good_ones_is_named_and_the_others_are_predicted(run:
 def test_the_exported_file_is_a_stock_checkpoint(run: Path, cache: Path, tmp_path: Path) -> None:
     gps_seg("export", run, "--merged", tmp_path / "merged.pth", cache=cache)
     import_segment_anything()
-    from gps_seg.models.sam import build_sam, load_sam
+    from gps_seg.models.sam_zoo import build_sam, load_sam
 
     state = torch.load(tmp_path / "merged.pth", weights_only=True)
     assert list(state) == list(build_sam("tiny").state_dict())
@@ -155,7 +155,7 @@ def test_a_finished_run_is_not_trained_again_and_another_is_not_written_over(run
     (["score", "--pred", "a", "--gt", "b"], "expected a folder of masks at b"),
     (["info", "nowhere"], "expected a delta's adapter_config.json at nowhere"),
     (["data", "download", "cvc"], "can download kvasir-seg, got 'cvc'"),
-    (["data", "check", "nowhere"], "expected kvasir-seg, phantom or a folder"),
+    (["data", "check", "nowhere"], "expected the name of a data set or a folder with images/ and masks/"),
 ])
 def test_mistakes_are_one_line_and_exit_status_two(
     arguments: list[str], text: str, cache: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +15,16 @@ from hypothesis import strategies as st
 from scipy.special import expit
 
 from gps_seg.cli import main
-from gps_seg.commands.calibrate import FILE, calibrate, read_calibration, sample
+from gps_seg.commands.calibrate import calibrate, sample
 from gps_seg.errors import CheckpointError, ConfigError, DataError
 from gps_seg.metrics.operating_point import OperatingPoint
 from gps_seg.metrics.temperature import fit_temperature, negative_log_likelihood, rescale
-from support.runs import train_tiny
+from gps_seg.runs.calibration import CALIBRATION_FILE, read_calibration
 
 
 @pytest.fixture
-def run(tmp_path: Path, cache: Path) -> Path:
-    return train_tiny(tmp_path / "run", cache, "train.max_steps=6")
+def run(tmp_path: Path, trained: Callable[..., Path]) -> Path:
+    return shutil.copytree(trained("train.max_steps=6"), tmp_path / "run")
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
@@ -76,7 +78,7 @@ def test_the_command_writes_the_file_and_prints_one_line(
     with pytest.raises(SystemExit) as stopped:
         main()
     assert not stopped.value.code
-    document = json.loads((run / FILE).read_text())
+    document = json.loads((run / CALIBRATION_FILE).read_text())
     found = read_calibration(run)
     assert found is not None and document["format"] == 1 and document["temperature"] == found.temperature
     assert found.data == "phantom" and found.split == "inner" and found.images > 0
@@ -86,7 +88,7 @@ def test_the_command_writes_the_file_and_prints_one_line(
     assert f"threshold {found.threshold:.3g}, the highest that is as good as the best on the images" in printed
     assert found.threshold and 0 < found.threshold < 1 and found.dice is not None and found.best_dice is not None
     assert found.best_dice - 0.01 <= found.dice <= found.best_dice
-    assert str(run.parent) not in (run / FILE).read_text()
+    assert str(run.parent) not in (run / CALIBRATION_FILE).read_text()
 
 
 def test_a_threshold_stays_on_its_slider_and_is_read_back(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,11 +109,11 @@ def test_the_test_part_is_refused(run: Path) -> None:
 def test_a_calibration_of_other_weights_does_not_count_and_a_damaged_one_is_named(run: Path) -> None:
     assert read_calibration(run) is None
     calibrate(run, device="cpu")
-    document = json.loads((run / FILE).read_text())
-    (run / FILE).write_text(json.dumps(document | {"delta_sha256": "0" * 64}))
+    document = json.loads((run / CALIBRATION_FILE).read_text())
+    (run / CALIBRATION_FILE).write_text(json.dumps(document | {"delta_sha256": "0" * 64}))
     assert read_calibration(run) is None
     wrong = ({"temperature": -1}, {"temperature": "2"}, {"threshold": 1.5}, {"threshold": "0.5"}, {"dice": None})
     for damaged in ({"format": 1}, *(document | one for one in wrong), []):
-        (run / FILE).write_text(json.dumps(damaged)[: None if damaged else 1])
+        (run / CALIBRATION_FILE).write_text(json.dumps(damaged)[: None if damaged else 1])
         with pytest.raises(CheckpointError, match=r"calibration\.json: expected a calibration"):
             read_calibration(run)

@@ -17,7 +17,7 @@ from gps_seg.commands.benchmarks.memory import peak_resident, swap_seconds
 from gps_seg.commands.benchmarks.step import Bench, Setting
 from gps_seg.errors import ConfigError
 from gps_seg.models.classifiers import build_backbone
-from gps_seg.models.sam import build_sam
+from gps_seg.models.sam_zoo import build_sam
 
 TINY = Setting("tiny", 128, 1, "fp32", "cpu")
 

@@ -16,7 +16,7 @@ from gps_seg.core.overlap import size_of
 from gps_seg.errors import CheckpointError, ConfigError
 from gps_seg.methods.selection_file import load_selection
 from gps_seg.runs.load import load_run
-from support.settings import classification
+from support.settings import classification, of_method
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "classification"
 SMALL = ["data.name=digits", "data.few_shot=2", "model.name=tiny", "model.input_size=64", "train.max_steps=1", "device=cpu",
@@ -27,7 +27,7 @@ SMALL = ["data.name=digits", "data.few_shot=2", "model.name=tiny", "model.input_
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("runs")
     for method in ("gps", "head"):
-        train(classification(None, [*SMALL, f"method={method}"]), folder / method, say=lambda text: None)
+        train(classification(None, of_method(SMALL, method)), folder / method, say=lambda text: None)
     return {"gps": folder / "gps", "linear": folder / "head"}
 
 
@@ -60,10 +60,10 @@ def test_what_cannot_be_counted_is_explained(tmp_path: Path) -> None:
 
 
 def test_a_finished_run_is_loaded_with_its_tuned_weights(runs: dict[str, Path]) -> None:
-    bench = load_run(runs["gps"], device="cpu")
-    found = features(bench, bench.splits.val[:7])
+    run = load_run(runs["gps"], device="cpu")
+    found = features(run, run.task.splits().inner[:7])
     assert found.shape == (7, 32) and np.allclose((found**2).sum(1), 1)
-    with pytest.raises(CheckpointError, match="expected a finished run of gps-seg classify, found no result.json"):
+    with pytest.raises(CheckpointError, match="expected a delta's adapter_config.json at"):
         load_run(runs["gps"].parent)
 
 
@@ -80,7 +80,7 @@ def test_features_of_several_methods_are_drawn_in_the_plane(tmp_path: Path, runs
 
 
 def test_runs_scored_on_other_images_are_not_drawn_together(tmp_path: Path, runs: dict[str, Path]) -> None:
-    settings = [*SMALL, "method=head", "data.protocol=final"]
+    settings = [*of_method(SMALL, "head"), "data.protocol=final"]
     train(classification(None, settings), tmp_path / "final", say=lambda text: None)
     with pytest.raises(ConfigError, match="expected runs scored on the same images, got gps digits tune, final digits final"):
         report_features({"gps": runs["gps"], "final": tmp_path / "final"}, tmp_path / "x.png", device="cpu")

@@ -11,7 +11,7 @@ from gps_seg.commands.compare.cells import load_grid
 from gps_seg.commands.train import train
 from gps_seg.config import load_config
 from gps_seg.metrics.report import gps_legacy
-from gps_seg.tasks.segmentation.pairs import load_splits
+from gps_seg.tasks.segmentation.parts import load_splits
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

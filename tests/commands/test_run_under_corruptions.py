@@ -14,13 +14,13 @@ from gps_seg.commands.evaluate import evaluate_run
 from gps_seg.commands.train import train
 from gps_seg.config import load_config
 from gps_seg.data.images import read_image, read_mask, write_image, write_mask
+from gps_seg.data.splits import spread
 from gps_seg.errors import ConfigError
 from gps_seg.metrics.masks import ImageScore, score_image
 from gps_seg.runs.load import load_run
 from gps_seg.tasks.segmentation.corruptions import CORRUPTIONS, corrupt
 from gps_seg.tasks.segmentation.pairs import pair_folder
 from gps_seg.tasks.segmentation.phantom import write_phantoms
-from gps_seg.tasks.segmentation.task import Segmentation
 from support.settings import SETTINGS
 
 
@@ -85,15 +85,15 @@ def test_the_interval_of_a_drop_is_paired_and_draws_whole_groups() -> None:
 
 
 def test_a_subset_is_spread_evenly_and_never_larger_than_the_set() -> None:
-    assert robustness.subset(5, None) == robustness.subset(5, 9) == [0, 1, 2, 3, 4]
-    assert robustness.subset(101, 3) == [0, 50, 100] and robustness.subset(7, 1) == [0]
-    assert all(len(set(robustness.subset(97, most))) == most for most in range(1, 97))
+    assert spread(range(5), None) == spread(range(5), 9) == (0, 1, 2, 3, 4)
+    assert spread(range(101), 3) == (0, 50, 100) and spread(range(7), 1) == (0,)
+    assert all(len(set(spread(range(97), most))) == most for most in range(1, 97))
 
 
 def test_a_cell_is_what_evaluating_corrupted_files_gives(run: Path, scenes: Path, tmp_path: Path) -> None:
     loaded, pairs = load_run(run, device="cpu"), pair_folder(scenes)
-    task, calls = Segmentation(threshold=loaded.threshold), []
-    found = robustness.measure(loaded, task, pairs, names=["noise", "dark_border"], progress=lambda: calls.append(1))
+    calls: list[int] = []
+    found = robustness.measure(loaded, pairs, names=["noise", "dark_border"], progress=lambda: calls.append(1))
     assert len(calls) == 2 * 5 * 4 and list(found["by_corruption"]) == ["noise", "dark_border"]
     for pair in pairs:
         write_image(tmp_path / "images" / f"{pair.id}.png", corrupt(read_image(pair.image), "noise", 4, pair.id))
@@ -104,7 +104,7 @@ def test_a_cell_is_what_evaluating_corrupted_files_gives(run: Path, scenes: Path
     assert cell["false_positive_rate"] == noisy["negatives"]["false_positive_rate"]
     assert cell["drop"] == pytest.approx(clean["per_image"]["dice"] - noisy["per_image"]["dice"], abs=1e-9)
     with pytest.raises(ConfigError, match="did you mean 'dark_border'"):
-        robustness.measure(loaded, task, pairs, names=["dark_borders"])
+        robustness.measure(loaded, pairs, names=["dark_borders"])
 
 
 def test_the_command_prints_a_table_and_writes_json_and_pictures(

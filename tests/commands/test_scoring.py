@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from gps_seg.cli import options as cli_options
+from gps_seg.cli import options
 from gps_seg.commands.score import score_folders
 from gps_seg.data.images import write_mask
 from gps_seg.data.maps import read_prediction
@@ -156,7 +156,7 @@ def test_calibration_of_hard_masks_is_omitted_with_one_line(folders: tuple[Path,
 
 def test_blocks_are_chosen_by_name(folders: tuple[Path, Path]) -> None:
     assert parse_blocks("all") == BLOCKS and parse_blocks(" pranet, dataset ") == ("dataset", "pranet")
-    assert parse_blocks(cli_options.DEFAULT_BLOCKS) == DEFAULT_BLOCKS
+    assert parse_blocks(options.DEFAULT_BLOCKS) == DEFAULT_BLOCKS
     with pytest.raises(ConfigError, match="--blocks: expected per_image, .* or all, got dice"):
         parse_blocks("dice,pranet")
     counts = report(score_folders(*folders, blocks=("dataset",)), settings={})

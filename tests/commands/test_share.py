@@ -16,7 +16,7 @@ from gps_seg.core.selection import Selection
 from gps_seg.errors import CheckpointError, ConfigError
 from gps_seg.files.tensors import read_tensors
 from gps_seg.methods.selection_file import load_selection
-from support.settings import classification
+from support.settings import classification, silent
 
 CONFIG = Path(__file__).parents[2] / "configs" / "classification" / "small_efficientnet.yaml"
 SMALL = ["model.name=tiny", "data.few_shot=2", "data.check_counts=false", "selection.batch_size=8", "train.batch_size=8",
@@ -35,9 +35,6 @@ def tree(tmp_path: Path) -> Path:
             for index in range(number):
                 Image.new("RGB", (70, 70), tuple(value + index + shade for value in color)).save(folder / f"{index}.png")
     return tmp_path / "tree"
-
-
-def silent(_: str) -> None: ...
 
 
 def test_tasks_share_a_selection_that_classify_trains_with(tmp_path: Path, tree: Path) -> None:
@@ -90,7 +87,7 @@ def test_few_or_unfit_tasks_are_refused_before_anything_is_written(tmp_path: Pat
     with pytest.raises(ConfigError, match="--tasks: expected at least two different data sets.*got digits"):
         share_tasks(CONFIG, SMALL, ["digits"], tmp_path / "shared")
     with pytest.raises(ConfigError, match="--tasks: expected task=classification method=gps.*method=lora"):
-        share_tasks(CONFIG, [*SMALL, "method=lora"], ["digits", "folder"], tmp_path / "shared")
+        share_tasks(CONFIG, ["device=cpu", "method=lora"], ["digits", "folder"], tmp_path / "shared")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     with pytest.raises(ConfigError, match="is not empty: choose another --out"):

@@ -13,7 +13,8 @@ from gps_seg.core.selection import Selection, fingerprint
 from gps_seg.core.swap import Switchboard
 from gps_seg.errors import CheckpointError
 from gps_seg.methods import METHODS
-from gps_seg.models.sam import SamModel, build_sam
+from gps_seg.models.sam import SamModel
+from gps_seg.models.sam_zoo import build_sam
 
 
 def delta(model: SamModel, seed: int, config: GPSConfig) -> tuple[Selection, dict[str, Tensor]]:

@@ -15,15 +15,15 @@ from gps_seg.runs.log import read_log
 
 SETTINGS = ["model.name=tiny", "data.name=phantom", "data.phantom_images=20", "train.max_steps=3", "train.batch_size=4",
             "train.precision=fp32", "evaluate.overlays=0", "device=cpu", "train.optimizer=sgd", "train.lr=0.1",
-            "selection.max_images=4"]
+            "train.keep=last", "selection.max_images=4"]
 
 COUNT_BYTES = """
 import json, sys, torch
 from accelerate import Accelerator
-from gps_seg.runs.fit import make_accelerator
+from gps_seg.runs.device import make_accelerator
 from gps_seg.config import GPSConfig
 from gps_seg.methods import METHODS
-from gps_seg.models.sam import build_sam
+from gps_seg.models.sam_zoo import build_sam
 from gps_seg.core.scores import data_free_scores
 from gps_seg.core.attach import attach
 
@@ -53,7 +53,7 @@ def test_two_processes_end_where_one_with_the_whole_batch_does(tmp_path: Path) -
     alone = [sys.executable, "-m", "gps_seg.cli", "train", str(config), *SETTINGS, "--out", str(tmp_path / "one")]
     subprocess.run(alone, check=True, capture_output=True)
     torchrun("-m", "gps_seg.cli", "train", config, *SETTINGS, "--out", tmp_path / "two")
-    one, two = (read_tensors(tmp_path / name / "last.safetensors", "state")[0] for name in ("one", "two"))
+    one, two = (read_tensors(tmp_path / name / "adapter_model.safetensors", "a delta")[0] for name in ("one", "two"))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
     assert [row["step"] for row in read_log(tmp_path / "two") if "loss" in row] == [1, 2, 3]

@@ -24,10 +24,11 @@ from gps_seg.errors import CheckpointError, ConfigError
 from gps_seg.methods import METHODS
 from gps_seg.methods.added import add_modules, fold_modules, remove_modules
 from gps_seg.methods.selection_file import load_selection, save_selection
-from gps_seg.models.sam import SamModel, build_sam, to_stock
+from gps_seg.models.sam import SamModel
+from gps_seg.models.sam_zoo import build_sam, to_stock
 from gps_seg.packages import import_torchvision
 from gps_seg.runs.delta import load_delta, save_delta
-from gps_seg.runs.fit import repeatable, training_mode
+from gps_seg.runs.device import repeatable, training_mode
 from gps_seg.runs.log import read_log
 
 MODELS = ("tiny", "tiny_lite")

@@ -13,15 +13,15 @@ from gps_seg.config import OPTIONS, GPSConfig, HeadOptions, Method, PartialOptio
 from gps_seg.core.attach import attach
 from gps_seg.core.roles import assign, matches
 from gps_seg.core.scores import Scores, data_free_scores
-from gps_seg.core.selection import counts
+from gps_seg.core.selection import counts, fingerprint
 from gps_seg.errors import ConfigError
 from gps_seg.methods import METHODS
-from gps_seg.methods.added import ADDITIONS
+from gps_seg.methods.added import ADDITIONS, add_modules
 from gps_seg.methods.dense import bitfit, partial
 from gps_seg.methods.gps import gps, policy_of
 from gps_seg.methods.parts import head_of
 from gps_seg.models.classifiers import build_backbone, load_backbone
-from gps_seg.models.sam import build_sam
+from gps_seg.models.sam_zoo import build_sam
 
 # name: number of blocks, prefix of the last
 BACKBONES = {"vit_tiny_patch16_224": (12, "blocks.11."), "swin_tiny_patch4_window7_224": (12, "layers.3.blocks.1."),
@@ -208,3 +208,11 @@ def test_what_a_method_adds_begins_from_the_runs_seed(method: str) -> None:
 def test_every_method_has_its_page_of_options_and_everything_added_its_way_out() -> None:
     assert list(METHODS) == list(OPTIONS) == list(get_args(Method))
     assert all(addition.kind == name and name in METHODS for name, addition in ADDITIONS.items())
+
+
+def test_what_a_saved_run_says_of_its_additions_stays_readable() -> None:
+    text = '{"alpha": 16, "kind": "lora", "rank": 8, "seed": 3}'
+    made, rebuilt = build_sam("tiny"), build_sam("tiny")
+    assert METHODS["lora"](made, OPTIONS["lora"](), unasked, 3).meta == {"method": "lora", "insert": text}
+    add_modules(rebuilt, {"insert": text})
+    assert fingerprint(rebuilt) == fingerprint(made)

@@ -19,17 +19,15 @@ from gps_seg.commands.benchmarks.scoring import benchmark, draw_pair
 from gps_seg.commands.score import hold_maps, score_folders
 from gps_seg.data.images import read_image, write_image, write_mask
 from gps_seg.data.maps import Prediction
-from gps_seg.errors import ConfigError, DataError, GpsSegError
+from gps_seg.errors import ConfigError, DataError, GpsSegError, WriteError
+from gps_seg.metrics import paired
 from gps_seg.metrics.contradictions import check_document
 from gps_seg.metrics.measures import BLOCKS, BlockScore, score_blocks
-from gps_seg.metrics.paired import compare_methods, latex, markdown, parse_methods, read_document
-from gps_seg.metrics.paired import table as comparison_table
+from gps_seg.metrics.paired import compare_methods, parse_methods, read_document
 from gps_seg.metrics.plots.scores import box_plots, plot_folders, plot_scores, size_plot
 from gps_seg.metrics.report import report
 from gps_seg.metrics.statistics import mean_interval
-from gps_seg.metrics.tables import escape, lines, table
-from gps_seg.metrics.tables import latex as latex_table
-from gps_seg.metrics.tables import markdown as markdown_table
+from gps_seg.metrics.tables import escape, latex, lines, markdown, table
 
 maps = arrays(np.float32, (6, 7), elements=st.sampled_from([0, 0.2, 0.5, 0.7, 1]))
 masks = arrays(np.bool_, (6, 7))
@@ -63,7 +61,7 @@ def test_no_set_of_images_puts_nan_into_a_report(pairs: list[tuple[Any, Any]]) -
                    resamples=20)
     json.dumps(found, allow_nan=False)
     assert all(math.isfinite(number) for number in numbers(found))
-    assert table(found) and markdown_table(found) and latex_table(found)
+    assert table(found) and markdown(found) and latex(found)
 
 
 def test_every_block_is_there_and_every_mean_lies_in_its_interval(document: dict[str, Any]) -> None:
@@ -124,7 +122,7 @@ def test_numbers_that_contradict_each_other_are_refused_in_every_table(
 ) -> None:
     edited = copy.deepcopy(document)
     edited[block][name] = value
-    for make in (table, markdown_table, latex_table, check_document):
+    for make in (table, markdown, latex, check_document):
         with pytest.raises(GpsSegError, match=message):
             make(edited)
     invented = copy.deepcopy(document)
@@ -155,7 +153,7 @@ def test_a_damaged_report_is_one_sentence(
 
 def test_all_three_tables_show_the_same_numbers(document: dict[str, Any]) -> None:
     shown = lines(document)
-    terminal, text, tex = table(document), markdown_table(document), latex_table(document)
+    terminal, text, tex = table(document), markdown(document), latex(document)
     for line in shown:
         value, interval = line.shown()
         assert f"{line.label:<24} {value:>10}" in terminal and f"| {line.label} | {value} | {interval} |" in text
@@ -176,11 +174,11 @@ def test_methods_are_compared_with_seeds_and_holm() -> None:
     assert [(pair["a"], pair["b"]) for pair in found["pairs"]] == [("good", "shifted"), ("good", "far"), ("shifted", "far")]
     assert found["methods"]["good"]["mean"] > found["methods"]["shifted"]["mean"] > found["methods"]["far"]["mean"]
     assert all(pair["p"] <= pair["p_holm"] < 0.05 and pair["effect"] > 0.5 and pair["low"] > 0 for pair in found["pairs"])
-    text = comparison_table(found)
+    text = paired.table(found)
     assert "good - shifted" in text and "only the intervals speak of other seeds" in text
-    assert "| good - far |" in markdown(found) and "p: Wilcoxon against good, Holm" in latex(found)
+    assert "| good - far |" in paired.markdown(found) and "p: Wilcoxon against good, Holm" in paired.latex(found)
     same = compare_methods({"a": made["good"], "b": made["good"]}, resamples=50, metric="hd95")
-    assert same["pairs"][0]["p"] == 1 and same["pairs"][0]["difference"] == 0 and "lower is better" in comparison_table(same)
+    assert same["pairs"][0]["p"] == 1 and same["pairs"][0]["difference"] == 0 and "lower is better" in paired.table(same)
 
 
 def test_reports_of_other_images_or_masks_are_not_compared(document: dict[str, Any]) -> None:
@@ -218,6 +216,8 @@ def test_plots_are_drawn_for_ordinary_and_odd_reports(document: dict[str, Any], 
     size_plot([(0.0, 1.0)], tmp_path / "no_polyp.png")
     size_plot([(1.0, 0.5)], tmp_path / "full.png")
     box_plots({"hd95 of a method with a long name": [3.0, 250.0]}, tmp_path / "one.png")
+    with pytest.raises(WriteError, match="cannot write .*full.png.a.png: "):
+        size_plot([(1.0, 0.5)], tmp_path / "full.png" / "a.png")
 
 
 def test_the_worst_cases_show_the_image_beside_the_masks_or_the_prediction(tmp_path: Path) -> None:

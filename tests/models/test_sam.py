@@ -18,7 +18,8 @@ from gps_seg.core.selection import Selection
 from gps_seg.errors import CheckpointError, ConfigError
 from gps_seg.files import sha256
 from gps_seg.models.attention import use_efficient_attention, use_stock_attention
-from gps_seg.models.sam import SamModel, build_sam, load_sam, to_stock
+from gps_seg.models.sam import SamModel
+from gps_seg.models.sam_zoo import build_sam, load_sam, to_stock
 from gps_seg.models.weights import PUBLISHED, find_weights, read_state
 from gps_seg.packages import import_lite_medsam, import_segment_anything
 

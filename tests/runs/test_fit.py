@@ -18,7 +18,7 @@ from gps_seg.config import GPSConfig, RunConfig, TrainConfig, load_config
 from gps_seg.core.selection import fingerprint
 from gps_seg.errors import ConfigError, DataError, TrainingError, WriteError
 from gps_seg.files.tensors import read_tensors
-from gps_seg.models.sam import build_sam
+from gps_seg.models.sam_zoo import build_sam
 from gps_seg.runs.device import resolve_precision
 from gps_seg.runs.fit import learning_rate
 from gps_seg.runs.gps_model import GPSModel, get_gps_model
@@ -188,8 +188,8 @@ def test_a_gradient_score_without_data_is_refused() -> None:
 
 
 def test_a_mistake_found_before_training_leaves_no_folder_to_trip_over(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="data.name: expected kvasir-seg, phantom or folder"):
-        train(config("data.name=phantoms"), tmp_path / "run", say=silent)
+    with pytest.raises(DataError, match="expected the name of a data set .*got 'phantoms'; did you mean 'phantom'"):
+        train(config("data.name=phantoms", "data.phantom_images=200"), tmp_path / "run", say=silent)
     assert not (tmp_path / "run").exists()
     if importlib.util.find_spec("triton") is None:
         with pytest.raises(ConfigError, match="train.backend=triton: the package triton is not installed"):

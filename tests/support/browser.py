@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import shutil
 import zipfile
@@ -46,12 +47,19 @@ class Console:
 
 
 @contextlib.contextmanager
-def opened(browser: Any, url: str, **settings: Any) -> Iterator[Any]:
+def window_of(browser: Any, **settings: Any) -> Iterator[Any]:
+    """A window without a history."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, **settings)
+    yield context
+    context.close()
+
+
+@contextlib.contextmanager
+def opened(window: Any, url: str) -> Iterator[Any]:
     """A fresh page of the app, model loaded; at the end its console must be empty and no traceback may stand in it."""
     from playwright.sync_api import expect
 
-    context, console = browser.new_context(viewport={"width": 1280, "height": 900}, **settings), Console()
-    page = context.new_page()
+    page, console = window.new_page(), Console()
     page.set_default_timeout(PATIENCE)
     console.watch(page)
     page.goto(url)
@@ -60,17 +68,24 @@ def opened(browser: Any, url: str, **settings: Any) -> Iterator[Any]:
     assert not console.lines, console.lines
     if not page.is_closed():
         assert "Traceback" not in page.inner_text("body") and "Error" not in page.inner_text("body")
-    context.close()
+        page.close()
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
     return cv2.imencode(".png", pixels[..., ::-1] if pixels.ndim == 3 else pixels)[1].tobytes()
 
 
+@functools.cache
 def scene(index: int = 2, size: tuple[int, int] = (240, 320)) -> NDArray[np.uint8]:
     return phantom(index, size=size)[0]
 
 
+def large(width: int, height: int, index: int = 2) -> NDArray[np.uint8]:
+    """A picture that keeps the server busy for a while, but not those who draw and pack it."""
+    return cv2.resize(scene(index), (width, height), interpolation=cv2.INTER_NEAREST)
+
+
+@functools.cache
 def drawn_zip(scenes: int = 3) -> bytes:
     """A zip of scenes and one file that is no picture."""
     buffer = io.BytesIO()

@@ -18,3 +18,9 @@ def classification(path: Path | None, overrides: Sequence[str] = ()) -> RunConfi
 
 def silent(_: str) -> None:
     """Say nothing."""
+
+
+def of_method(settings: Sequence[str], method: str) -> list[str]:
+    """The settings with a method, without the options of gps where it is another one."""
+    kept = settings if method == "gps" else [one for one in settings if not one.startswith("selection.")]
+    return [*kept, f"method={method}"]

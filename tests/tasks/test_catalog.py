@@ -97,7 +97,7 @@ def test_text_lists_are_read_with_the_published_number_of_classes(tmp_path: Path
 
 def test_the_table_holds_the_papers_twenty_four_tasks_with_1000_training_images_in_each_of_vtab() -> None:
     assert len(FGVC) + len(VTAB) == 24 and all(ADAPTERS[name].train == 1000 for name in VTAB)
-    assert all(adapter.where for adapter in ADAPTERS.innerues())
+    assert all(adapter.where for adapter in ADAPTERS.values())
 
 
 def test_the_data_readme_says_of_every_set_where_it_lies_and_how_large_it_is() -> None:
@@ -195,7 +195,7 @@ def test_few_shot_subsets_are_nested_and_seeded(protocol: str) -> None:
 
     subsets = [some(k) for k in (1, 2, 4, 8)]
     for k, subset in zip((1, 2, 4, 8), subsets, strict=True):
-        assert set(Counter(item.label for item in subset.train).innerues()) == {k}
+        assert set(Counter(item.label for item in subset.train).values()) == {k}
     assert all(ids(small.train) < ids(large.train) for small, large in pairwise(subsets))
     assert some(4) == subsets[2] and ids(some(4, seed=1).train) != ids(subsets[2].train)
     assert subsets[0].test == subsets[3].test and len(subsets[0].test) == (359 if protocol == "final" else 0)
@@ -205,9 +205,9 @@ def test_few_shot_subsets_are_nested_and_seeded(protocol: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "text"), [
-    ("cub_200_2012", "unknown classification data set 'cub_200_2012'; did you mean 'cub_200_2011'"),
+    ("cub_200_2012", "the name of a data set or a folder with class folders, got 'cub_200_2012'; did you mean 'cub_200_2011'"),
     ("caltech101", "did you mean 'vtab_caltech101'"),
-    ("xyz", "expected one of cub_200_2011, nabirds"),
+    ("xyz", "got 'xyz'; gps-seg data list shows all names"),
 ])
 def test_unknown_names_are_explained(name: str, text: str) -> None:
     with pytest.raises(DataError, match=text):
@@ -220,10 +220,13 @@ def test_what_is_missing_and_where_to_get_it_is_said(tmp_path: Path, name: str, 
     adapter = ADAPTERS[name]
     with pytest.raises(DataError) as caught:
         load_classification(name)
-    assert adapter.where in str(caught.innerue) and "\n" not in str(caught.innerue)
+    assert adapter.where in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(DataError) as caught:
         load_classification(name, tmp_path / "none")
-    assert str(tmp_path / "none") in str(caught.innerue) and adapter.where in str(caught.innerue)
+    assert str(tmp_path / "none") in str(caught.value) and adapter.where in str(caught.value)
+    monkeypatch.setenv("GPS_SEG_DATA", str(tmp_path / "none"))
+    with pytest.raises(DataError, match="GPS_SEG_DATA: expected a folder at .*none" if adapter.folders else "data.root"):
+        load_classification(name)
 
 
 @pytest.mark.parametrize(("name", "absent"), [
@@ -236,7 +239,7 @@ def test_a_missing_split_file_is_one_line(tmp_path: Path, name: str, absent: str
     (root / absent).rename(tmp_path / "elsewhere")
     with pytest.raises(DataError, match=rf"{name}: expected .*, {absent} missing; get it: ") as caught:
         load_classification(name, root)
-    assert "\n" not in str(caught.innerue)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_wrong_number_of_classes_is_one_line(tmp_path: Path) -> None:
@@ -322,7 +325,7 @@ def test_broken_text_lists_are_one_line(tmp_path: Path, content: str, text: str)
 
 
 @pytest.mark.parametrize(("content", "text"), [
-    ("{", "train.json is not valid JSON"), ("[1, 2]", "train.json: expected {image path: class}"), ("{}", "train.json: expected"),
+    ("{", "train.json: expected {image path: class}, the file is damaged"), ("[1, 2]", "train.json: expected {image path: class}"), ("{}", "train.json: expected"),
     ('{"a.jpg": [1]}', "train.json: expected {image path: class}"),
 ])
 def test_broken_json_lists_are_one_line(tmp_path: Path, content: str, text: str) -> None:

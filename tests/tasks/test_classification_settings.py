@@ -101,13 +101,15 @@ def test_every_field_is_described_and_nothing_can_be_changed() -> None:
     for task in PAGES:
         undescribed_anywhere = [name for method in OPTIONS for name in undescribed(page_of(task, method))]
         assert undescribed_anywhere == []
-    assert {"train.ema", "selection.k", "data.augment.recipe", "selection.temperature"} <= set(known_keys(page_of("classification")))
+    known = set(known_keys(page_of("classification")))
+    assert {"train.ema", "selection.k", "data.augment.recipe", "selection.temperature"} <= known
     with pytest.raises(ValueError, match="frozen"):
         classification(None).train.lr = 1  # type: ignore[misc]
 
 
 def test_settings_and_data_sets_load_without_torch() -> None:
-    code = ("import sys, gps_seg.config, gps_seg.old_settings, gps_seg.tasks.classification.catalog, gps_seg.tasks.classification.shifted; "
+    code = ("import sys, gps_seg.config, gps_seg.runs.old_settings, gps_seg.tasks.classification.catalog, "
+            "gps_seg.tasks.classification.shifted; "
             "assert 'torch' not in sys.modules")
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -8,72 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from gps_seg.cli import main
 from gps_seg.data.images import read_image, read_mask
+from gps_seg.data.splits import Splits
 from gps_seg.errors import ConfigError, DataError
-from gps_seg.runs.provenance import base_note, base_warning
 from gps_seg.tasks.segmentation.audit import audit
-from gps_seg.tasks.segmentation.pairs import Splits, pair_folder
+from gps_seg.tasks.segmentation.pairs import pair_folder
+from gps_seg.tasks.segmentation.pretraining import base_note, base_warning
 from gps_seg.tasks.segmentation.sets import expand, identify, known_name, labels, locate, number_warning, set_pairs
+from support.known_sets import LAYOUTS, SIZE, drawn, put
 
-SIZE = (48, 64)
-Mask = NDArray[np.bool_]
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder under which data sets are looked for, which is not the working folder."""
-    folder, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
-    folder.mkdir()
-    elsewhere.mkdir()
-    monkeypatch.setenv("GPS_SEG_DATA", str(folder))
-    monkeypatch.chdir(elsewhere)
-    return folder
-
-
-def drawn(seed: int) -> Mask:
-    """A disc that differs with the seed."""
-    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
-    return np.asarray((rows - 20 - seed) ** 2 + (columns - 30) ** 2 < 150)
-
-
-def put(root: Path, images: str, masks: str, seeds: range = range(3)) -> Path:
-    """Write pairs; ``{}`` in the names is the number."""
-    for seed in seeds:
-        scene = np.random.default_rng(seed).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
-        for name, pixels in ((images, scene), (masks, drawn(seed).astype(np.uint8) * 255)):
-            path = root / name.format(seed)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(path, quality=95)
-    return root
-
-
-LAYOUTS = [
-    ("kvasir-seg", "Kvasir-SEG/images/cju{}.jpg", "Kvasir-SEG/masks/cju{}.jpg", "cju{}"),
-    ("cvc-clinicdb", "CVC-ClinicDB/Original/{}.tif", "CVC-ClinicDB/Ground Truth/{}.tif", "{}"),
-    ("cvc-clinicdb", "CVC-ClinicDB/PNG/Original/{}.png", "CVC-ClinicDB/PNG/Ground Truth/{}.png", "{}"),
-    ("cvc-clinicdb", "CVC-ClinicDB/CVC-ClinicDB/Original/{}.tif", "CVC-ClinicDB/CVC-ClinicDB/Ground Truth/{}.tif", "{}"),
-    ("cvc-colondb", "CVC-ColonDB/images/{}.png", "CVC-ColonDB/masks/{}.png", "{}"),
-    ("cvc-colondb", "TestDataset/CVC-ColonDB/images/{}.png", "TestDataset/CVC-ColonDB/masks/{}.png", "{}"),
-    ("etis-larib", "ETIS-LaribPolypDB/images/{}.png", "ETIS-LaribPolypDB/masks/{}.png", "{}"),
-    ("etis-larib", "ETIS-LaribPolypDB/ETIS-LaribPolypDB/{}.tif", "ETIS-LaribPolypDB/Ground Truth/p{}.tif", "{}"),
-    ("etis-larib", "TestDataset/ETIS-LaribPolypDB/images/{}.png", "TestDataset/ETIS-LaribPolypDB/masks/{}.png", "{}"),
-    ("cvc-300", "CVC-300/images/{}.png", "CVC-300/masks/{}.png", "{}"),
-    ("cvc-300", "polyps/TestDataset/CVC-300/images/{}.png", "polyps/TestDataset/CVC-300/masks/{}.png", "{}"),
-    ("polypgen", "PolypGen2021_MultiCenterData_v3/data_C1/images_C1/1H{}.jpg",
-     "PolypGen2021_MultiCenterData_v3/data_C1/masks_C1/1H{}_mask.jpg", "1H{}"),
-    ("polypgen", "polypgen-640/images/1H{}.jpg", "polypgen-640/masks/1H{}.png", "1H{}"),
-    ("bkai-neopolyp", "bkai-igh-neopolyp/train/train/{}.jpeg", "bkai-igh-neopolyp/train_gt/train_gt/{}.jpeg", "{}"),
-    ("endotect", "EndoTect_2020/images/{}.jpg", "EndoTect_2020/masks/{}.jpg", "{}"),
-    ("endotect", "endotect/segmented-images/images/{}.jpg", "endotect/segmented-images/masks/{}.jpg", "{}"),
-    ("pranet-kvasir", "TestDataset/Kvasir/images/{}.png", "TestDataset/Kvasir/masks/{}.png", "{}"),
-    ("pranet-clinicdb", "TestDataset/CVC-ClinicDB/images/{}.png", "TestDataset/CVC-ClinicDB/masks/{}.png", "{}"),
-    ("pranet-train", "TrainDataset/image/{}.png", "TrainDataset/masks/{}.png", "{}"),
-    ("pranet-train", "TrainDataset/images/{}.png", "TrainDataset/mask/{}.png", "{}"),
-]
+pytestmark = pytest.mark.usefixtures("home")
 
 
 @pytest.mark.parametrize(("name", "images", "masks", "id_"), LAYOUTS)
@@ -88,11 +35,15 @@ def test_every_published_layout_is_found_and_paired(home: Path, name: str, image
     assert found is not None and [pair.mask for pair in set_pairs(str(found))] == [pair.mask for pair in pairs]
 
 
-def test_a_subset_of_the_benchmark_never_stands_in_for_the_whole_set(home: Path) -> None:
+def test_a_subset_of_the_benchmark_never_stands_in_for_the_whole_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(home, "TestDataset/CVC-ClinicDB/images/{}.png", "TestDataset/CVC-ClinicDB/masks/{}.png")
     put(home, "TestDataset/Kvasir/images/{}.png", "TestDataset/Kvasir/masks/{}.png")
     assert locate("cvc-clinicdb") is None and locate("kvasir-seg") is None
     assert known_name(str(home / "TestDataset" / "CVC-ClinicDB")) == "pranet-clinicdb"
+    monkeypatch.setenv("GPS_SEG_DATA", str(home / "TestDataset"))
+    assert locate("cvc-clinicdb") is None
+    monkeypatch.setenv("GPS_SEG_DATA", str(home / "TestDataset" / "CVC-ClinicDB"))
+    assert locate("cvc-clinicdb") is None and locate("pranet-clinicdb") == home / "TestDataset" / "CVC-ClinicDB"
 
 
 def test_all_centres_of_polypgen_are_one_set_even_where_names_repeat(home: Path) -> None:
@@ -210,3 +161,5 @@ def test_data_list_shows_every_set_and_where_it_is(
     assert f"cvc-300            60 images: {home / 'CVC-300'}, 3 images" in text
     assert "kvasir-seg       1000 images: not found; gps-seg data download kvasir-seg" in text
     assert "pranet-test" in text and "phantom" in text and f"searched {home}" in text
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert {"vtab_dtd 47 classes: not found", "digits 10 classes: scikit-learn"} <= set(lines)

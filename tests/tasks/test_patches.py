@@ -14,7 +14,8 @@ from gps_seg.errors import DataError
 from gps_seg.tasks.classification.catalog import load_classification
 from gps_seg.tasks.classification.items import Item
 from gps_seg.tasks.classification.patches import cut_patches, patch_items, patch_parts
-from gps_seg.tasks.segmentation.pairs import official_lists, pair_folder
+from gps_seg.tasks.segmentation.pairs import pair_folder
+from gps_seg.tasks.segmentation.parts import official_lists
 
 PINK = (200, 110, 90)
 
@@ -100,7 +101,7 @@ def test_patches_are_a_data_set_like_any_other(tmp_path: Path) -> None:
         for path in (root / folder).iterdir():
             Image.open(path).resize((600, 480), Image.Resampling.NEAREST).save(path)
     final = load_classification("polyp_patches", root, protocol="final")
-    assert final.class_names == ("mucosa", "polyp") and not final.val
+    assert final.class_names == ("mucosa", "polyp") and not final.inner
     assert images_of(final.train).isdisjoint(images_of(final.test))
     labels = [item.label for item in final.train]
     assert sum(labels) * 2 == len(labels)

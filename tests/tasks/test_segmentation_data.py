@@ -16,14 +16,18 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from gps_seg.config import AugmentConfig, DataConfig
+from gps_seg.config import AugmentConfig, PolypDataConfig
+from gps_seg.data.batches import EpochBatches
 from gps_seg.data.images import list_images, read_image, read_mask, write_image, write_mask
+from gps_seg.data.splits import Splits
 from gps_seg.data.transforms import augmentation, content_size, fit_image, fit_mask, normalise
 from gps_seg.errors import DataError
 from gps_seg.tasks.segmentation.audit import audit, check_pairs
-from gps_seg.tasks.segmentation.dataset import EpochBatches, PolypDataset, UnlabelledImages, collate
-from gps_seg.tasks.segmentation.pairs import Pair, Splits, find_root, load_splits, official_lists, pair_folder, read_list, split
+from gps_seg.tasks.segmentation.dataset import PolypDataset, UnlabelledImages, collate
+from gps_seg.tasks.segmentation.pairs import Pair, pair_folder
+from gps_seg.tasks.segmentation.parts import load_splits, official_lists, read_list, split
 from gps_seg.tasks.segmentation.phantom import phantom, write_phantoms
+from gps_seg.tasks.segmentation.sets import locate
 
 SPEC = {"input_size": 64, "resize": "longest_side", "mean": (0.0, 0.0, 0.0), "std": (255.0, 255.0, 255.0)}
 
@@ -281,7 +285,7 @@ def test_the_inner_part_comes_from_the_training_list_and_depends_on_the_seed_alo
 
 def test_a_plain_folder_is_split_by_lists_or_by_seed(tmp_path: Path) -> None:
     make_set(tmp_path)
-    config = DataConfig(name="folder", root=tmp_path)  # type: ignore[call-arg]
+    config = PolypDataConfig(name="folder", root=tmp_path)  # type: ignore[call-arg]
     by_seed = load_splits(config)
     assert [len(part) for part in (by_seed.train, by_seed.inner, by_seed.test)] == [7, 1, 2]
     (tmp_path / "train.txt").write_text("\n".join(f"f{i}" for i in range(7)))
@@ -294,12 +298,12 @@ def test_a_plain_folder_is_split_by_lists_or_by_seed(tmp_path: Path) -> None:
 def test_a_missing_kvasir_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPS_SEG_DATA", str(tmp_path))
     with pytest.raises(DataError, match="gps-seg data download kvasir-seg.*GPS_SEG_DATA.*data.name=phantom"):
-        load_splits(DataConfig())  # type: ignore[call-arg]
+        load_splits(PolypDataConfig())  # type: ignore[call-arg]
     make_set(tmp_path / "kvasir-seg-352", 2)
-    assert find_root("kvasir-seg") == tmp_path / "kvasir-seg-352"
+    assert locate("kvasir-seg") == tmp_path / "kvasir-seg-352"
     monkeypatch.setenv("GPS_SEG_DATA", str(tmp_path / "none"))
     with pytest.raises(DataError, match="GPS_SEG_DATA: expected a folder"):
-        find_root("kvasir-seg")
+        locate("kvasir-seg")
 
 
 # Audit
@@ -330,7 +334,7 @@ def test_every_problem_is_reported_with_its_file(tmp_path: Path) -> None:
 
 
 def test_near_duplicates_warn_stop_or_pass_as_told() -> None:
-    splits = load_splits(DataConfig(name="phantom", phantom_images=10))  # type: ignore[call-arg]
+    splits = load_splits(PolypDataConfig(name="phantom", phantom_images=10))  # type: ignore[call-arg]
     twice = Splits(splits.train, (), splits.test)
     assert check_pairs(twice) == []
 
@@ -444,10 +448,10 @@ def test_a_batch_has_the_stated_shapes_boxes_and_valid_pixels(tmp_path: Path) ->
     root = write_phantoms(tmp_path / "p", 4, size=(36, 48))
     dataset = PolypDataset(pair_folder(root), **SPEC)  # type: ignore[arg-type]
     batch = collate([dataset[i] for i in range(4)])
-    assert batch.image.shape == (4, 3, 64, 64) and batch.mask.shape == (4, 1, 64, 64) and batch.boxes.shape == (4, 4)
-    assert batch.valid[:, :, :48].all() and not batch.valid[:, :, 48:].any() and not batch.mask[~batch.valid].any()
-    assert set(batch.mask.unique().tolist()) <= {0.0, 1.0}
-    for mask, box in zip(batch.mask[:, 0], batch.boxes, strict=True):
+    assert batch.image.shape == (4, 3, 64, 64) and batch.target.shape == (4, 1, 64, 64) and batch.boxes.shape == (4, 4)
+    assert batch.valid[:, :, :48].all() and not batch.valid[:, :, 48:].any() and not batch.target[~batch.valid].any()
+    assert set(batch.target.unique().tolist()) <= {0.0, 1.0}
+    for mask, box in zip(batch.target[:, 0], batch.boxes, strict=True):
         if mask.any():
             rows, columns = torch.nonzero(mask, as_tuple=True)
             assert box.tolist() == [columns.min(), rows.min(), columns.max(), rows.max()]
@@ -505,9 +509,9 @@ def test_thin_masks_survive_shrinking_about_as_large_as_they_were() -> None:
 
 @pytest.mark.slow
 def test_the_real_kvasir_seg_has_the_official_split_and_no_errors() -> None:
-    root = find_root("kvasir-seg")
+    root = locate("kvasir-seg")
     if root is None:
         pytest.skip("Kvasir-SEG is not here: set GPS_SEG_DATA")
-    splits = load_splits(DataConfig())  # type: ignore[call-arg]
+    splits = load_splits(PolypDataConfig())  # type: ignore[call-arg]
     assert [len(part) for part in (splits.train, splits.inner, splits.test)] == [792, 88, 120]
     assert all(finding.level == "warning" for finding in audit(splits))

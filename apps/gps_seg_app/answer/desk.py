@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gps_seg_app.answer.corrections import Edits
-from gps_seg_app.answer.quality import assess
+from gps_seg_app.answer.edits import Edits
 from gps_seg_app.answer.regions import Mask, find
-from gps_seg_app.answer.result import Result
+from gps_seg_app.answer.result import Result, see
+from gps_seg_app.inference.model import Timing
 from gps_seg_app.intake.pictures import Picture
 from gps_seg_app.limits import AppError
 
 if TYPE_CHECKING:
-    from gps_seg_app.inference.predictor import Embedding, Predictor, Timing
+    from gps_seg_app.inference.predictor import Embedding, Predictor
 
 MOST_STEPS = 100
 MOST_POINTS = 50
@@ -71,15 +71,12 @@ class Desk:
 
     def __init__(self, picture: Picture, predictor: Predictor, name: str, threshold: float) -> None:
         self.picture, self.predictor, self.name, self.threshold = picture, predictor, name, threshold
-        self.assessment = assess(picture.pixels)
-        self.timing: Timing | None = None
+        seen = see(picture.pixels, predictor, name)  # what cannot be assessed costs a run only if a person insists by a prompt
+        self.assessment, self.first = seen.assessment, seen.probability
+        self.timing: Timing | None = seen.timing
         self.spread: NDArray[np.float32] | None = None
         self._embedding: Embedding | None = None
         self._steps, self._at = [Step()], 0
-        if self.assessment.assessable:
-            self.first, self.timing = self.predictor.predict(self.picture.pixels, self.name)
-        else:  # costs no run unless a person insists by a prompt
-            self.first = np.zeros(self.picture.pixels.shape[:2], np.float32)
         self._ask()
 
     @property

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gps_seg_app.answer.burnt_in_text import burnt_in_text
+from gps_seg_app.intake.pictures import shrunk
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -59,7 +60,7 @@ def visible_field(pixels: Pixels) -> Mask:
 
     A dark lumen counts as visible; black borders, a black notch for the position display, and the display itself do not.
     """
-    small = _shrink(pixels)
+    small = shrunk(pixels, WORK_SIDE)
     screens, notches = _screens(small), _flat_borders(small)
     bright = ((small.max(axis=2) > BLACK) & ~screens).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(bright, connectivity=4)
@@ -71,15 +72,6 @@ def visible_field(pixels: Pixels) -> Mask:
     drawn = cv2.fillConvexPoly(np.zeros(largest.shape, np.uint8), hull, 255)
     drawn[screens | notches] = 0
     return cv2.resize(drawn, (pixels.shape[1], pixels.shape[0]), interpolation=cv2.INTER_LINEAR) > 127
-
-
-def _shrink(pixels: Pixels) -> Pixels:
-    """At most WORK_SIDE pixels on the long side, by area average."""
-    height, width = pixels.shape[:2]
-    scale = WORK_SIDE / max(height, width)
-    if scale >= 1:
-        return pixels
-    return cv2.resize(pixels, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA)
 
 
 def _flat(small: Pixels) -> Mask:
@@ -117,7 +109,7 @@ def _reason(pixels: Pixels, field: Mask) -> str:
         return f"too small ({width} x {height} pixels; at least {LEAST_SIDE} on each side are needed)."
     if field.mean() < LEAST_FIELD:
         return "too dark."
-    small = _shrink(pixels)
+    small = shrunk(pixels, WORK_SIDE)
     inner = cv2.resize(field.view(np.uint8), (small.shape[1], small.shape[0]), interpolation=cv2.INTER_NEAREST)
     eroded = cv2.erode(inner, np.ones((9, 9), np.uint8))  # the border's own edge says nothing about sharpness
     return _judge(small, (eroded if eroded.any() else inner) > 0)

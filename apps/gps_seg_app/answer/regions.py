@@ -59,6 +59,21 @@ class Finding:
     regions: tuple[Region, ...]
     mask: Mask
 
+    @property
+    def area_px(self) -> int:
+        """Of all regions together."""
+        return sum(one.area_px for one in self.regions)
+
+    @property
+    def field_percent(self) -> float:
+        """Their part of the visible field."""
+        return sum(one.field_percent for one in self.regions)
+
+    @property
+    def confidence(self) -> float:
+        """Of the surest region; 0 if there is none."""
+        return max((one.confidence or 0.0 for one in self.regions), default=0.0)
+
 
 def find(
     probability: Probability, threshold: float, assessment: Assessment, mask: Mask | None = None, *,

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gps_seg_app.answer.quality import Assessment, assess
 from gps_seg_app.answer.regions import Finding, find
+from gps_seg_app.inference.model import Model, Timing
 from gps_seg_app.intake.pictures import Picture
-
-if TYPE_CHECKING:
-    from gps_seg_app.inference.predictor import Predictor, Timing
-
-LONGEST_NAME = 120
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,34 +34,47 @@ class Result:
     dice_to_model: float | None = None
     timing: Timing | None = None
 
-    @property
-    def confidence(self) -> float:
-        """Of the surest region; 0 if there is none."""
-        return max((region.confidence or 0.0 for region in self.finding.regions), default=0.0)
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What a model makes of a picture, before it is cut at any threshold.
+
+    Attributes:
+        probability: float32 (H, W) in 0..1; zero if the picture cannot be assessed.
+        timing: of the model's run; None if there was none.
+    """
+
+    assessment: Assessment
+    probability: NDArray[np.float32]
+    timing: Timing | None
 
 
-def analyse(picture: Picture, predictor: Predictor, *, delta: str | None = None, threshold: float | None = None) -> Result:
-    """Run the model on one picture. A picture that cannot be assessed costs no run: its probabilities are zero.
+def see(pixels: NDArray[np.uint8], model: Model, name: str, *, keep: bool = True) -> Seen:
+    """Look at one picture, uint8 RGB (H, W, 3), with one of the model's deltas. What cannot be assessed costs no run.
 
     Args:
-        delta: one of the predictor's names; default: its first.
+        keep: False for the frames of a clip, which nobody comes back to.
+    """
+    assessment = assess(pixels)
+    if not assessment.assessable:
+        return Seen(assessment, np.zeros(pixels.shape[:2], np.float32), None)
+    return Seen(assessment, *model.predict(pixels, name, keep=keep))
+
+
+def analyse(picture: Picture, model: Model, *, delta: str | None = None, threshold: float | None = None) -> Result:
+    """Answer one picture.
+
+    Args:
+        delta: one of the model's names; default: its first.
         threshold: on the scale of the probabilities, calibrated or not; default: the delta's own.
     """
-    limit = predictor.threshold_of(delta or predictor.names[0]) if threshold is None else threshold
-    assessment = assess(picture.pixels)
-    if assessment.assessable:
-        probability, timing = predictor.predict(picture.pixels, delta)
-    else:
-        probability, timing = np.zeros(picture.pixels.shape[:2], np.float32), None
-    return Result(picture, probability, find(probability, limit, assessment), assessment, limit, timing=timing)
+    name = delta or model.names[0]
+    limit = model.threshold_of(name) if threshold is None else threshold
+    seen = see(picture.pixels, model, name)
+    finding = find(seen.probability, limit, seen.assessment)
+    return Result(picture, seen.probability, finding, seen.assessment, limit, timing=seen.timing)
 
 
 def utc_now() -> str:
     """The time as exports write it: ``2026-01-31T23:59:59Z``."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def shown_name(name: str) -> str:
-    """A file's name as an export may show it: without folders and control signs, at most 120 signs."""
-    last = re.split(r"[/\\]", name)[-1]
-    return "".join(sign for sign in last if sign.isprintable())[:LONGEST_NAME]

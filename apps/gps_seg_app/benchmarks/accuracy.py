@@ -16,16 +16,12 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from gps_seg.commands.train import CONFIG_FILE
-from gps_seg.config import load_config
 from gps_seg.data.images import read_image, read_mask
 from gps_seg.files import write_json
 from gps_seg.metrics.masks import count, dice
-from gps_seg.runs.fit import predictions
-from gps_seg.runs.load import find_pairs, load_run, make_loader
+from gps_seg.runs.load import load_run
 from gps_seg.runs.provenance import surroundings
 from gps_seg.tasks.segmentation.pairs import Pair
-from gps_seg.tasks.segmentation.task import Segmentation
 from gps_seg_app.inference.predictor import Predictor
 from gps_seg_app.limits import AppError
 
@@ -39,15 +35,13 @@ def benchmark(folder: Path, *, data: str | None = None, device: str = "auto", js
         AppError: no image.
         DataError, CheckpointError: the data set or the run cannot be read.
     """
-    pairs = find_pairs(data, "test", load_config(folder / CONFIG_FILE if (folder / CONFIG_FILE).is_file() else None).data)
+    trained = load_run(folder, device=device, precision="fp32")
+    pairs = trained.task.items(data, "test", trained.classes)
     if not pairs:
         raise AppError("--data: expected images, found none.")
-    trained = load_run(folder, device=device, precision="fp32")
-    own = Segmentation(threshold=trained.threshold).predict
 
     def as_trained(pair: Pair) -> NDArray[np.bool_]:
-        loader = make_loader(trained.model, [pair], batch_size=1)
-        [(_, probability)] = predictions(trained.model, own, loader, trained.device, trained.precision)
+        [(_, probability)] = trained.predict([pair], 1)
         return np.asarray(probability) > trained.threshold
 
     app = Predictor({"run": folder}, device=device)

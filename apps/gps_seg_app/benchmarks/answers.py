@@ -7,7 +7,7 @@ found ones have a region that meets the true mask.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from gps_seg_app.limits import AppError
 
 THRESHOLDS = (0.5, 0.7, 0.9, 0.97)
 STATES = ("found", "none", "not_assessable")
-Say = Callable[[str], None]
 
 
 def measure_answers(predictor: Predictor, pairs: Sequence[Pair], thresholds: Sequence[float]) -> list[dict[str, Any]]:

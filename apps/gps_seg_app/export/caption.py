@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from gps_seg_app.answer.model_card import DISCLAIMER
+from gps_seg_app.inference.model_card import DISCLAIMER
 
 Pixels = NDArray[np.uint8]
 LEAST_WIDTH = 320  # pixels: in a narrower strip words would not fit

@@ -23,7 +23,6 @@ Lengths are in pixels of the picture as uploaded, x to the right and y down; nev
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import zipfile
@@ -32,12 +31,14 @@ from typing import Any
 
 import numpy as np
 
-from gps_seg_app.answer.model_card import DISCLAIMER, ModelCard
 from gps_seg_app.answer.outlines import Mask, parts, polygon, polygons, run_lengths
 from gps_seg_app.answer.render import contours
-from gps_seg_app.answer.result import Result, shown_name, utc_now
+from gps_seg_app.answer.result import Result, utc_now
 from gps_seg_app.export.caption import png, with_strip
 from gps_seg_app.export.pdf import report_pdf
+from gps_seg_app.export.table import csv_text
+from gps_seg_app.inference.model_card import DISCLAIMER, ModelCard
+from gps_seg_app.intake.archive import shown_name
 
 __all__ = ["Result", "bundle", "files", "mask_png", "overlay_png", "probability_png", "regions_csv", "report_json", "report_pdf"]
 
@@ -92,17 +93,10 @@ def report_json(result: Result, card: ModelCard, *, name: str | None = None, cre
 
 def regions_csv(result: Result) -> str:
     """A row a region, after ``#`` lines with the disclaimer and the answer and a row of column names."""
-    buffer = io.StringIO()
-    buffer.write(f"# {DISCLAIMER}\n# {_answer(result)}\n")
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for region in result.finding.regions:
-        writer.writerow([
-            region.id, region.area_px, f"{region.field_percent:.4f}", *region.box, *(f"{value:.2f}" for value in region.centroid),
-            f"{region.diameter_px:.2f}", _part(region.confidence), _part(region.least_confidence),
-            f"{region.boundary_uncertainty:.2f}", region.position,
-        ])
-    return buffer.getvalue()
+    rows = [(one.id, one.area_px, f"{one.field_percent:.4f}", *one.box, *(f"{value:.2f}" for value in one.centroid),
+             f"{one.diameter_px:.2f}", _part(one.confidence), _part(one.least_confidence), f"{one.boundary_uncertainty:.2f}",
+             one.position) for one in result.finding.regions]
+    return csv_text((_answer(result),), COLUMNS, rows)
 
 
 def _part(value: float | None) -> str:

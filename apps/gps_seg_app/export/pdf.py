@@ -16,9 +16,9 @@ from reportlab.lib.utils import ImageReader
 from reportlab.pdfgen.canvas import Canvas
 from reportlab.platypus import Paragraph, Table, TableStyle
 
-from gps_seg_app.answer.model_card import DISCLAIMER, LIMITS, ModelCard
 from gps_seg_app.answer.render import contours
 from gps_seg_app.answer.result import Result, utc_now
+from gps_seg_app.inference.model_card import DISCLAIMER, LIMITS, ModelCard
 
 PAGE_WIDTH, PAGE_HEIGHT = A4
 MARGIN = 16 * mm
@@ -106,7 +106,7 @@ def _picture_and_settings(canvas: Canvas, result: Result, card: ModelCard, top: 
 def _settings(result: Result, card: ModelCard) -> Sequence[tuple[str, str]]:
     timing = result.timing
     measured = [] if timing is None else [
-        ("Time", f"{timing.pre_ms + timing.model_ms + timing.post_ms:.0f} ms, of which model {timing.model_ms:.0f} ms")]
+        ("Time", f"{timing.total_ms:.0f} ms, of which model {timing.model_ms:.0f} ms")]
     return (
         ("Model", card.model_id), ("Base", card.base), ("Method", card.method),
         ("Weights sha256", f"{card.weights_sha256[:16]}..."), ("Base sha256", f"{card.base_sha256[:16]}..."),

@@ -15,12 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gps_seg.commands.calibrate import Calibration, read_calibration
 from gps_seg.data.transforms import Geometry, fit_image, normalise
 from gps_seg.metrics.temperature import rescale
-from gps_seg.runs.fit import autocast
+from gps_seg.runs.calibration import Calibration, read_calibration
+from gps_seg.runs.device import autocast
 from gps_seg.tasks.segmentation.task import to_native
 from gps_seg_app.inference.encoder import FastTinyViT, is_tiny_vit
+from gps_seg_app.inference.model import Timing
+from gps_seg_app.inference.model_card import ModelCard, card
 from gps_seg_app.inference.prompts import pull
 from gps_seg_app.inference.runs import Loaded, load_runs
 from gps_seg_app.limits import AppError
@@ -31,20 +33,6 @@ Point = tuple[float, float, int]
 Box = tuple[float, float, float, float]
 SMALLER = 0.8  # of the input size: the scale of the fifth augmentation
 TURNS: tuple[tuple[int, ...], ...] = ((), (1,), (0,), (0, 1))  # axes to flip
-
-
-@dataclass(frozen=True, eq=False)
-class Timing:
-    """Milliseconds before the model (resizing), in it, and after it (to native size)."""
-
-    pre_ms: float
-    model_ms: float
-    post_ms: float
-
-    @property
-    def total_ms(self) -> float:
-        """All three."""
-        return self.pre_ms + self.model_ms + self.post_ms
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +106,10 @@ class Predictor:
     def folder(self, name: str) -> Path:
         """A delta's run folder. Raises AppError for an unknown name."""
         return self._folders[self._known(name)]
+
+    def card(self, name: str) -> ModelCard:
+        """A delta's model card. Raises AppError for an unknown name, CheckpointError for a damaged run folder."""
+        return card(self.folder(name))
 
     def calibration(self, name: str) -> Calibration | None:
         """A delta's calibration, if it has one."""

@@ -11,14 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gps_seg.config import ModelConfig, parse_config
+from gps_seg.config import SamConfig
 from gps_seg.core.selection import Selection, fingerprint
 from gps_seg.core.swap import Switchboard
 from gps_seg.methods.added import ADDITIONS, add_modules, fold_modules
 from gps_seg.models.sam import SamModel
 from gps_seg.runs.delta import load_delta, read_delta_config
-from gps_seg.runs.fit import resolve_device, resolve_precision
-from gps_seg.runs.load import load_model, load_run
+from gps_seg.runs.device import resolve_device, resolve_precision
+from gps_seg.runs.load import load_run, run_config
+from gps_seg.tasks.segmentation.task import Segmentation
 from gps_seg_app.limits import AppError
 
 Delta = tuple[Selection, dict[str, Tensor]]
@@ -63,9 +64,9 @@ def load_runs(runs: Mapping[str, Path], *, device: str = "auto", precision: str 
     alone = [name for name, found in described.items() if _kind(found) and ADDITIONS[_kind(found)].fold is None]
     if alone:
         return _load_alone(runs, alone[0], device=device, precision=precision)
-    config = _common_base(described)
+    config = _common_base(runs, described)
     place = resolve_device(device)
-    model = load_model(config, torch.device("cpu"))
+    model = Segmentation(config).model()
     deltas = {name: _merged(Path(folder), config) if _kind(described[name]) else _delta(Path(folder), model)
               for name, folder in runs.items()}
     board = Switchboard(model.to(place).eval())
@@ -88,9 +89,9 @@ def _delta(folder: Path, model: SamModel) -> Delta:
     return delta
 
 
-def _merged(folder: Path, config: ModelConfig) -> Delta:
+def _merged(folder: Path, config: SamConfig) -> Delta:
     """What a run that adds modules (lora, shira, ssf) does to the base's weights, its modules merged into them."""
-    base = load_model(config, torch.device("cpu"))
+    base = Segmentation(config).model()
     before, digest = {name: value.detach().clone() for name, value in base.named_parameters()}, fingerprint(base)
     attached = load_delta(folder, base, add_modules)
     attached.merge()
@@ -107,11 +108,13 @@ def _load_alone(runs: Mapping[str, Path], alone: str, *, device: str, precision:
     return Loaded(run.model, None, {alone: run.threshold}, run.device, run.precision)
 
 
-def _common_base(described: Mapping[str, dict[str, Any]]) -> ModelConfig:
-    configs = {name: parse_config({"model": found.get("model", {})}, source=name).model for name, found in described.items()}
+def _common_base(runs: Mapping[str, Path], described: Mapping[str, dict[str, Any]]) -> SamConfig:
+    configs = {name: run_config(Path(runs[name]), found).model for name, found in described.items()}
+    if other := [name for name, config in configs.items() if not isinstance(config, SamConfig)]:
+        raise AppError(f"Expected runs that segment, but {other[0]} is a classifier: the app shows masks.")
     first = next(iter(configs))
     for name, config in configs.items():
         if config != configs[first]:
             raise AppError(f"Expected runs of one base and input size, but {first} has {configs[first].name} and {name} has "
                            f"{config.name}, or their sizes differ: open them one after the other.")
-    return configs[first]
+    return configs[first]  # type: ignore[return-value]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import zipfile
 import zlib
@@ -9,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from gps_seg_app.answer.result import shown_name
-from gps_seg_app.intake.pictures import file_kind
+from gps_seg_app.intake.pictures import GONE, file_kind
 from gps_seg_app.limits import AppError, Limits
 
 WANTED = "Expected pictures, or one zip of pictures"
@@ -19,6 +19,7 @@ ADDED_BY_SYSTEMS = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
 # Deflate packs at most about 1000 : 1. Pictures hardly pack at all; only BMP and TIFF do, seldom over 100 : 1.
 MOST_RATIO, SMALL = 200, 1_000_000
 CHUNK = 1 << 20
+LONGEST_NAME = 120
 MOST_DIRECTORY = 4_000_000  # bytes of a zip's table of contents; 200 entries with the longest usual names have 60,000
 END_SIZE, LOCATOR_SIZE = 22, 20  # of the records at a zip's end; the locator is there in zip64 only, meant for over 4 GB
 BROKEN = (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError, zlib.error, KeyError, IndexError)
@@ -31,6 +32,12 @@ class Entry:
     path: Path
     name: str
     inside: zipfile.ZipInfo | None = None
+
+
+def shown_name(name: str) -> str:
+    """A file's name as an export may show it: without folders and control signs, at most 120 signs."""
+    last = re.split(r"[/\\]", name)[-1]
+    return "".join(sign for sign in last if sign.isprintable())[:LONGEST_NAME]
 
 
 def is_zip(path: Path) -> bool:
@@ -123,5 +130,5 @@ def _head(path: Path, most: int = 512) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(most)
-    except OSError:  # without its text, which names the file
-        raise AppError("The uploaded file cannot be read any more: upload it again.") from None
+    except OSError:
+        raise AppError(GONE) from None

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gps_seg_app.intake.pictures import file_kind
+from gps_seg_app.intake.pictures import GONE, file_kind
 from gps_seg_app.limits import AppError, Limits
 
 WANTED = "Expected an mp4, mov or avi video"
@@ -102,8 +102,8 @@ def _container_format(path: Path, limits: Limits) -> str:
         size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(512)
-    except OSError:  # without its text, which names the file
-        raise AppError("The uploaded file cannot be read any more: upload it again.") from None
+    except OSError:
+        raise AppError(GONE) from None
     if size == 0:
         raise AppError(f"{WANTED}; this file is empty: upload another.")
     if size > limits.video_bytes:

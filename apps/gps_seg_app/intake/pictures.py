@@ -6,7 +6,9 @@ import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
@@ -16,6 +18,7 @@ from gps_seg.data.tiff import as_rgb
 from gps_seg_app.limits import AppError, Limits
 
 PICTURES = {"JPEG": "JPEG", "PNG": "PNG", "TIFF": "TIFF", "BMP": "BMP", "WebP": "WEBP"}
+GONE = "The uploaded file cannot be read any more: upload it again."  # without the system's own words, which name the file
 WANTED = "Expected a JPEG, PNG, TIFF, BMP or WebP picture"
 # (what it is, first bytes, at which offset); the first that fits counts
 SIGNATURES: tuple[tuple[str, bytes, int], ...] = (
@@ -54,6 +57,15 @@ class Picture:
         return f"{self.sha256[:32]}.{self.frame}"
 
 
+def shrunk(values: NDArray[Any], side: int) -> NDArray[Any]:
+    """A picture or map (H, W, ...) with at most ``side`` pixels on the longer side, by area average."""
+    height, width = values.shape[:2]
+    scale = side / max(height, width)
+    if scale >= 1:
+        return values
+    return cv2.resize(values, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA)
+
+
 def file_kind(head: bytes) -> str:
     """What the first bytes of a file (512 are enough) say it is: "JPEG", "ZIP archive", "text", ... or "unknown"."""
     for kind, start, offset in SIGNATURES:
@@ -87,8 +99,8 @@ def _read(path: Path, limits: Limits) -> bytes:
     try:
         _check_size(path.stat().st_size, limits)
         return path.read_bytes()
-    except OSError:  # without its text, which names the file
-        raise AppError("The uploaded file cannot be read any more: upload it again.") from None
+    except OSError:
+        raise AppError(GONE) from None
 
 
 def _check_size(size: int, limits: Limits) -> None:

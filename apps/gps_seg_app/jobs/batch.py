@@ -5,8 +5,6 @@ Pictures are called "image 1", "image 2", ... in the order they came; their file
 
 from __future__ import annotations
 
-import csv
-import io
 import threading
 import time
 import zipfile
@@ -18,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gps_seg_app.answer.model_card import DISCLAIMER, ModelCard
 from gps_seg_app.answer.render import contours
 from gps_seg_app.answer.result import Result
 from gps_seg_app.export.files import add, files, readme
+from gps_seg_app.export.table import csv_text
+from gps_seg_app.inference.model_card import ModelCard
 from gps_seg_app.intake.archive import Entry, entries, read_entry
 from gps_seg_app.intake.dicom import count_frames, dicom_frames, is_dicom
 from gps_seg_app.intake.pictures import Picture, read_upload
@@ -169,22 +168,16 @@ def _answer(
     for name, data in files(result, card, name=label if names else None).items():
         if name != "README.txt":  # the same for all: once, at the top
             add(archive, f"{folder}/{name}", data)
-    regions = result.finding.regions
-    largest = max((one.area_px for one in regions), default=0)
-    row = (label, result.finding.state, len(regions), f"{result.confidence:.4f}", largest,
-           f"{sum(one.field_percent for one in regions):.4f}", f"{result.threshold:g}", picture.sha256, result.finding.words)
     found = result.finding
-    return Item(label, found.state, found.words, len(regions), result.confidence, _thumbnail(result), failed=False), row
+    largest = max((one.area_px for one in found.regions), default=0)
+    row = (label, found.state, len(found.regions), f"{found.confidence:.4f}", largest, f"{found.field_percent:.4f}",
+           f"{result.threshold:g}", picture.sha256, found.words)
+    return Item(label, found.state, found.words, len(found.regions), found.confidence, _thumbnail(result), failed=False), row
 
 
 def summary_csv(rows: Sequence[Sequence[object]], *, note: str = "") -> str:
     """A row a picture, after ``#`` lines with the disclaimer and, if there is one, a note."""
-    buffer = io.StringIO()
-    buffer.write("".join(f"# {line}\n" for line in (DISCLAIMER, note) if line))
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([plain(cell) for cell in row] for row in rows)
-    return buffer.getvalue()
+    return csv_text((note,), COLUMNS, ([plain(cell) for cell in row] for row in rows))
 
 
 def plain(cell: object) -> str:

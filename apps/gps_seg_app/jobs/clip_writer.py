@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gps_seg_app.answer.model_card import DISCLAIMER
 from gps_seg_app.export.caption import with_strip
+from gps_seg_app.inference.model_card import DISCLAIMER
 from gps_seg_app.limits import AppError
 
 CODECS = ("libx264", "libvpx-vp9")  # the first that this FFmpeg can write

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import astuple, dataclass, fields
 
-from gps_seg_app.answer.model_card import DISCLAIMER
+from gps_seg_app.export.table import csv_text
 
 
 @dataclass(frozen=True)
@@ -61,12 +59,8 @@ class FrameRow:
 
 def frames_csv(rows: list[FrameRow], settings: Settings, *, note: str = "") -> str:
     """A row a frame looked at, after ``#`` lines with disclaimer, settings and, if there is one, a note."""
-    buffer = io.StringIO()
-    buffer.write("".join(f"# {line}\n" for line in (DISCLAIMER, describe(settings), note) if line))
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([field.name for field in fields(FrameRow)])
-    writer.writerows([_cell(value) for value in astuple(row)] for row in rows)
-    return buffer.getvalue()
+    columns = [field.name for field in fields(FrameRow)]
+    return csv_text((describe(settings), note), columns, ([_cell(value) for value in astuple(row)] for row in rows))
 
 
 def _cell(value: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
-from gps_seg_app.answer.model_card import DISCLAIMER, SHORT_DISCLAIMER
+from gps_seg_app.inference.model_card import DISCLAIMER, SHORT_DISCLAIMER
 from gps_seg_app.jobs.frames import FrameRow
 
 

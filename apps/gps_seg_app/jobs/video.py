@@ -8,14 +8,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from gps_seg_app.answer.quality import assess
 from gps_seg_app.answer.regions import Finding, find
 from gps_seg_app.answer.render import contours
+from gps_seg_app.answer.result import see
+from gps_seg_app.inference.model import Model
 from gps_seg_app.intake.clips import Clip, Cut, Frame, probe, read_frames
 from gps_seg_app.jobs.clip_writer import Writer, writing
 from gps_seg_app.jobs.frames import FrameRow, Settings, describe, frames_csv
@@ -23,25 +22,9 @@ from gps_seg_app.jobs.steady import Presence, Smoother, switches
 from gps_seg_app.jobs.timeline import timeline_png
 from gps_seg_app.limits import AppError, Limits
 
-__all__ = ["FrameRow", "Model", "Progress", "Settings", "VideoResult", "run_video"]
+__all__ = ["FrameRow", "Progress", "Settings", "VideoResult", "run_video"]
 
 VIDEO, TABLE, TIMELINE = "annotated.mp4", "frames.csv", "timeline.png"
-
-
-class Model(Protocol):
-    """What a clip needs of :class:`predictor.Predictor`."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The deltas, the default first."""
-
-    def threshold_of(self, name: str) -> float:
-        """A delta's operating point."""
-
-    def predict(
-        self, pixels: NDArray[np.uint8], name: str | None = None, *, keep: bool = True
-    ) -> tuple[NDArray[np.float32], Any]:
-        """Probability (H, W) of a picture (H, W, 3), and its timing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +72,7 @@ def run_video(
     in ``out``; a cancelled run just ends, without a result.
 
     Raises:
-        AppError: as ``video_read.probe`` and ``read_frames``, or a setting out of range.
+        AppError: as ``clips.probe`` and ``clips.read_frames``, or a setting out of range.
     """
     if settings.stride < 1 or settings.persistence < 1 or settings.smoothing < 0 or not 0 < settings.lower <= 1:
         raise AppError("Expected a stride and a persistence of at least 1 frame and a smoothing of at least 0 seconds.")
@@ -154,13 +137,13 @@ class _Eye:
 
     def look(self, frame: Frame) -> tuple[FrameRow, Finding]:
         """The row of a frame, and the finding to draw on it."""
-        assessment = assess(frame.pixels)
+        seen = see(frame.pixels, self.model, self.delta, keep=False)
+        assessment, probability = seen.assessment, seen.probability
         if not assessment.assessable:
             self.smoother.forget()
             self.presence.forget()
-            nothing = find(np.zeros(assessment.field.shape, np.float32), self.threshold, assessment)
+            nothing = find(probability, self.threshold, assessment)
             return _row(frame, nothing, nothing, shown=False, scene=False, assessable=False), nothing
-        probability, _ = self.model.predict(frame.pixels, self.delta, keep=False)
         smoothed, scene = self.smoother.update(probability, frame.pixels, frame.seconds)
         raw, steady = (find(values, self.threshold, assessment) for values in (probability, smoothed))
         weak = steady if steady.regions else find(smoothed, self.lower, assessment)
@@ -175,9 +158,7 @@ def _row(frame: Frame, raw: Finding, drawn: Finding, *, shown: bool, scene: bool
 
 
 def _numbers(finding: Finding) -> tuple[int, float, float, int]:
-    regions = finding.regions
-    return (sum(one.area_px for one in regions), sum(one.field_percent for one in regions),
-            max((one.confidence or 0.0 for one in regions), default=0.0), len(regions))
+    return finding.area_px, finding.field_percent, finding.confidence, len(finding.regions)
 
 
 def _finish(rows: list[FrameRow], out: Path, spent: float, note: str, settings: Settings) -> VideoResult:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from gps_seg.errors import GpsSegError
-from gps_seg_app.answer.model_card import card
+from gps_seg_app.inference.model_card import card
 from gps_seg_app.page.parts import Context
 
 PRIVACY = """## Privacy

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import gradio as gr
 
-from gps_seg_app.answer.model_card import card
 from gps_seg_app.answer.result import analyse
 from gps_seg_app.jobs.batch import Item, Progress, by_confidence, run_batch
 from gps_seg_app.page.jobs import Job
@@ -47,8 +46,8 @@ def build(context: Context) -> gr.Slider:
                words: "Reading the files ..." if context.models.ready else "The model is loading ..."}
         predictor = context.models.get()
         out = Path(tempfile.mkdtemp(prefix="batch-")) / PRODUCT
-        steps = run_batch(paths, functools.partial(analyse, predictor=predictor, delta=name, threshold=limit),
-                          card(predictor.folder(name)), out, limits=limits, names=bool(named), cancel=cancel)
+        steps = run_batch(paths, functools.partial(analyse, model=predictor, delta=name, threshold=limit),
+                          predictor.card(name), out, limits=limits, names=bool(named), cancel=cancel)
         items: list[Item] = []
         for step in steps:
             items.append(step.item)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import gradio as gr
 
-from gps_seg_app.answer.corrections import Edits
+from gps_seg_app.answer.edits import Edits
 from gps_seg_app.answer.render import contours
 from gps_seg_app.answer.result import Result, analyse
 from gps_seg_app.intake.examples import EXAMPLES, example
@@ -86,7 +86,6 @@ def build(context: Context) -> None:
 
 def _row(name: str, result: Result, first: Result) -> list[str | float]:
     dice = Edits.start(first.finding.mask).replace(result.finding.mask).dice
-    regions = result.finding.regions
-    field = round(sum(one.field_percent for one in regions), 2)
-    return [name, result.finding.words, round(result.threshold, 3), len(regions), field,
-            round(100 * result.confidence, 1), round(dice, 3), round(result.timing.model_ms) if result.timing else 0]
+    found = result.finding
+    return [name, found.words, round(result.threshold, 3), len(found.regions), round(found.field_percent, 2),
+            round(100 * found.confidence, 1), round(dice, 3), round(result.timing.model_ms) if result.timing else 0]

@@ -8,11 +8,11 @@ from typing import Any
 
 import gradio as gr
 
-from gps_seg_app.answer.corrections import LEAST_PAIRS, count_pairs, finetune_command, save_pair
 from gps_seg_app.answer.desk import Desk
+from gps_seg_app.export.training_pairs import LEAST_PAIRS, count_pairs, finetune_command, save_pair
 from gps_seg_app.intake.examples import is_example
 from gps_seg_app.limits import AppError
-from gps_seg_app.page.image_parts import Parts, Tools, place, threshold_of, view
+from gps_seg_app.page.image_parts import Parts, Tools, threshold_of, view
 from gps_seg_app.page.parts import MODEL, PRIVATE, VIEW, Context, Update, told_in
 from gps_seg_app.session import Session
 
@@ -97,7 +97,7 @@ def wire_rest(context: Context, parts: Parts) -> None:
             before = session.desk
             yield {parts.words: "Looking at the picture ..."}
             kept = session.lay_aside()
-            place(session, before.picture, before.predictor, name)
+            session.place(before.picture, before.predictor, name)
             shown = view(session, parts)
             aside = f"Your corrections of the answer of {before.name} are kept: choose it again to see them. " if kept else ""
             yield {**shown, **threshold_of(session, parts), parts.notes: aside + shown.get(parts.notes, "")}

@@ -13,7 +13,7 @@ from gps_seg_app.intake.pictures import Picture
 from gps_seg_app.intake.uploads import read_pictures
 from gps_seg_app.limits import AppError
 from gps_seg_app.page.correct import wire_rest, wire_tools
-from gps_seg_app.page.image_parts import Parts, Tools, panel, place, threshold_of, view
+from gps_seg_app.page.image_parts import Parts, Tools, panel, threshold_of, view
 from gps_seg_app.page.parts import MODEL, PRIVATE, Context, Update, reopen, take, told_in
 from gps_seg_app.session import Session
 
@@ -87,7 +87,7 @@ def _put(
     """Show the picture at once, then the model's answer to it, and each time what the frame's slider becomes."""
     waiting = "Looking at the picture ..." if context.models.ready else LOADING
     yield {**_cleared(session, parts, picture), parts.words: waiting, parts.frame: frame[0]}
-    place(session, picture, context.models.get(), name)
+    session.place(picture, context.models.get(), name)
     yield {**view(session, parts), **threshold_of(session, parts), parts.frame: frame[1]}
 
 

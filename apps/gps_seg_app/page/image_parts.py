@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 
+from gps_seg.metrics.operating_point import nearest_step
 from gps_seg_app.answer.desk import Desk
-from gps_seg_app.intake.pictures import Picture
-from gps_seg_app.limits import slider_value
 from gps_seg_app.page.parts import Context, Update, links
 from gps_seg_app.session import Session
-
-if TYPE_CHECKING:  # it loads torch, for which the first page does not wait
-    from gps_seg_app.inference.predictor import Predictor
 
 HEADERS = ["Region", "Area, px", "Visible field, %", "Model's mean confidence, %", "Least, %", "Outline uncertain, px",
            "Diameter, px", "Position"]
@@ -104,20 +100,10 @@ def _tools() -> tuple[Tools, gr.Button, gr.Button, gr.Button]:
     return Tools(gesture, kind, radius, places, use), undo, redo, reset
 
 
-def place(session: Session, picture: Picture, predictor: Predictor, name: str) -> None:
-    """A desk for the picture, with the model's answer or as it was laid aside, unless another picture came meanwhile."""
-    own = predictor.threshold_of(name)
-    desk = session.corrected.pop((picture.key, name), None) or Desk(picture, predictor, name, own)
-    with session.lock:
-        if session.picture is picture:
-            desk.set_threshold(session.threshold or own)  # it may have been moved meanwhile
-            session.desk = desk
-
-
 def threshold_of(session: Session, parts: Parts) -> Update:
     """The slider at the model's own threshold, until the user has moved it."""
     desk = session.desk
-    return {} if desk is None or session.threshold is not None else {parts.threshold: slider_value(desk.threshold)}
+    return {} if desk is None or session.threshold is not None else {parts.threshold: nearest_step(desk.threshold)}
 
 
 def view(session: Session, parts: Parts) -> Update:
@@ -150,6 +136,6 @@ def timing(desk: Desk) -> str:
     known = "not calibrated" if desk.predictor.calibration(desk.name) is None else "calibrated"
     took = desk.timing
     time = "the model was not run" if took is None else (
-        f"{took.pre_ms + took.model_ms + took.post_ms:.0f} ms (preparation {took.pre_ms:.0f}, model {took.model_ms:.0f}, "
+        f"{took.total_ms:.0f} ms (preparation {took.pre_ms:.0f}, model {took.model_ms:.0f}, "
         f"probability map {took.post_ms:.0f})")
     return f"{width} x {height} pixels; {time}; probabilities {known}."

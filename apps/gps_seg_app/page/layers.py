@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from gps_seg_app.answer.outlines import polygons
 from gps_seg_app.answer.render import COLORS, FAINT
 from gps_seg_app.answer.result import Result
+from gps_seg_app.intake.pictures import shrunk
 
 Pixels = NDArray[np.uint8]
 LARGEST_SIDE = 4096  # pixels a side of what is sent; coordinates stay native
@@ -19,12 +20,12 @@ MAP_SIDE = 640  # a probability map is smooth: the model computes it at less
 
 def picture_png(pixels: Pixels, side: int = LARGEST_SIDE) -> bytes:
     """RGB (H, W, 3) as PNG, shrunk if a side is longer than ``side``. Level 1: three times as fast, a tenth larger."""
-    return _png(cv2.cvtColor(_shrunk(pixels, side), cv2.COLOR_RGB2BGR))
+    return _png(cv2.cvtColor(shrunk(pixels, side), cv2.COLOR_RGB2BGR))
 
 
 def map_png(values: NDArray[np.float32], largest: float) -> bytes:
     """A map (H, W) as a coloured layer, clear where it is nearly zero. The scale is 0 to ``largest`` for every picture."""
-    small = _shrunk(values, MAP_SIDE)
+    small = shrunk(values, MAP_SIDE)
     level = (np.clip(small / largest, 0, 1) * 255).astype(np.uint8)
     alpha = np.where(small >= FAINT * largest, 255, 0).astype(np.uint8)
     return _png(np.dstack([COLORS[level][..., ::-1], alpha]))
@@ -41,14 +42,6 @@ def alt_text(result: Result) -> str:
     places = "; ".join(f"region {region.id}, {region.position}, {region.field_percent:.1f} % of the visible field"
                        for region in result.finding.regions[:10])
     return f"Endoscopic picture, {width} x {height} pixels. {result.finding.words}{': ' + places + '.' if places else ''}"
-
-
-def _shrunk(values: NDArray[Any], side: int) -> NDArray[Any]:
-    height, width = values.shape[:2]
-    scale = side / max(height, width)
-    if scale >= 1:
-        return values
-    return cv2.resize(values, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA)
 
 
 def _png(pixels: NDArray[Any]) -> bytes:

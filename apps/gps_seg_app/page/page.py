@@ -11,20 +11,21 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from gps_seg.errors import GpsSegError
-from gps_seg_app.answer.model_card import DISCLAIMER
+from gps_seg.metrics.operating_point import nearest_step
+from gps_seg_app.access import user_of
 from gps_seg_app.inference.loading import Models
-from gps_seg_app.limits import slider_value
+from gps_seg_app.inference.model_card import DISCLAIMER
 from gps_seg_app.page import about as page_card
 from gps_seg_app.page import batch as page_batch
 from gps_seg_app.page import compare as page_compare
 from gps_seg_app.page import image as page_image
 from gps_seg_app.page import video as page_video
 from gps_seg_app.page.parts import PRIVATE, VIEW, Context
-from gps_seg_app.server.guard import user_of
-from gps_seg_app.server.serve import Settings
 from gps_seg_app.session import MOST_SESSIONS, Sessions
+from gps_seg_app.settings import Settings
 
-CSS = (Path(__file__).parent / "web" / "page.css").read_text(encoding="utf-8")
+WEB = Path(__file__).parent / "web"  # scripts and style
+CSS = (WEB / "page.css").read_text(encoding="utf-8")
 HEAD = '<script type="module" src="/app/page.js"></script>'
 THREADS = 40 + 2 * MOST_SESSIONS  # Gradio's own number, and a place for every page that stays open
 QUEUE = 32  # events that may wait; one more is told to come back
@@ -111,6 +112,6 @@ def _tell(context: Context, request: gr.Request) -> tuple[Any, ...]:
     known = "calibrated" if not without else "not calibrated: take them as an order, not as chances"
     if 0 < len(without) < len(predictor.names):
         known = f"calibrated, but not those of {', '.join(without)}"
-    own = slider_value(predictor.threshold)
+    own = nearest_step(predictor.threshold)
     return (f"The model is ready on {predictor.device}. Its probabilities are {known}.", gr.Timer(active=False),
             context.session(request).threshold or own, own, own)

@@ -14,9 +14,10 @@ from typing import Any
 import gradio as gr
 
 from gps_seg.errors import GpsSegError
+from gps_seg.metrics.operating_point import nearest_step
+from gps_seg_app.access import user_of
 from gps_seg_app.inference.loading import Models
-from gps_seg_app.limits import AppError, Limits, slider_value
-from gps_seg_app.server.guard import user_of
+from gps_seg_app.limits import AppError, Limits
 from gps_seg_app.session import Session, Sessions
 
 MODEL = {"concurrency_id": "model", "concurrency_limit": 1}  # one picture at a time, in order of arrival
@@ -107,7 +108,7 @@ def model_and_threshold(context: Context, tab: str) -> tuple[gr.Dropdown, gr.Sli
     threshold = gr.Slider(0.01, 0.99, value=0.5, step=0.01, label="Threshold", elem_id=f"{tab}-threshold", buttons=[])
 
     def own(name: str) -> Any:
-        return slider_value(context.models.get().threshold_of(name)) if context.models.ready else gr.skip()
+        return nearest_step(context.models.get().threshold_of(name)) if context.models.ready else gr.skip()
 
     model.input(own, [model], [threshold], **VIEW, **PRIVATE)
     return model, threshold

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import gradio as gr
 
-from gps_seg_app.answer.model_card import card
 from gps_seg_app.jobs.frames import describe
 from gps_seg_app.jobs.video import TABLE, TIMELINE, VIDEO, Progress, Settings, VideoResult, run_video
 from gps_seg_app.page.jobs import Job
@@ -17,7 +16,6 @@ from gps_seg_app.page.parts import Context, Update, links, model_and_threshold
 from gps_seg_app.session import Session
 
 FILES = {VIDEO: "Annotated clip", TABLE: "Table, a row a frame", TIMELINE: "Timeline"}
-EVERY_SECONDS = 0.5
 
 
 def build(context: Context) -> gr.Slider:
@@ -46,7 +44,7 @@ def build(context: Context) -> gr.Slider:
                words: "Reading the clip ..." if context.models.ready else "The model is loading ..."}
         out = Path(tempfile.mkdtemp(prefix="video-"))
         predictor = context.models.get()
-        about = card(predictor.folder(name))
+        about = predictor.card(name)
         settings = Settings(stride=int(stride), persistence=int(persistence), delta=name, threshold=limit,
                             model=f"{about.model_id}, gps-seg {about.version}")
         result = None

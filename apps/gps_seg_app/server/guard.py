@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import hmac
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from gps_seg_app.access import known
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -67,21 +68,6 @@ class Rules:
     users: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-def credentials(authorization: str) -> tuple[str, str]:
-    """Name and password of an Authorization header; both empty if it holds none."""
-    kind, _, code = authorization.partition(" ")
-    try:
-        name, _, password = base64.b64decode(code, validate=True).decode().partition(":")
-    except ValueError:
-        return "", ""
-    return (name, password) if kind.lower() == "basic" else ("", "")
-
-
-def user_of(headers: Mapping[str, str]) -> str:
-    """Who has logged in, by a request's headers; empty where nobody need."""
-    return credentials(headers.get("authorization", ""))[0]
-
-
 class Guard:
     """Wraps an ASGI application: checks each request by :class:`Rules`, then adds headers to what comes back."""
 
@@ -109,7 +95,7 @@ class Guard:
             return 421, "This server answers on this machine's own address only."
         if (origin and origin.partition("://")[2] not in self.rules.hosts) or headers.get(b"sec-fetch-site") == b"cross-site":
             return 403, "Another site's page may not use this server."
-        if self.rules.users and not self._known(headers.get(b"authorization", b"")):
+        if self.rules.users and not known(self.rules.users, headers.get(b"authorization", b"").decode("latin-1")):
             return 401, "Name and password, please."
         if CLOSED.search(scope["path"]):
             return 404, "Not here."
@@ -123,11 +109,6 @@ class Guard:
         if int(length) > limit:
             return 413, f"Expected at most {limit // 1_000_000} MB, got {int(length) / 1e6:.1f} MB: use a smaller file."
         return 0, ""
-
-    def _known(self, authorization: bytes) -> bool:
-        name, password = credentials(authorization.decode("latin-1"))
-        expected = self.rules.users.get(name)
-        return expected is not None and hmac.compare_digest(password.encode(), expected.encode())
 
     async def _refuse(self, send: Send, status: int, text: str) -> None:
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store"), (b"connection", b"close")]

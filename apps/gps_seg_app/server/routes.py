@@ -11,14 +11,14 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 
 from gps_seg.errors import GpsSegError
+from gps_seg_app.access import user_of
 from gps_seg_app.answer.desk import Desk
-from gps_seg_app.answer.model_card import ModelCard, card
 from gps_seg_app.export import files as export
+from gps_seg_app.inference.model_card import ModelCard
 from gps_seg_app.page.layers import alt_text, map_png, picture_png, rings
-from gps_seg_app.server.guard import user_of
+from gps_seg_app.page.page import WEB
 from gps_seg_app.session import Session, Sessions
 
-WEB = Path(__file__).parents[1] / "page" / "web"
 SCRIPTS = ("page.js", "stage.js", "clip.js", "gallery.js")
 KINDS = {"png": "image/png", "json": "application/json", "csv": "text/csv; charset=utf-8", "pdf": "application/pdf",
          "zip": "application/zip", "mp4": "video/mp4", "webm": "video/webm"}
@@ -140,7 +140,7 @@ def _export(session: Session, name: str) -> Response:
         result = desk.result()
     try:
         with _packing:
-            data = EXPORTS[name](result, card(desk.predictor.folder(desk.name)))
+            data = EXPORTS[name](result, desk.predictor.card(desk.name))
     except GpsSegError as error:
         raise HTTPException(409, str(error)) from None
     return Response(data, media_type=_kind(name), headers=headers)

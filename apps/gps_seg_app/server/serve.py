@@ -6,48 +6,23 @@ import contextlib
 import os
 import signal
 import socket
-import stat
 import tempfile
 import threading
 import webbrowser
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from gps_seg.errors import ConfigError, GpsSegError
 from gps_seg_app.inference.loading import Models
-from gps_seg_app.limits import Limits
 from gps_seg_app.server.guard import Guard, Rules
 from gps_seg_app.server.scratch import Scratch
+from gps_seg_app.settings import Settings
 
 HOST = "127.0.0.1"
 PORT = 7860
 TRIES = 20  # ports after the first, if none was asked for
 QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
 EXTRA = ("gradio", "fastapi", "uvicorn", "av", "pydicom", "reportlab", "pycocotools")
-USER_VARIABLE = "GPS_SEG_APP_USER"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What one server needs.
-
-    Attributes:
-        runs: run folders by the name shown on the page.
-        port: None: the first free one from 7860 on.
-        users: passwords by name; empty: no login.
-        save_folder: where corrected pairs go; None: they cannot be saved.
-        threshold: where the threshold begins; None: at each run's own.
-    """
-
-    runs: Mapping[str, Path]
-    port: int | None = None
-    users: Mapping[str, str] = field(default_factory=dict, repr=False)
-    save_folder: Path | None = None
-    device: str = "auto"
-    open_browser: bool = False
-    limits: Limits = field(default_factory=Limits)
-    threshold: float | None = None
 
 
 def refuse_sharing(environment: Mapping[str, str]) -> None:
@@ -69,34 +44,6 @@ def check_save_folder(folder: Path | None) -> None:
     except OSError:
         raise ConfigError(f"--save-folder {folder}: expected a folder that can be written, this one cannot: choose another"
                           ) from None
-
-
-def read_users(file: Path | None, environment: Mapping[str, str]) -> dict[str, str]:
-    """Passwords by name from lines NAME:PASSWORD of a file, or from one such line in $GPS_SEG_APP_USER.
-
-    Raises:
-        ConfigError: the file is readable by others, or a line is not NAME:PASSWORD.
-    """
-    if file is None:
-        source, lines = f"${USER_VARIABLE}", environment.get(USER_VARIABLE, "").splitlines()
-    else:
-        source = str(file)
-        try:
-            if os.name == "posix" and stat.S_IMODE(file.stat().st_mode) & 0o077:
-                raise ConfigError(f"{file}: other users can read these passwords; run chmod 600 {file}")
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError):
-            raise ConfigError(f"{file}: expected a text file with lines NAME:PASSWORD, could not read one") from None
-    users = {}
-    for number, line in enumerate(lines, start=1):
-        name, _, password = line.strip().partition(":")
-        if line.strip() and not (name and password):
-            raise ConfigError(f"{source}, line {number}: expected NAME:PASSWORD")
-        if name:
-            users[name] = password
-    if file is not None and not users:
-        raise ConfigError(f"{file}: expected lines NAME:PASSWORD, found none")
-    return users
 
 
 def listen(port: int | None) -> socket.socket:

@@ -20,7 +20,7 @@ from gps_seg.errors import ConfigError
 from gps_seg.files import write_json
 from gps_seg.methods import METHODS
 from gps_seg.metrics.plots.pictures import cost_plot
-from gps_seg.models.sam import MODELS
+from gps_seg.models.sam_zoo import MODELS
 from gps_seg.runs.provenance import surroundings
 
 

@@ -20,7 +20,7 @@ from gps_seg.core.scores import gradient_scores
 from gps_seg.core.selection import Selection
 from gps_seg.methods import METHODS
 from gps_seg.models.classifiers import build_backbone
-from gps_seg.models.sam import MODELS, build_sam
+from gps_seg.models.sam_zoo import MODELS, build_sam
 from gps_seg.runs.device import autocast, compute_dtype, training_mode
 from gps_seg.tasks.classification.losses import features_of, supervised_contrastive
 

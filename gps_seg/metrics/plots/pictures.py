@@ -1,7 +1,8 @@
-"""Pictures: contours on images, a sheet of cases, the training curve. matplotlib is imported only here."""
+"""Pictures: contours on images, a sheet of cases, the training curve, what methods cost."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from gps_seg.files import write_bytes
 
 Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -57,7 +60,6 @@ def case_sheet(cases: Sequence[Case], path: Path) -> None:
         row[1].set_title("target", fontsize=9)
         row[2].set_title(f"predicted, Dice {case.dice:.3f}", fontsize=9)
     save(figure, path)
-
 
 
 
@@ -145,6 +147,7 @@ def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[f
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write a figure, making its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
+    """Write a figure as ``files.write_bytes`` does, by the path's suffix; without one a PNG."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=path.suffix.removeprefix(".") or "png", dpi=120, bbox_inches="tight")
+    write_bytes(path, drawn.getvalue())

@@ -1,4 +1,4 @@
-"""Pictures of a report: box plots, Dice against polyp size, a reliability curve, worst cases. matplotlib only in functions."""
+"""Pictures of a report: box plots, Dice against polyp size, a reliability curve, worst cases."""
 
 from __future__ import annotations
 

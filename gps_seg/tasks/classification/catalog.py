@@ -6,18 +6,19 @@ pages named below. Training numbers count the validation part too.
 
 from __future__ import annotations
 
-import difflib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from gps_seg.config import ClassDataConfig
+from gps_seg.data.places import candidates, search_folder, unknown
 from gps_seg.data.splits import Splits
-from gps_seg.errors import ConfigError, DataError
+from gps_seg.errors import ConfigError, DataError, first_names
 from gps_seg.tasks.classification import readers
-from gps_seg.tasks.classification.items import Item, Parts, Protocol, check_classes, divide, listed
+from gps_seg.tasks.classification.items import Item, Parts, Protocol, check_classes, divide
+from gps_seg.tasks.classification.patches import patch_parts
+from gps_seg.tasks.segmentation.known import KNOWN
 
 JSON_LISTS = "train.json, val.json, test.json: linked in the README of https://github.com/KMnP/vpt; images: "
 VTAB_LISTS = ("images and lists: the README of https://github.com/ZhangYuanhan-AI/NOAH, or made from tensorflow_datasets as "
@@ -96,7 +97,7 @@ ADAPTERS: dict[str, Adapter] = {
     "folder": Adapter(readers.read_folders, None, None, None, (), ((),), "a folder of images per class"),
     "digits": Adapter(readers.read_digits, 10, 1_797 - 359, 359, (), (), "scikit-learn"),
     "polyp_patches": Adapter(
-        readers.read_polyp_patches, 2, None, None, ("Kvasir-SEG", "kvasir-seg", "kvasir-seg-*"), (("images", "masks"),),
+        patch_parts, 2, None, None, KNOWN["kvasir-seg"].folders, KNOWN["kvasir-seg"].layouts,
         "`gps-seg data download kvasir-seg`, or any folder with images/ and masks/",
     ),
 }
@@ -122,10 +123,7 @@ def load_classification(
             wrong number of classes or images, a class without an image, too few images for ``few_shot``.
     """
     if name not in ADAPTERS:
-        nearest = difflib.get_close_matches(name, ADAPTERS, n=1)
-        nearest = nearest or [key for key in ADAPTERS if name.lower() in key][:1]
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"expected one of {', '.join(ADAPTERS)}"
-        raise DataError(f"unknown classification data set {name!r}; {hint}")
+        raise unknown("class folders", name, ADAPTERS)
     adapter = ADAPTERS[name]
     found = locate(name, adapter, root)
     parts = adapter.read(found)
@@ -155,8 +153,8 @@ def find_items(data: str | None, split: str, config: ClassDataConfig, classes: S
     whole = load_classification(name, root, protocol="honest", few_shot=config.few_shot if data is None else None,
                                 seed=config.split_seed, check_counts=config.check_counts and data is None)
     if whole.class_names != tuple(classes):
-        raise DataError(f"{data}: expected the model's {len(classes)} classes ({listed(classes)}), found "
-                        f"{len(whole.class_names)} ({listed(whole.class_names)})")
+        raise DataError(f"{data}: expected the model's {len(classes)} classes ({first_names(classes)}), found "
+                        f"{len(whole.class_names)} ({first_names(whole.class_names)})")
     if name == "folder" and data is not None and not readers.has_parts(Path(data)):
         return [*whole.train, *whole.inner, *whole.test]
     return list(getattr(whole, split))
@@ -170,22 +168,20 @@ def locate(name: str, adapter: Adapter, root: Path | None) -> Path:
         return Path()
     if root is None and not adapter.folders:
         raise DataError(f"data.root: expected the folder of {name}, which is {adapter.where}")
-    base = root or Path(os.environ.get("GPS_SEG_DATA") or "data")
+    base = search_folder() if root is None else root
     if not base.is_dir():
         raise DataError(f"{name}: expected its folder at {base}, found none; get it: {adapter.where}")
-    below = [path for pattern in adapter.folders for path in sorted(base.glob(pattern)) if path.is_dir()]
-    candidates = [base, *below] if root is not None else below
-    for candidate in candidates:
-        if any(not _missing(candidate, layout) for layout in adapter.layouts):
-            return candidate
-    nearest = min(candidates or [base], key=lambda path: min(len(_missing(path, layout)) for layout in adapter.layouts))
-    missing = min((_missing(nearest, layout) for layout in adapter.layouts), key=len)
-    layout = " or ".join(", ".join(layout) for layout in adapter.layouts)
-    raise DataError(f"{name}: expected {layout} in {nearest}, {', '.join(missing)} missing; get it: {adapter.where}")
+    places = list(candidates(adapter.folders, root)) or [base]
+    nearest = min(places, key=lambda place: len(_missing(place, adapter)))
+    if missing := _missing(nearest, adapter):
+        layout = " or ".join(", ".join(layout) for layout in adapter.layouts)
+        raise DataError(f"{name}: expected {layout} in {nearest}, {', '.join(missing)} missing; get it: {adapter.where}")
+    return nearest
 
 
-def _missing(root: Path, layout: tuple[str, ...]) -> list[str]:
-    return [entry for entry in layout if not (root / entry).exists()]
+def _missing(root: Path, adapter: Adapter) -> list[str]:
+    """What the layout lacks that is nearest to be there; nothing where the data set is."""
+    return min(([entry for entry in layout if not (root / entry).exists()] for layout in adapter.layouts), key=len)
 
 
 def _check_counts(title: str, adapter: Adapter, parts: Parts) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gps_seg.data.splits import Splits
-from gps_seg.errors import DataError
+from gps_seg.errors import DataError, first_names
 
 Protocol = Literal["tune", "honest", "final"]
 VALIDATION, TEST = 0.1, 0.2  # shares of each class where no official list exists
@@ -85,7 +85,7 @@ def _check_division(parts: Parts, train: Sequence[Item], val: Sequence[Item], pr
     present = {item.label for item in train}
     empty = [name for label, name in enumerate(parts.class_names) if label not in present]
     if empty and not parts.sparse:
-        raise DataError(f"data.protocol={protocol} trains without any image of {len(empty)} classes: {listed(empty)}")
+        raise DataError(f"data.protocol={protocol} trains without any image of {len(empty)} classes: {first_names(empty)}")
     if protocol != "final" and not val:
         raise DataError(f"data.protocol={protocol}: nothing is left to validate on; a class needs at least 2 training images")
 
@@ -130,7 +130,7 @@ def few(items: Sequence[Item], k: int, class_names: Sequence[str], seed: int) ->
     members = _by_class(items)
     short = [f"{name} ({len(members[label])})" for label, name in enumerate(class_names) if len(members[label]) < k]
     if short:
-        raise DataError(f"few_shot: expected {k} training images per class, too few in {listed(short)}")
+        raise DataError(f"few_shot: expected {k} training images per class, too few in {first_names(short)}")
     return [item for label in range(len(class_names)) for item in _shuffled(members[label], f"few-shot {seed} {label}")[:k]]
 
 
@@ -146,17 +146,11 @@ def check_classes(name: str, parts: Parts, expected: int | None) -> None:
     empty = [class_name for label, class_name in enumerate(parts.class_names) if label not in present]
     if empty:
         raise DataError(f"{name}: {len(empty)} of {found} classes have no {'' if parts.sparse else 'training '}image: "
-                        f"{listed(empty)}")
+                        f"{first_names(empty)}")
     sides = (("training", "test", training, parts.test), ("training", "validation", parts.train, parts.val or ()))
     for one, other, first, second in sides:
         if both := sorted({item.id for item in first} & {item.id for item in second}):
-            raise DataError(f"{name}: {len(both)} images are in the {one} and the {other} part: {listed(both)}")
-
-
-def listed(names: Iterable[str], most: int = 5) -> str:
-    """The first few names, for an error's line."""
-    names = list(names)
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+            raise DataError(f"{name}: {len(both)} images are in the {one} and the {other} part: {first_names(both)}")
 
 
 def _by_class(items: Iterable[Item]) -> defaultdict[int, list[Item]]:

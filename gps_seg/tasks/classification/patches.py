@@ -20,7 +20,9 @@ from gps_seg.data.images import read_image, read_mask
 from gps_seg.data.splits import Splits
 from gps_seg.errors import DataError
 from gps_seg.tasks.classification.items import Item, Parts
-from gps_seg.tasks.segmentation.pairs import Pair, load_splits, official_lists, pair_folder
+from gps_seg.tasks.segmentation.pairs import Pair
+from gps_seg.tasks.segmentation.parts import load_splits, official_lists
+from gps_seg.tasks.segmentation.sets import set_pairs
 
 CLASS_NAMES = ("mucosa", "polyp")
 SIDE, PER_CLASS = 64, 2
@@ -138,5 +140,5 @@ def patch_parts(root: Path, *, side: int = SIDE, per_class: int = PER_CLASS, see
 
 def _splits(root: Path) -> Splits[Pair]:
     train, test = official_lists()
-    official = {*train, *test} <= {pair.id for pair in pair_folder(root)}
+    official = {*train, *test} <= {pair.id for pair in set_pairs(str(root))}
     return load_splits(PolypDataConfig(name="kvasir-seg" if official else "folder", root=root))

@@ -1,11 +1,10 @@
 """Readers of the layouts in which classification data sets are published. No torch.
 
-Each reads what is there, checks that it is whole, and leaves the comparison with published numbers to ``data.classes``.
+Each reads what is there, checks that it is whole, and leaves the comparison with published numbers to ``catalog``.
 """
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gps_seg.data.images import list_images
-from gps_seg.errors import DataError
-from gps_seg.tasks.classification.items import TEST, Item, Parts, hold_out, listed
-from gps_seg.tasks.classification.patches import patch_parts
-from gps_seg.tasks.segmentation.pairs import find_root
+from gps_seg.data.splits import read_lines
+from gps_seg.errors import DataError, first_names
+from gps_seg.files import read_json
+from gps_seg.tasks.classification.items import TEST, Item, Parts, hold_out
 
 TRAIN_FOLDERS, VAL_FOLDERS, TEST_FOLDERS = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
 
@@ -39,12 +38,7 @@ def read_json_lists(root: Path, images: str = "") -> Parts:
 
 
 def _read_json(path: Path) -> Mapping[str, int | str]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError:
-        raise DataError(f"{path} is not valid JSON") from None
+    found = read_json(path, "{image path: class}", DataError)
     if not isinstance(found, dict) or not found or not all(isinstance(label, int | str) for label in found.values()):
         raise DataError(f"{path}: expected {{image path: class}}, found something else")
     return found
@@ -63,17 +57,13 @@ def read_text_lists(root: Path) -> Parts:
 
 
 def _read_lines(root: Path, name: str) -> list[Item]:
-    try:
-        lines = (root / name).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError):
-        raise DataError(f"expected a list of images at {root / name}, cannot read it") from None
     items = []
-    for number, line in enumerate(lines, start=1):
-        path, _, label = line.strip().rpartition(" ")
-        if not line.strip():
+    for number, line in enumerate(read_lines(root / name), start=1):
+        path, _, label = line.rpartition(" ")
+        if not line:
             continue
         if not path.strip() or not label.isdecimal():
-            raise DataError(f"{root / name}, line {number}: expected an image path and a class number, got {line.strip()!r}")
+            raise DataError(f"{root / name}, line {number}: expected an image path and a class number, got {line!r}")
         items.append(Item(root / path.strip(), int(label), path.strip()))
     if not items:
         raise DataError(f"{root / name}: expected image paths, found none")
@@ -83,7 +73,7 @@ def _read_lines(root: Path, name: str) -> list[Item]:
 def _check_files(root: Path, items: Iterable[Item]) -> None:
     absent = [item.id for item in items if isinstance(item.source, Path) and not item.source.is_file()]
     if absent:
-        raise DataError(f"{root}: {len(absent)} listed images have no file: {listed(absent)}")
+        raise DataError(f"{root}: {len(absent)} listed images have no file: {first_names(absent)}")
 
 
 # A folder per class
@@ -127,7 +117,7 @@ def _class_folders(root: Path) -> tuple[str, ...]:
 def _in_classes(folder: Path, classes: tuple[str, ...], root: Path) -> list[Item]:
     unknown = sorted(set(_class_folders(folder)) - set(classes))
     if unknown:
-        raise DataError(f"{folder}: {len(unknown)} class folders that the training part does not have: {listed(unknown)}")
+        raise DataError(f"{folder}: {len(unknown)} class folders that the training part does not have: {first_names(unknown)}")
     return [Item(path, label, path.relative_to(root).as_posix()) for label, name in enumerate(classes)
             if (folder / name).is_dir() for path in list_images(folder / name)]
 
@@ -214,8 +204,3 @@ def read_digits(_: Path) -> Parts:
     items = [Item(image, int(label), str(number)) for number, (image, label) in enumerate(zip(pixels, labels, strict=True))]
     train, test = hold_out(items, TEST, "test")
     return Parts(train, None, test, tuple(str(digit) for digit in range(10)))
-
-
-def read_polyp_patches(root: Path) -> Parts:
-    """Polyp and mucosa patches cut from a folder of images and masks; see ``data.patches``."""
-    return patch_parts(find_root("Kvasir-SEG", root) or root)

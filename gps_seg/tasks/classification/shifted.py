@@ -14,8 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from gps_seg.data.images import list_images
-from gps_seg.errors import DataError
-from gps_seg.tasks.classification.items import Item, listed
+from gps_seg.errors import DataError, first_names
+from gps_seg.tasks.classification.items import Item
 
 SEVERITIES = 5
 # Errors of AlexNet, each the mean over the five severities, as released with ImageNet-C.
@@ -95,13 +95,13 @@ def load_robustness(
     labels = {wnid: label for label, wnid in enumerate(imagenet_classes(imagenet_root))}
     found = _wnids(folder)
     if unknown := [wnid for wnid in found if wnid not in labels]:
-        raise DataError(f"{folder}: {len(unknown)} classes that {imagenet_root} does not have: {listed(unknown)}")
+        raise DataError(f"{folder}: {len(unknown)} classes that {imagenet_root} does not have: {first_names(unknown)}")
     if len(found) != classes:
         raise DataError(f"{name}: expected {classes} class folders in {folder}, found {len(found)}; get it: {where}")
     items = tuple(Item(path, labels[wnid], path.relative_to(root).as_posix())
                   for wnid in found for path in list_images(folder / wnid))
     if empty := sorted(set(found) - {item.id.split("/")[-2] for item in items}):
-        raise DataError(f"{name}: {len(empty)} of {classes} classes have no image: {listed(empty)}")
+        raise DataError(f"{name}: {len(empty)} of {classes} classes have no image: {first_names(empty)}")
     if check_counts and len(items) != images:
         raise DataError(f"{name}: expected {images} images in {folder}, found {len(items)}; get it: {where}")
     return RobustSet(items, tuple(labels[wnid] for wnid in found), found)
@@ -132,9 +132,9 @@ def mce(errors: Mapping[str, float], alexnet_errors: Mapping[str, float] = ALEXN
         DataError: a corruption is missing, unknown, or its error is not in 0..1.
     """
     if missing := [name for name in alexnet_errors if name not in errors]:
-        raise DataError(f"mCE: {len(missing)} of {len(alexnet_errors)} corruptions have no error: {listed(missing)}")
+        raise DataError(f"mCE: {len(missing)} of {len(alexnet_errors)} corruptions have no error: {first_names(missing)}")
     if unknown := [name for name in errors if name not in alexnet_errors]:
-        raise DataError(f"mCE: unknown corruptions: {listed(unknown)}")
+        raise DataError(f"mCE: unknown corruptions: {first_names(unknown)}")
     if outside := [f"{name} = {error}" for name, error in errors.items() if not 0 <= error <= 1]:
-        raise DataError(f"mCE: expected errors between 0 and 1, got {listed(outside)}")
+        raise DataError(f"mCE: expected errors between 0 and 1, got {first_names(outside)}")
     return sum(error / alexnet_errors[name] for name, error in errors.items()) / len(errors)

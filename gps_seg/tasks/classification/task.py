@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from gps_seg.config import BackboneConfig, ClassDataConfig, ClassEvaluateConfig, ClassGPSConfig, ClassTrainConfig
 from gps_seg.data.batches import Batch, EpochBatches
 from gps_seg.data.seeding import seeded
-from gps_seg.data.splits import Splits
+from gps_seg.data.splits import Splits, spread
 from gps_seg.errors import ConfigError, DataError
 from gps_seg.metrics.statistics import mean_interval
 from gps_seg.models.classifiers import load_backbone, normalisation
@@ -215,10 +215,3 @@ class Classification:
 def _classes(model: nn.Module) -> int:
     """Outputs of the head, also of a model that several processes train."""
     return int(getattr(model, "module", model).num_classes)  # type: ignore[arg-type]
-
-
-def spread(items: Sequence[Item], most: int | None) -> tuple[Item, ...]:
-    """At most so many items, spread evenly over their order; the same ones every time."""
-    if most is None or most >= len(items):
-        return tuple(items)
-    return tuple(items[index] for index in np.linspace(0, len(items) - 1, most).round().astype(int))

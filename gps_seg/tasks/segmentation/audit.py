@@ -161,7 +161,11 @@ def check_pairs(splits: Splits[Pair], *, near_duplicates: str = "warn") -> list[
     near = [finding for finding in findings if "nearly the same" in finding.text]
     errors = [finding for finding in findings if finding.level == "error"] + (near if near_duplicates == "error" else [])
     if errors:
-        listed = "; ".join(f"{finding.file}: {finding.text}" for finding in errors[:10])
-        more = f"; and {len(errors) - 10} more, see gps-seg data check" if len(errors) > 10 else ""
-        raise DataError(f"{len(errors)} problems in the data: {listed}{more}")
+        raise DataError(f"{len(errors)} problems in the data: {'; '.join(say(errors))}")
     return near if near_duplicates == "warn" else []
+
+
+def say(findings: Sequence[Finding], most: int = 10) -> list[str]:
+    """A line for each of the first findings, and one that counts the others."""
+    lines = [f"{finding.file}: {finding.text}" for finding in findings[:most]]
+    return [*lines, f"and {len(findings) - most} more, see gps-seg data check"] if len(findings) > most else lines

@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -19,9 +18,9 @@ import numpy as np
 from gps_seg.config import PolypDataConfig
 from gps_seg.data.images import read_mask
 from gps_seg.tasks.segmentation.audit import NEAR_BITS, Finding, Look, bits_apart, judge, look_at
-from gps_seg.tasks.segmentation.known import KNOWN
-from gps_seg.tasks.segmentation.pairs import Pair, load_splits
-from gps_seg.tasks.segmentation.sets import SPLIT, expand, known_name, labels, number_warning, set_pairs
+from gps_seg.tasks.segmentation.pairs import Pair
+from gps_seg.tasks.segmentation.parts import load_splits, own_lists
+from gps_seg.tasks.segmentation.sets import SPLIT, as_folder, expand, folder_of, known_set, labels, number_warning, set_pairs
 
 TRAINING, TESTED = ("train", "inner"), ("test", "all")
 BLOCK = 512  # pictures compared at once with all of a set, to bound memory
@@ -66,15 +65,14 @@ def look_at_sets(data: Sequence[str]) -> list[LookedAt]:
 
 def parts_of(data: str) -> list[tuple[Pair, str]]:
     """Every pair of a set with its part: train, inner and test where lists name all its images, else "all"."""
-    folder = Path(data)
     if data in SPLIT:
         return _by_lists(PolypDataConfig.model_validate({"name": data}))
-    pairs = set_pairs(data)
-    if (folder / "train.txt").is_file() and any((folder / name).is_file() for name in ("test.txt", "val.txt")):
-        listed = _by_lists(PolypDataConfig.model_validate({"name": "folder", "root": folder}))
+    pairs, folder = set_pairs(data), as_folder(data)
+    if all(own_lists(folder or folder_of(data))):
+        listed = _by_lists(PolypDataConfig.model_validate({"name": "folder", "root": folder} if folder else {"name": data}))
         if len(listed) == len(pairs):
             return listed
-    known = KNOWN.get(known_name(data) or "")
+    known = known_set(data)
     return [(pair, known.part if known else "all") for pair in pairs]
 
 

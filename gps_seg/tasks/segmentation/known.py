@@ -1,7 +1,6 @@
 """The polyp data sets this program knows: what they are called, how their folders look, how many images they hold, on what terms.
 
-A table only; ``sets`` finds and reads them. Names of folders are compared without regard to case, and ``_``, blank and ``-``
-count as the same sign. ``*`` stands for any letters; ``/`` separates folders.
+A table only: ``sets`` finds them, ``pairs`` reads them, ``parts`` splits them. Patterns of folders: see ``data.places``.
 """
 
 from __future__ import annotations
@@ -28,7 +27,10 @@ class KnownSet:
         sure: False if the number of images is from memory.
         images_of: known sets whose images these are, wholly or in part.
         part: "train" for a training part by definition, "all" for anything else.
-        note: what a user should know.
+        published: whether the lists of its published split are shipped, in splits/.
+        sequences: what its images are frames of; empty where they are pictures of their own.
+        copies: whether some pictures stand in it under several names.
+        note: what else a user should know.
     """
 
     title: str
@@ -41,7 +43,14 @@ class KnownSet:
     sure: bool = True
     images_of: tuple[str, ...] = ()
     part: str = "all"
+    published: bool = False
+    sequences: str = ""
+    copies: bool = False
     note: str = ""
+
+
+# Any folder of images and masks.
+FOLDER = KnownSet("a folder", 0, (), "", "", layouts=(*PLAIN, ("imagesTr", "labelsTr")))
 
 
 def _pranet(folder: str) -> tuple[str, ...]:
@@ -51,26 +60,28 @@ def _pranet(folder: str) -> tuple[str, ...]:
 KNOWN: dict[str, KnownSet] = {
     "kvasir-seg": KnownSet(
         "Kvasir-SEG", 1000, ("kvasir-seg", "kvasir-seg-*"), "gps-seg data download kvasir-seg",
-        "research and education only; commercial use needs written permission", layouts=(("images", "masks"),),
+        "research and education only; commercial use needs written permission", published=True,
     ),
     "cvc-clinicdb": KnownSet(
         "CVC-ClinicDB", 612, ("cvc-clinicdb*", "clinicdb*"), "polyp.grand-challenge.org/CVCClinicDB",
         "research and education; cite; images Hospital Clinic Barcelona, masks CVC",
         layouts=(("png/original", "png/ground-truth"), ("original", "ground-truth"), ("tif/original", "tif/ground-truth"),
                  *PLAIN),
-        note="29 sequences: neighbouring frames look alike, so a split by frames leaks",
+        sequences="29 sequences",
     ),
     "cvc-colondb": KnownSet(
         "CVC-ColonDB", 380, ("cvc-colondb*", "colondb*", *_pranet("cvc-colondb")), PRANET, ASK,
+        sequences="15 sequences", copies=True,
         note="380 images of the benchmark, 346 distinct; the official release has 300 other frames",
     ),
     "etis-larib": KnownSet(
         "ETIS-LaribPolypDB", 196, ("etis*", *_pranet("etis*")), "polyp.grand-challenge.org/EtisLarib", "research only",
         layouts=(*PLAIN, ("etis-laribpolypdb", "ground-truth")), mask_name=r"p?(.+)",
-        note="3 pairs of identical images have different masks",
+        sequences="34 sequences (unverified)", copies=True, note="3 pairs of identical images have different masks",
     ),
     "cvc-300": KnownSet(
         "CVC-300 (EndoScene)", 60, ("cvc-300*", "cvc300*", *_pranet("cvc-300")), PRANET, ASK,
+        images_of=("cvc-colondb",), sequences="few sequences (unverified)",
         note="its 60 frames are also in CVC-ColonDB's 380: the two are not independent",
     ),
     "polypgen": KnownSet(
@@ -94,10 +105,12 @@ KNOWN: dict[str, KnownSet] = {
     ),
     "pranet-clinicdb": KnownSet(
         "ClinicDB of PraNet's TestDataset", 62, _pranet("cvc-clinicdb"), PRANET, "as CVC-ClinicDB", images_of=("cvc-clinicdb",),
+        sequences="29 sequences",
     ),
     "pranet-train": KnownSet(
         "PraNet's TrainDataset", 1450, ("traindataset", "*/traindataset"), PRANET, "as Kvasir-SEG and CVC-ClinicDB",
-        images_of=("kvasir-seg", "cvc-clinicdb"), part="train", note="900 images of Kvasir-SEG and 550 of CVC-ClinicDB",
+        images_of=("kvasir-seg", "cvc-clinicdb"), part="train",
+        sequences="single pictures and 29 sequences", note="900 images of Kvasir-SEG and 550 of CVC-ClinicDB",
     ),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gps_seg.tasks.segmentation.known import KNOWN
-from gps_seg.tasks.segmentation.sets import known_name, number_warning, set_pairs
+from gps_seg.tasks.segmentation.sets import known_name, number_warning, sequence_warning, set_pairs
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def base_warning(name: str, data: str) -> str:
 
 
 def data_warnings(model: str, data: str, *, whole: bool) -> dict[str, str]:
-    """What a reader of a score must know of its images: ``base_warning``, ``number_warning``; only those there are.
+    """What a reader of a score must know of its images: ``base_warning``, ``number_warning``, ``split_warning``, if any.
 
     Args:
         model: name of the base.
@@ -56,7 +56,8 @@ def data_warnings(model: str, data: str, *, whole: bool) -> dict[str, str]:
         whole: whether the whole set was, not a part of its split.
     """
     number = number_warning(data, len(set_pairs(data))) if whole and known_name(data) else ""
-    found = {"base_warning": base_warning(model, data), "number_warning": number}
+    found = {"base_warning": base_warning(model, data), "number_warning": number,
+             "split_warning": "" if whole else sequence_warning(data)}
     return {name: text for name, text in found.items() if text}
 
 

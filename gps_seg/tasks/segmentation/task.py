@@ -25,14 +25,16 @@ from gps_seg.metrics.measures import row, score_blocks
 from gps_seg.metrics.report import report
 from gps_seg.metrics.surface import TOLERANCE
 from gps_seg.metrics.tables import headline, table, write_rows
-from gps_seg.models.sam import SamModel, load_sam
-from gps_seg.tasks.segmentation.audit import check_pairs
+from gps_seg.models.sam import SamModel
+from gps_seg.models.sam_zoo import load_sam
+from gps_seg.tasks.segmentation.audit import check_pairs, say
 from gps_seg.tasks.segmentation.dataset import MaskBatch, PolypDataset, UnlabelledImages, collate
 from gps_seg.tasks.segmentation.losses import Loss, make_loss, total
-from gps_seg.tasks.segmentation.pairs import Pair, load_splits
+from gps_seg.tasks.segmentation.pairs import Pair
+from gps_seg.tasks.segmentation.parts import find_pairs, is_whole, load_splits
 from gps_seg.tasks.segmentation.pictures import draw_cases
 from gps_seg.tasks.segmentation.pretraining import base_note, data_warnings
-from gps_seg.tasks.segmentation.sets import find_pairs, is_whole, label
+from gps_seg.tasks.segmentation.sets import known_name, label, number_warning, overlap_warning, sequence_warning, set_pairs
 from gps_seg.tasks.task import Change, Document, Predict
 
 Map = NDArray[np.float32]
@@ -57,6 +59,11 @@ class Segmentation:
         """What the inner validation measures."""
         return "dice"
 
+    @property
+    def _own(self) -> str:
+        """The task's own data set, as it would be named in ``evaluate --data``."""
+        return str(self.data.root) if self.data.name == "folder" else self.data.name
+
     # Data and model
 
     def splits(self) -> Splits[Pair]:
@@ -64,10 +71,16 @@ class Segmentation:
         return load_splits(self.data)
 
     def check(self, splits: Splits[Pair]) -> list[str]:
-        """Near-identical images on both sides of a split, and a protocol whose scores mean nothing."""
+        """What is known of the set, near-identical images on both sides of a split, and a protocol whose scores mean nothing."""
+        own, root = self._own, None if self.data.name == "folder" else self.data.root
+        found = [sequence_warning(own), overlap_warning(own)]
+        if known_name(own):
+            found.append(number_warning(own, len(set_pairs(own, root))))
         if self.data.protocol == "released":
-            return ["data.protocol=released selects and trains on the test images; its scores say nothing about new images"]
-        return [f"{found.file}: {found.text}" for found in check_pairs(splits, near_duplicates=self.data.near_duplicates)]
+            found.append("data.protocol=released selects and trains on the test images; its scores say nothing about new images")
+        else:
+            found += say(check_pairs(splits, near_duplicates=self.data.near_duplicates))
+        return [text for text in found if text]
 
     def items(self, data: str | None, split: str, classes: Sequence[str] = ()) -> list[Pair]:
         """Pairs of a known set, of a folder, or of one part of the task's own data."""
@@ -157,13 +170,12 @@ class Segmentation:
     def protocol(self, model: Any, data: str | None, split: str) -> Document:
         """Threshold, prompt, size, and what the base has or may have seen of the data."""
         spec = model.spec
-        own = str(self.data.root) if self.data.name == "folder" else self.data.name
-        whole = data is not None and is_whole(data)
+        whole = is_whole(data, self.data)
         return {
             "data": label(data or self.data.name), "split": "all" if whole else split, "threshold": self.evaluate.threshold,
             "nsd_tolerance_px": TOLERANCE, "prompt": "ground-truth box" if self.evaluate.prompt == "box" else "none",
             "input_size": spec.input_size, "resize": spec.resize, "model": spec.name, "base_note": base_note(spec.name),
-            **data_warnings(spec.name, data or own, whole=whole),
+            **data_warnings(spec.name, data or self._own, whole=whole),
         }
 
     def report(

@@ -16,7 +16,7 @@ from gps_seg.files import read_json, sha256
 from gps_seg.tasks.segmentation.known import KNOWN
 
 if TYPE_CHECKING:
-    from gps_seg.commands.calibrate import Calibration
+    from gps_seg.runs.calibration import Calibration
 
 DISCLAIMER = (
     "Research use only. Not a medical device; not FDA-cleared or CE-marked; not for diagnosis or treatment. White-light "
@@ -111,7 +111,7 @@ def card(run_folder: Path) -> ModelCard:
     Raises:
         CheckpointError: the folder holds no delta, or a file of it is damaged.
     """
-    from gps_seg.commands.calibrate import read_calibration
+    from gps_seg.runs.calibration import read_calibration
     from gps_seg.runs.delta import DELTA_CONFIG, DELTA_FILE
 
     description = read_json(run_folder / DELTA_CONFIG, "the delta's description")
@@ -128,7 +128,7 @@ def _from(
     folder: Path, description: Mapping[str, Any], result: Mapping[str, Any], calibration: Calibration | None
 ) -> ModelCard:
     from gps_seg.runs.delta import DELTA_FILE
-    from gps_seg.runs.provenance import base_note, base_warning
+    from gps_seg.tasks.segmentation.pretraining import base_note, base_warning
 
     base = Path(str(description["base_model_name_or_path"])).name
     method, digest = str(description["method"]), _sha256(folder / DELTA_FILE)
@@ -165,7 +165,7 @@ def _data(name: str) -> tuple[str, str]:
 
 
 def _threshold(own: float, found: Calibration | None) -> str:
-    from gps_seg.commands.calibrate import describe_threshold
+    from gps_seg.runs.calibration import describe_threshold
 
     if found is None:
         return f"{own:g}"

@@ -11,6 +11,11 @@ RENAMED_OPTIONS = {
     "lora": {"rank": "lora_rank", "alpha": "lora_alpha"}, "shira": {"rank": "shira_rank"}, "adapter": {"width": "adapter_width"},
     "vpt_shallow": {"tokens": "prompt_tokens"}, "vpt_deep": {"tokens": "prompt_tokens"},
 }
+# What preset=official wrote out among a run's overrides; today the model knows the released rules.
+OFFICIAL = [
+    ["prompt_encoder.no_mask_embed.*", "train"], ["image_encoder.*norm*", "freeze"], ["image_encoder.*pos*", "freeze"],
+    ["image_encoder.*head*", "train"], ["image_encoder.*bias*", "train"],
+]
 
 
 def modernise(values: Values) -> Values:
@@ -50,6 +55,6 @@ def _options(method: str, selection: Values) -> Values:
               if renamed.get(new, new) in selection}
     if method == "partial" and former.get("last_blocks") is None:
         former.pop("last_blocks", None)
-    if former.get("preset") == "official" and method == "gps":
-        former.pop("overrides", None)  # the preset's own, written out
+    if [list(rule) for rule in former.get("overrides", ())] == OFFICIAL:
+        del former["overrides"]
     return former
