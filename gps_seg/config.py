@@ -226,7 +226,10 @@ class GPSConfig(HeadOptions):
     )
     max_images: int | None = Field(None, ge=1, description="images of the selection pass; default: the whole training part")
     batch_size: int = Field(4, ge=1, description="images per selection batch; the sum runs over batch-mean gradients")
-    precision: Precision = Field("auto", description="of the selection pass; auto: bf16 where the hardware multiplies it")
+    precision: Precision = Field(
+        "fp32", description="of the selection pass; fp32 chooses the same connections on every machine, bf16 93 % of them on "
+        "LiteMedSAM and 75 % on EfficientNet (results/selection); auto: bf16 where the hardware multiplies it"
+    )
 
     @field_validator("k", mode="plain")
     @classmethod
@@ -266,7 +269,6 @@ class ClassGPSConfig(GPSConfig):
         "paper's; cross_entropy: through the random head, 0.67 points lower on FGVC in the paper"
     )
     temperature: float = Field(0.07, gt=0, description="of supcon: divides the similarities")
-    precision: Precision = Field("fp32", description="of the selection pass; auto: bf16 where the hardware multiplies it")
 
 
 class PartialOptions(HeadOptions):

@@ -19,14 +19,6 @@ Page = TypeVar("Page", bound=BaseModel)
 Values = dict[str, Any]
 
 
-def read_settings(path: Path | None, overrides: Sequence[str] = ()) -> Values:
-    """The nested dictionary of a YAML file and its overrides with dotted keys, not yet checked. Raises ConfigError."""
-    values = read_yaml(path) if path else {}
-    for key, value in parse_overrides(overrides).items():
-        set_dotted(values, key, value)
-    return values
-
-
 def read_yaml(path: Path) -> Values:
     """The mapping in a YAML file. Raises ConfigError: it cannot be read, is no YAML, or holds something else."""
     try:

@@ -19,6 +19,7 @@ from gps_seg.cli.options import (
     KnownOrFolder,
     Latex,
     Markdown,
+    Overrides,
     Plots,
     RunFolder,
     Threshold,
@@ -102,16 +103,19 @@ def score(
 
 def compare(
     config: Annotated[Path, typer.Argument(help="YAML of a comparison; configs/compare_*.yaml are examples.", metavar="CONFIG")],
-    out: Annotated[Path, typer.Option(help="Folder for runs, scores, tables and plots; finished cells in it are skipped.")],
+    overrides: Overrides = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder for runs, scores, tables and plots; finished cells in it are skipped.")
+    ] = ...,  # type: ignore[assignment]
     devices: Annotated[str, typer.Option(help="Comma-separated, one run at a time on each: cpu, cuda:0,cuda:1, ...")] = "auto",
 ) -> None:
     """Train and score methods x seeds x data sets from one YAML, each method with its own learning rate."""
-    from gps_seg.commands.compare import run_comparison
+    from gps_seg.commands.compare.run import run_comparison
     from gps_seg.errors import TrainingError
     from gps_seg.runs.device import resolve_device
 
     places = [str(resolve_device("auto"))] if devices == "auto" else devices.split(",")
-    document = run_comparison(config, out, places, typer.echo)
+    document = run_comparison(config, out, places, typer.echo, overrides=overrides or ())
     typer.echo((out / "compare.md").read_text(encoding="utf-8"))
     if not any(found["rows"] for found in document["data"].values()):
         raise TrainingError(f"every cell failed; why stands above and in {out / 'compare.md'}")

@@ -24,7 +24,6 @@ from gps_seg.metrics.tables import publish
 from gps_seg.runs.load import Run, load_run
 from gps_seg.runs.provenance import surroundings
 from gps_seg.runs.task_model import TaskModel
-from gps_seg.tasks.lookup import make_task
 from gps_seg.tasks.segmentation.corruptions import every_corruption
 from gps_seg.tasks.segmentation.pictures import draw_cases
 from gps_seg.tasks.segmentation.task import Segmentation
@@ -161,8 +160,3 @@ def count_trained_on(task: Task, items: Sequence[Any]) -> int | None:
     trained = [path for item in (*splits.train, *splits.inner) for path in task.files(item)[:1]]
     known = {sha256(path) for path in trained if path.stat().st_size in sizes}
     return sum(sha256(path) in known for path in scored)
-
-
-def own_items(config: RunConfig) -> list[Any]:
-    """The test images of a run's settings, without its model."""
-    return make_task(config).items(None, "test", ())

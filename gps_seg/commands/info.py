@@ -61,7 +61,8 @@ def _describe_polyps(name: str) -> str:
     known = KNOWN[name]
     try:
         found = locate(name)
-        where = f"{found}, {len(set_pairs(name))} images" if found else f"not found; {known.source}"
+        note = f"; {known.note}" if known.note else ""
+        where = f"{found}, {len(set_pairs(name))} images{note}" if found else f"not found; {known.source}"
     except DataError as error:
         where = str(error)
     return f"  {name:<16}{known.images:>5} images: {where}"

@@ -142,10 +142,6 @@ class Attached:
         """Current values, detached copies on the CPU, keyed like :meth:`trainable`."""
         return {name: parameter.detach().cpu().clone() for name, parameter in self.trainable().items()}
 
-    def base_state(self) -> dict[str, Tensor]:
-        """The pretrained values of everything that trains, keyed like :meth:`trainable`."""
-        return {**{name: slot.base.float().cpu().clone() for name, slot in self._slots.items()}, **self._dense_base}
-
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Set all values and write them back.

@@ -1,7 +1,7 @@
 """Methods against each other on the same images: from plain numbers, or from the JSON files of score, evaluate or train.
 
 Each method may bring several seeds; then seeds and images are both drawn for the intervals, and the test uses each image's
-mean over seeds. All pairs of methods are tested, or all with one reference, and Holm's correction counts all that are.
+mean over seeds. All pairs of methods are tested, and Holm's correction counts them all.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gps_seg.files import read_json
 from gps_seg.metrics.contradictions import check_document
 from gps_seg.metrics.groups import read_groups
 from gps_seg.metrics.plots.scores import box_plots
-from gps_seg.metrics.statistics import RESAMPLES, compare, hierarchical, holm, interval
+from gps_seg.metrics.statistics import RESAMPLES, holm, interval, joint, wilcoxon
 from gps_seg.metrics.tables import escape, latex_table, markdown_table, write_forms
 
 Documents = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -82,8 +82,8 @@ def compare_methods(
 
 
 def compare_values(
-    values: Mapping[str, Float], ids: Sequence[str], *, metric: str = "dice", reference: str | None = None,
-    groups: Path | None = None, resamples: int = RESAMPLES,
+    values: Mapping[str, Float], ids: Sequence[str], *, metric: str = "dice", groups: Path | None = None,
+    resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
     """Every method's mean with its interval, and every pair of methods; a method alone gives no pair.
 
@@ -91,7 +91,6 @@ def compare_values(
         values: by method, one number a seed and image, (seeds, n).
         ids: of the n images.
         metric: what the numbers are; a name, but for ``higher_is_worse``.
-        reference: a method; only its pairs are tested then, with it as a, and none if it is not there.
         groups: CSV file of stem,group; intervals then draw whole groups.
 
     Returns:
@@ -104,28 +103,25 @@ def compare_values(
     for name, matrix in values.items():
         if matrix.ndim != 2 or matrix.shape[1] != len(ids):
             raise DataError(f"{name}: expected numbers of {len(ids)} images for each seed, got the shape {matrix.shape}")
-    names = read_groups(groups, ids) if groups else None
+    drawn = joint(list(values.values()), read_groups(groups, ids) if groups else None, resamples=resamples)
+    samples = dict(zip(values, drawn, strict=True))
     return {"metric": metric, "higher_is_worse": metric in HIGHER_IS_WORSE, "n": len(ids), "resamples": resamples,
             "grouped": groups is not None,
-            "methods": {name: _mean(matrix, names, resamples) for name, matrix in values.items()},
-            "pairs": _tested([_difference(values, a, b, names, resamples) for a, b in _pairs(list(values), reference)]),
+            "methods": {name: _mean(matrix, samples[name]) for name, matrix in values.items()},
+            "pairs": _tested([_difference(values, samples, a, b) for a, b in combinations(values, 2)]),
             "scores": {name: matrix.mean(axis=0).tolist() for name, matrix in values.items()}}
 
 
-def _pairs(names: Sequence[str], reference: str | None) -> list[tuple[str, str]]:
-    if reference is None:
-        return list(combinations(names, 2))
-    return [(reference, name) for name in names if name != reference] if reference in names else []
-
-
-def _mean(matrix: Float, groups: Sequence[str] | None, resamples: int) -> dict[str, Any]:
-    low, high = interval(hierarchical(matrix, groups=groups, resamples=resamples))
+def _mean(matrix: Float, samples: Float) -> dict[str, Any]:
+    low, high = interval(samples)
     return {"mean": float(matrix.mean()), "low": low, "high": high, "seeds": len(matrix)}
 
 
-def _difference(values: Mapping[str, Float], a: str, b: str, groups: Sequence[str] | None, resamples: int) -> dict[str, Any]:
-    found = compare(values[a], values[b], groups, resamples=resamples)
-    return {"a": a, "b": b, "difference": found.mean, "low": found.low, "high": found.high, "p": found.p, "effect": found.effect}
+def _difference(values: Mapping[str, Float], samples: Mapping[str, Float], a: str, b: str) -> dict[str, Any]:
+    low, high = interval(samples[a] - samples[b])
+    differences = values[a].mean(axis=0) - values[b].mean(axis=0)
+    p, effect = wilcoxon(differences)
+    return {"a": a, "b": b, "difference": float(differences.mean()), "low": low, "high": high, "p": p, "effect": effect}
 
 
 def _tested(pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -189,8 +185,8 @@ def markdown(found: Mapping[str, Any]) -> str:
 
 
 def latex(found: Mapping[str, Any]) -> str:
-    """The methods as a LaTeX table; p against the reference, else the first method, corrected."""
-    reference = found["pairs"][0]["a"] if found["pairs"] else next(iter(found["methods"]))
+    """The methods as a LaTeX table; p against the first method, corrected."""
+    reference = next(iter(found["methods"]))
     against = {pair["b"]: pair for pair in found["pairs"] if pair["a"] == reference}
     rows = [f"{escape(name)} & {row['mean']:.4f} & {_interval(row).replace(' to ', '--')} & "
             f"{escape(shown_p(against[name]['p_holm'])) if name in against else '--'} \\\\"

@@ -145,28 +145,34 @@ def compare(
 def hierarchical(
     a: Float, b: Float | None = None, groups: Sequence[Hashable] | None = None, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Float:
-    """Bootstrap samples, (resamples,), of method a's mean, or of its difference from b's.
+    """Bootstrap samples, (resamples,), of method a's mean, or of its difference from b's; see :func:`joint`."""
+    samples = joint([a] if b is None else [a, b], groups, resamples=resamples, seed=seed)
+    return samples[0] if b is None else samples[0] - samples[1]
 
-    Seeds are drawn with replacement for each method apart, images (or groups) once for both, as they are the same images.
+
+def joint(
+    methods: Sequence[Float], groups: Sequence[Hashable] | None = None, *, resamples: int = RESAMPLES, seed: int = 0
+) -> Float:
+    """Bootstrap samples of the means of several methods, (methods, resamples); rows may be subtracted.
+
+    Seeds are drawn with replacement for each method apart, images (or groups) once for all, as they are the same images.
 
     Args:
-        a, b: scores (seeds, n); the numbers of seeds may differ.
+        methods: scores (seeds, n) each; the numbers of seeds may differ.
     """
-    member = clusters(groups, a.shape[1])
+    member = clusters(groups, methods[0].shape[1])
     size = int(member.max()) + 1
     random = np.random.default_rng(seed)
-    methods = [(a, 1.0)] if b is None else [(a, 1.0), (b, -1.0)]
-    sums = [np.stack([np.bincount(member, weights=row, minlength=size) for row in scores]) for scores, _ in methods]
+    sums = np.stack([np.bincount(member, weights=row, minlength=size) for scores in methods for row in scores])
     images = np.bincount(member, minlength=size).astype(np.float64)
+    first = np.cumsum([0, *(len(scores) for scores in methods[:-1])])  # each method's first row in sums
     step, found = max(1, CHUNK // size), []
     for done in range(0, resamples, step):
         drawn = _draw(random, min(step, resamples - done), size)
-        total = np.zeros(len(drawn))
-        for by_seed, (scores, sign) in zip(sums, methods, strict=True):
-            weights = _draw(random, len(drawn), len(scores)) / len(scores)
-            total += sign * np.einsum("rg,rg->r", weights @ by_seed, drawn)
-        found.append(total / (drawn @ images))
-    return np.concatenate(found)
+        by_seed = drawn @ sums.T / (drawn @ images)[:, None]
+        weights = [_draw(random, len(drawn), len(scores)) / len(scores) for scores in methods]
+        found.append(np.add.reduceat(np.concatenate(weights, axis=1) * by_seed, first, axis=1))
+    return np.concatenate(found).T
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

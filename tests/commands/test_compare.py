@@ -16,10 +16,15 @@ import yaml
 from filelock import FileLock
 from PIL import Image
 
-from gps_seg.commands.compare import markdown, run_comparison
-from gps_seg.commands.grid import Cell, GridConfig, best_rate, load_grid, overrides, run_cells, settings_of
+from gps_seg.commands.compare.cells import best_cell, final_cells, run_cells, tuning_cells
+from gps_seg.commands.compare.markdown import markdown
+from gps_seg.commands.compare.report import values
+from gps_seg.commands.compare.run import run_comparison
+from gps_seg.commands.compare.settings import load_comparison
+from gps_seg.config import RunConfig, dump_config
 from gps_seg.data.images import write_image, write_mask
-from gps_seg.errors import ConfigError
+from gps_seg.errors import ConfigError, DataError
+from gps_seg.tasks.lookup import COMPARED
 from gps_seg.tasks.segmentation.phantom import phantom
 
 BASE = {
@@ -38,48 +43,79 @@ def write(folder: Path, **values: object) -> Path:
 def test_a_comparison_runs_scores_and_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPS_SEG_CACHE", str(tmp_path / "cache"))
     methods = {"gps": {}, "decoder only": {"method": "head"}, "vpt_deep": {}}
-    path = write(tmp_path, methods=methods, seeds=[0], learning_rates=[1e-3], reference="gps", columns={"gps": {"paper": 0.881}})
+    path = write(tmp_path, methods=methods, seeds=[0], learning_rates=[1e-3], reference="gps",
+                 columns={"gps": {"test part": 0.881}})
     said: list[str] = []
     found = run_comparison(path, tmp_path / "out", ["cpu", "cpu"], said.append)
-    rows = {row["method"]: row for row in found["data"]["test list"]["rows"]}
-    assert set(rows) == {"gps", "decoder only"} and all(0 <= row["dice"] <= 1 for row in rows.values())
+    rows = {row["method"]: row for row in found["data"]["test part"]["rows"]}
+    assert set(rows) == {"gps", "decoder only"} and all(0 <= row["score"] <= 1 for row in rows.values())
     assert rows["gps"]["selected"] > 0 == rows["decoder only"]["selected"] and rows["decoder only"]["head"] == rows["gps"]["head"]
     assert rows["gps"]["rate"] == 1e-3 and "p" in rows["decoder only"] and rows["gps"]["delta_bytes"] > 1000
     assert "keeps its tokens on a grid" in found["failed"]["vpt_deep, seed 0, lr 0.001"]
     result = json.loads((tmp_path / "out" / "runs" / "gps-seed0-lr0.001" / "result.json").read_text())
-    assert "per_image" not in result and result["run"]["best_inner_dice"] >= 0  # the test list was not read in training
+    assert result["settings"]["split"] == "inner"  # the test part was not read in training
+    tuning = found["tuning"]["phantom"]
+    assert tuning["gps"] == {"0.001": result["run"]["best_inner_dice"]} and tuning["vpt_deep"] == {"0.001": None}
     (revision,) = found["provenance"]["revision"] or [""]
     assert len(revision) in (0, 40, 41) and found["provenance"]["precision"] == ["fp32"]
     assert found["provenance"]["hardware"] and found["provenance"]["versions"][0]["torch"]
     text = (tmp_path / "out" / "compare.md").read_text()
-    assert "| decoder only |" in text and "| paper |" in text and "0.881" in text and "failed: vpt_deep" in text
-    with Image.open(tmp_path / "out" / "test_list.png") as picture:
+    assert "| decoder only |" in text and "| published |" in text and "0.8810" in text and "failed: vpt_deep" in text
+    assert "against gps; Holm over all pairs of methods, 1." in text and "the test part was read by the scoring alone" in text
+    with Image.open(tmp_path / "out" / "test_part.png") as picture:
         assert picture.width > 800
     (score,) = (tmp_path / "out" / "scores").glob("*/gps-seed0-lr0.001.json")
     score.unlink()  # as if killed before it was written
     said.clear()
     again = run_comparison(path, tmp_path / "out", ["cpu"], said.append)
-    dices = {row["method"]: row["dice"] for row in again["data"]["test list"]["rows"]}
-    assert dices == {name: row["dice"] for name, row in rows.items()}
+    dices = {row["method"]: row["score"] for row in again["data"]["test part"]["rows"]}
+    assert dices == {name: row["score"] for name, row in rows.items()}
     assert [line for line in said if "failed" not in line] == ["training vpt_deep, seed 0, lr 0.001 on cpu",
-                                                               "scoring gps, seed 0, lr 0.001 on its test list"]
+                                                               "scoring gps, seed 0, lr 0.001 on test part"]
 
 
 def test_the_rate_with_the_best_inner_validation_is_chosen_and_failed_cells_are_left_out(tmp_path: Path) -> None:
-    cells = [Cell("gps", 0, rate, tmp_path / f"{rate}") for rate in (1e-4, 1e-3, 1e-2)]
-    assert best_rate(cells) is None
-    for cell, dice in zip(cells[:2], (0.5, 0.7), strict=True):
-        cell.folder.mkdir()
+    path = write(tmp_path, methods={"gps": {}}, learning_rates=[1e-4, 1e-3, 1e-2, 1e-1])
+    cells = tuning_cells(load_comparison(path), tmp_path, "gps", "")
+    assert best_cell(cells, "dice") is None
+    for cell, dice in zip(cells[:3], (0.5, 0.7, 0.7), strict=True):
+        cell.folder.mkdir(parents=True)
         (cell.folder / "result.json").write_text(json.dumps({"run": {"best_inner_dice": dice}}))
-    assert best_rate(cells) is cells[1]
+    assert best_cell(cells, "dice") is cells[1]
+    (cells[2].folder / "result.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"result.json holds no score: remove that folder to run it again"):
+        best_cell(cells, "dice")
 
 
 def test_a_cells_settings_are_the_base_the_shared_ones_and_its_own(tmp_path: Path) -> None:
-    grid = GridConfig(base=tmp_path, methods={"random": {"method": "gps", "selection.score": "random"}, "full": {}},
-                      settings={"train.max_steps": 7})
-    assert overrides(grid, "random", 2, 1e-4) == ["train.max_steps=7", "method=gps", "selection.score=random", "seed=2",
-                                                  "evaluate.test=false", "train.lr=0.0001"]
-    assert "method=full" in overrides(grid, "full", 0, None)
+    path = write(tmp_path, methods={"random": {"method": "gps", "selection.score": "random"}, "full": {}, "linear": {}},
+                 settings={"train.max_steps": 7, "selection.max_images": 3}, learning_rates=[1e-4])
+    comparison = load_comparison(path, ["train.batch_size=1"])
+    random, full, linear = (tuning_cells(comparison, tmp_path, method, "")[0].config for method in ("random", "full", "linear"))
+    assert (random.method, random.selection.score, random.selection.batch_size, random.selection.max_images) == (
+        "gps", "random", 4, 3)
+    assert full.method == "full" and not full.selection.model_dump() and linear.method == "head"  # gps's own is left out
+    assert random.train == full.train and (full.train.lr, full.train.max_steps, full.train.batch_size) == (1e-4, 7, 1)
+    assert [cell.config.seed for cell in final_cells(comparison, tmp_path, "full", "", 1e-4)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("task", "base", "tuning", "final"), [
+    ("segmentation", {}, ("tune", "best"), ("tune", "best")), ("classification", {}, ("tune", "last"), ("final", "best")),
+    ("segmentation", {"protocol": "released"}, ("released", "best"), ("released", "best")),
+    ("segmentation", {"protocol": "honest"}, ("tune", "best"), ("tune", "best")),
+    ("segmentation", {"protocol": "final"}, ("tune", "last"), ("final", "best")),
+    ("classification", {"protocol": "tune"}, ("tune", "best"), ("tune", "best")),
+])
+def test_rates_are_judged_on_the_step_that_the_final_runs_keep(
+    tmp_path: Path, task: str, base: dict[str, str], tuning: tuple[str, str], final: tuple[str, str]
+) -> None:
+    path = write(tmp_path, methods={"head": {}}, learning_rates=[1e-3], data=["digits"] if task == "classification" else [])
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump({"task": task, "data": base}))
+    comparison = load_comparison(path)
+    (rate,), (first, *_) = (cells(comparison, tmp_path, "head", comparison.trained[0], *more)
+                            for cells, more in ((tuning_cells, ()), (final_cells, (1e-3,))))
+    assert [(cell.config.data.protocol, cell.config.train.keep) for cell in (rate, first)] == [tuning, final]
+    assert (rate == first) == (tuning == final)  # then the tuned cell is the final one of its seed
 
 
 @pytest.mark.parametrize(("values", "text"), [
@@ -87,53 +123,80 @@ def test_a_cells_settings_are_the_base_the_shared_ones_and_its_own(tmp_path: Pat
     ({"methods": {"gpss": {}}}, "method: "), ({"methods": {}}, "methods: "),
     ({"seed": 1}, "unknown key 'seed', did you mean 'seeds'"),
     ({"methods": {"gps": {}}, "reference": "full"}, "reference: expected one of gps, got 'full'"),
+    ({"methods": {"gps": {}, "full": {}}, "settings": {"selection.rank": 2}}, "selection.rank: an option of method lora"),
+    ({"methods": {"gps": {}}, "settings": {"seed": 2}}, "settings: seed is what seeds decides: leave it out here"),
+    ({"methods": {"gps": {"device": "cpu"}}}, "methods: gps: device is what --devices decides"),
+    ({"methods": {"gps": {}}, "settings": {"method": "full"}}, "settings: method is what methods decides"),
+    ({"methods": {"gps": {}}, "task": "classification", "data": ["digits"]}, r"method gps: .*base\.yaml: "),
 ])
 def test_a_wrong_comparison_is_refused_before_anything_runs(tmp_path: Path, values: dict[str, object], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
-        load_grid(write(tmp_path, **values))
+        load_comparison(write(tmp_path, **values))
     with pytest.raises(ConfigError, match="expected a comparison with base and methods"):
-        load_grid(tmp_path / "base.yaml")
-    with pytest.raises(ConfigError, match="cannot read the comparison"):
-        load_grid(tmp_path / "missing.yaml")
+        load_comparison(tmp_path / "base.yaml")
+    with pytest.raises(ConfigError, match="cannot read the configuration .*missing.yaml"):
+        load_comparison(tmp_path / "missing.yaml")
 
 
 def test_an_empty_comparison_still_gives_a_table() -> None:
-    text = markdown({"name": "x", "data": {"own": {"reference": "gps", "rows": [], "pairs": []}}, "failed": {"gps": "no memory"}})
+    text = markdown({"name": "x", "task": "segmentation", "data": {"own": {"reference": "gps", "rows": [], "pairs": []}},
+                     "means": {}, "learning_rates": [], "failed": {"gps": "no memory"}})
     assert "failed: gps: no memory" in text
 
 
 def test_a_comparison_of_classifiers_tunes_on_validation_and_reads_the_test_part_once(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text(yaml.safe_dump({
-        "model": {"name": "tiny", "input_size": 64}, "data": {"few_shot": 1}, "selection": {"batch_size": 5},
-        "train": {"max_steps": 1, "batch_size": 5, "precision": "fp32"},
+        "task": "classification", "model": {"name": "tiny", "input_size": 64}, "data": {"few_shot": 1},
+        "selection": {"batch_size": 5}, "train": {"max_steps": 1, "batch_size": 5, "precision": "fp32"},
     }))
     path = tmp_path / "compare.yaml"
-    path.write_text(yaml.safe_dump({"task": "classification", "base": "base.yaml", "data": ["digits"], "seeds": [0],
-                                    "learning_rates": [1e-3], "methods": {"a linear": {"method": "head"}, "gps": {}}}))
+    path.write_text(yaml.safe_dump({"base": "base.yaml", "data": ["digits"], "seeds": [0], "learning_rates": [1e-3],
+                                    "methods": {"a linear": {"method": "head"}, "gps": {}}}))
     found = run_comparison(path, tmp_path / "out", ["cpu", "cpu"], lambda text: None)
     rows = {row["method"]: row for row in found["data"]["digits"]["rows"]}
-    assert rows["a linear"]["trainable"] == 0 < rows["gps"]["trainable"] and "p" in rows["gps"] and not found["failed"]
-    parts = {folder.name.split("-")[2]: json.loads((folder / "result.json").read_text())["part"]
-             for folder in (tmp_path / "out" / "runs").iterdir() if folder.is_dir() and "linear" in folder.name}
-    assert parts == {"tune": "validation", "final": "test"}
-    assert "| a linear |" in (tmp_path / "out" / "compare.md").read_text()
-    path.write_text(yaml.safe_dump({"task": "classification", "base": "base.yaml", "methods": {"gps": {}}}))
+    assert rows["a linear"]["encoder"] == 0 < rows["gps"]["encoder"] and "p" in rows["gps"] and not found["failed"]
+    results = {folder.name.split("-")[2]: json.loads((folder / "result.json").read_text())
+               for folder in (tmp_path / "out" / "runs").iterdir() if folder.is_dir() and "linear" in folder.name}
+    assert {phase: result["part"] for phase, result in results.items()} == {"tune": "validation", "final": "test"}
+    assert rows["a linear"]["score"] == pytest.approx(results["final"]["accuracy"])
+    assert found["tuning"]["digits"]["a linear"] == {"0.001": results["tune"]["accuracy"]}
+    assert not (tmp_path / "out" / "scores").exists()
+    text = (tmp_path / "out" / "compare.md").read_text()
+    assert "| a linear |" in text and "those that peak early do not win" in text
+    assert (tmp_path / "out" / "digits.png").is_file()
+    path.write_text(yaml.safe_dump({"base": "base.yaml", "methods": {"gps": {}}}))
     with pytest.raises(ConfigError, match="expected the names of classification data sets"):
-        load_grid(path)
+        load_comparison(path)
 
 
 def test_a_finished_cell_of_other_settings_is_not_reused(tmp_path: Path) -> None:
-    grid = load_grid(write(tmp_path, methods={"gps": {}}, seeds=[0]))
-    cell = Cell("gps", 0, None, tmp_path / "cell")
-    cell.folder.mkdir()
+    cell, = final_cells(load_comparison(write(tmp_path, methods={"gps": {}}, seeds=[0])), tmp_path, "gps", "", None)
+    cell.folder.mkdir(parents=True)
     (cell.folder / "result.json").write_text("{}")
-    (cell.folder / "config.yaml").write_bytes(settings_of(grid, cell, ["device=cpu"]))
-    run_cells(grid, [cell], ["cpu"], lambda text: None)  # the same settings: nothing to do
-    (cell.folder / "config.yaml").write_bytes(settings_of(grid, cell, ["device=cpu", "train.max_steps=99"]))
-    with pytest.raises(ConfigError, match="was run with other settings than gps, seed 0 has now: choose another --out"):
-        run_cells(grid, [cell], ["cpu"], lambda text: None)
+
+    def left_by(config: RunConfig) -> None:
+        (cell.folder / "config.yaml").write_text(dump_config(config))
+
+    left_by(cell.config.model_copy(update={"device": "cpu"}))
+    run_cells([cell], ["cpu"], lambda text: None)  # the same settings: nothing to do
+    left_by(cell.config.model_copy(update={"train": cell.config.train.model_copy(update={"max_steps": 99})}))
+    with pytest.raises(ConfigError, match="other settings than gps, seed 0 has now, train.max_steps: choose another --out"):
+        run_cells([cell], ["cpu"], lambda text: None)
     with pytest.raises(ConfigError, match="--devices: expected cpu, cuda or cuda:NUMBER, got 'gpu'"):
-        run_cells(grid, [cell], ["gpu"], lambda text: None)
+        run_cells([cell], ["gpu"], lambda text: None)
+
+
+def test_a_weight_file_that_is_not_there_is_said_before_anything_runs(tmp_path: Path) -> None:
+    path = write(tmp_path, methods={"gps": {}}, settings={"model.checkpoint": "missing.pth"})
+    with pytest.raises(ConfigError, match="model.checkpoint: expected a weight file at missing.pth, found none"):
+        run_comparison(path, tmp_path / "out", ["cpu"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_scores_of_other_images_do_not_stand_in_one_table() -> None:
+    first, other = ({"images": [{"id": id_, "label": 0, "predicted": 0}]} for id_ in "ab")
+    with pytest.raises(DataError, match="full: its scores are not of the 1 images of the first method's"):
+        values(COMPARED["classification"], {"gps": [first], "full": [first, other]})
 
 
 def test_two_comparisons_do_not_work_in_one_folder(tmp_path: Path) -> None:
@@ -149,17 +212,19 @@ def test_two_comparisons_do_not_work_in_one_folder(tmp_path: Path) -> None:
     ({"seeds": [0, 0]}, "seeds: expected different numbers"),
     ({"learning_rates": [0.001, 1.0e-3]}, "learning_rates: expected different numbers"),
     ({"columns": {"hed": {"paper": 0.8}}}, "columns: expected one of gps, got 'hed'"),
-    ({"groups": {"a": ["b"]}}, "groups: only classification data sets are grouped"),
+    ({"groups": {"a": ["b"]}}, "groups: a: expected one of test part, got 'b'"),
+    ({"columns": {"gps": {"mean Dice": 0.8}}}, "columns: gps: expected one of test part, mean, mean of groups, got 'mean Dice'"),
     ({"methods": {"../up": {}}}, "methods: '../up' cannot be a file's name"),
 ])
 def test_rates_blocks_and_seeds_are_checked_before_anything_runs(tmp_path: Path, values: dict[str, object], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
-        load_grid(write(tmp_path, **({"methods": {"gps": {}}} | values)))
+        load_comparison(write(tmp_path, **({"methods": {"gps": {}}} | values)))
 
 
 def test_an_interrupted_comparison_says_how_to_go_on_and_begins_nothing_more(tmp_path: Path) -> None:
-    path = write(tmp_path, methods={"gps": {}, "full": {}, "bitfit": {}}, seeds=[0], settings={"train.max_steps": 100_000})
-    command = [sys.executable, "-m", "gps_seg.cli", "compare", str(path), "--out", str(tmp_path / "out"), "--devices", "cpu"]
+    path = write(tmp_path, methods={"gps": {}, "full": {}, "bitfit": {}}, seeds=[0])
+    command = [sys.executable, "-m", "gps_seg.cli", "compare", str(path), "train.max_steps=100000", "--devices", "cpu",
+               "--out", str(tmp_path / "out")]
     environment = {**os.environ, "GPS_SEG_CACHE": str(tmp_path / "cache")}
     running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment)
     runs = tmp_path / "out" / "runs"
@@ -191,5 +256,5 @@ def test_scores_of_other_files_are_not_reused(tmp_path: Path, monkeypatch: pytes
     for folder in (*sets, sets[0]):
         path = write(tmp_path, methods={"head": {}}, seeds=[0], data=[str(folder)])
         document = run_comparison(path, tmp_path / "out", ["cpu"], lambda _: None)
-        means.append(document["data"]["set"]["rows"][0]["dice"])
+        means.append(document["data"]["set"]["rows"][0]["score"])
     assert means[0] == means[2] != means[1]

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from gps_seg.cli import main
-from gps_seg.commands.compare import run_comparison
+from gps_seg.commands.compare.run import run_comparison
 from gps_seg.commands.evaluate_sets import macro, macro_line
 from gps_seg.data.images import write_image, write_mask
 from gps_seg.errors import ConfigError, DataError
@@ -155,7 +155,7 @@ def test_a_comparison_scores_a_known_set(run: Path, home: Path) -> None:
     (home / "base.yaml").write_text(yaml.safe_dump({key: value for key, value in SETTINGS.items() if key != "method"}))
     cell = home / "out" / "runs" / "head-seed0"
     shutil.copytree(run, cell)  # as if the comparison had trained it
-    (cell / "config.yaml").write_text((cell / "config.yaml").read_text().replace("\n  test: true", "\n  test: false"))
+    (cell / "config.yaml").write_text((cell / "config.yaml").read_text().replace("protocol: honest", "protocol: tune"))
     (home / "compare.yaml").write_text(yaml.safe_dump({"base": "base.yaml", "methods": {"head": {}}, "seeds": [0],
                                                        "data": ["polypgen"]}))
     found = run_comparison(home / "compare.yaml", home / "out", ["cpu"])

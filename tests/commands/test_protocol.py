@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gps_seg.commands.grid import load_grid
+from gps_seg.commands.compare.settings import load_comparison
 from gps_seg.commands.train import train
 from gps_seg.config import load_config
 from gps_seg.metrics.report import gps_legacy
@@ -42,6 +42,6 @@ def test_the_released_protocol_trains_selects_and_chooses_on_the_test_images_and
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_configuration_is_accepted(path: Path) -> None:
     if "base" in yaml.safe_load(path.read_text()):
-        load_grid(path)
+        load_comparison(path)
     else:
         load_config(path)

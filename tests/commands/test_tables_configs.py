@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from gps_seg.class_config import load_class_config
 
-from gps_seg.commands.class_grid import group_means, markdown
-from gps_seg.commands.grid import Cell, GridConfig, load_grid, settings_of
+from gps_seg.commands.compare.cells import final_cells, tuning_cells
+from gps_seg.commands.compare.markdown import markdown
+from gps_seg.commands.compare.report import group_means
+from gps_seg.commands.compare.settings import Comparison, load_comparison
 from gps_seg.errors import ConfigError
 from gps_seg.methods.gps import _check_patterns
 from gps_seg.models.classifiers import build_backbone
@@ -31,8 +32,8 @@ TABLES = {
 
 
 @cache
-def table(name: str) -> GridConfig:
-    return load_grid(FOLDER / f"{name}.yaml")
+def table(name: str) -> Comparison:
+    return load_comparison(FOLDER / f"{name}.yaml")
 
 
 def test_every_file_is_a_table_of_the_paper() -> None:
@@ -41,14 +42,17 @@ def test_every_file_is_a_table_of_the_paper() -> None:
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_cell_of_a_table_has_settings_that_fit_its_data_set_and_backbone(name: str, tmp_path: Path) -> None:
-    grid = table(name)
-    assert set(grid.data) == set(TABLES[name]) and (grid.reference in grid.methods or len(grid.methods) == 1)
-    for method in grid.methods:
-        cell = Cell(method, grid.seeds[0], None, tmp_path, (f"data.name={grid.data[-1]}",), grid.data[-1])
-        (tmp_path / "cell.yaml").write_bytes(settings_of(grid, cell, []))
-        config = load_class_config(tmp_path / "cell.yaml")
-        assert config.data.name == grid.data[-1] and config.model.checkpoint is not None  # never random weights unasked
-        if config.selection.exclude:
+    comparison, data = table(name), TABLES[name][-1]
+    assert set(comparison.sets) == set(TABLES[name]) and (comparison.page.reference or len(comparison.page.methods) == 1)
+    for method in comparison.page.methods:
+        tuning, final = (cells(comparison, tmp_path, method, data, *more) for cells, more in
+                         ((tuning_cells, ()), (final_cells, (1e-3,))))
+        assert {cell.config.data.protocol for cell in tuning} <= {"tune"} and len(tuning) == len(comparison.page.learning_rates)
+        assert {cell.config.train.keep for cell in tuning} <= {"last"}  # as the final runs, which have no validation part
+        config = final[0].config
+        assert config.data.protocol == "final" and config.data.name == data
+        assert config.model.checkpoint is not None  # never random weights unasked
+        if getattr(config.selection, "exclude", ()):
             _check_patterns(network(config.model.name), config.selection)
 
 
@@ -59,26 +63,21 @@ def network(name: str) -> torch.nn.Module:
 
 
 def test_the_papers_means_follow_from_its_rows() -> None:
-    fgvc, vtab = table("table2_fgvc"), table("table3_vtab")
+    fgvc, vtab = table("table2_fgvc").page, table("table3_vtab").page
     assert group_means(fgvc.columns["gps"], fgvc.data, {}) == {"mean": pytest.approx(0.9178)}
     assert {name: len(members) for name, members in vtab.groups.items()} == {"natural": 7, "specialised": 4, "structured": 8}
     assert group_means(vtab.columns["gps"], vtab.data, vtab.groups) == pytest.approx({
         "natural": 0.8374, "specialised": 0.8678, "structured": 0.6189, "mean": 0.7518, "mean of groups": 0.7747}, abs=6e-5)
-    for grid in (fgvc, vtab):
-        for method, values in grid.columns.items():
-            assert group_means(values, grid.data, {})["mean"] == pytest.approx(values["mean"], abs=2e-4), method
-
-
-@pytest.mark.parametrize("name", ["compare_classification", "compare_sharing"])
-def test_the_comparisons_that_need_no_download_load(name: str) -> None:
-    assert load_grid(FOLDER.parent / f"{name}.yaml").data == ("digits", "polyp_patches")
+    for page in (fgvc, vtab):
+        for method, values in page.columns.items():
+            assert group_means(values, page.data, {})["mean"] == pytest.approx(values["mean"], abs=2e-4), method
 
 
 def test_ablations_leave_out_the_blocks_they_name() -> None:
-    one, first = table("fig6a_excluded_blocks").methods, table("fig6b_first_blocks").methods
+    one, first = table("fig6a_excluded_blocks").page.methods, table("fig6b_first_blocks").page.methods
     assert one["without block 3"]["selection.exclude"] == ["blocks.2.*"] and len(one) == 13
     assert first["without the first 4"]["selection.exclude"] == [f"blocks.{number}.*" for number in range(4)]
-    assert [values["selection.k"] for values in table("fig6c_k").methods.values()] == [1, 2, 3, 5, 7, 10, 15, "auto"]
+    assert [values["selection.k"] for values in table("fig6c_k").page.methods.values()] == [1, 2, 3, 5, 7, 10, 15, "auto"]
 
 
 def test_means_are_left_out_where_a_data_set_is_missing() -> None:
@@ -89,16 +88,19 @@ def test_means_are_left_out_where_a_data_set_is_missing() -> None:
 
 
 def test_published_numbers_and_robustness_stand_in_columns_of_their_own() -> None:
-    row: dict[str, Any] = {"method": "gps", "rate": 1e-3, "accuracy": 0.9, "sd": None, "low": 0.8, "high": 1.0, "images": 5,
-                           "trainable": 10, "parameters": 1000, "step_s": 0.1, "published": 0.899,
+    row: dict[str, Any] = {"method": "gps", "rate": 1e-3, "score": 0.9, "sd": None, "low": 0.8, "high": 1.0, "images": 5,
+                           "encoder": 10, "parameters": 1000, "step_s": 0.1, "published": 0.899,
                            "robustness": {"imagenet_a": 0.3}}
+    other = row | {"method": "full", "published": None, "robustness": {}, "p": 0.02}
     means = {"gps": {"ours": {"mean": 0.9}, "published": {"mean": 0.9178, "natural": 0.8}}}
-    text = markdown({"name": "x", "data": {"dtd": {"reference": "gps", "rows": [row]}}, "means": means, "failed": {}})
-    header = "| method | lr | accuracy | paper | 95 % interval | sd over seeds | p | encoder weights | % | step s | imagenet_a |"
-    assert header in text.splitlines()
-    assert "|---|--:|--:|--:|---|--:|--:|--:|--:|--:|--:|" in text.splitlines()
-    assert "| gps | 0.001 | 0.9000 | 0.8990 | 0.8000 to 1.0000 | - | reference | 10 | 1.00 | 0.100 | 0.3000 |" in text
-    assert "| method | mean | mean, paper | natural | natural, paper |\n|---|--:|--:|--:|--:|\n" in text
+    text = markdown({"name": "x", "task": "classification", "means": means, "failed": {}, "learning_rates": [],
+                     "data": {"dtd": {"reference": "gps", "rows": [row, other], "pairs": []}}}).splitlines()
+    assert text[4:8] == [
+        "| method | lr | accuracy | published | 95 % interval | sd over seeds | p | encoder weights | % | step s | imagenet_a |",
+        "|---|--:|--:|--:|---|--:|--:|--:|--:|--:|--:|",
+        "| gps | 0.001 | 0.9000 | 0.8990 | 0.8000 to 1.0000 | - | reference | 10 | 1.00 | 0.100 | 0.3000 |",
+        "| full | 0.001 | 0.9000 | - | 0.8000 to 1.0000 | - | 0.0200 | 10 | 1.00 | 0.100 | - |"]
+    assert "| method | mean | mean, published | natural | natural, published |" in text
     assert "| gps | 0.9000 | 0.9178 | - | 0.8000 |" in text
 
 
@@ -115,7 +117,7 @@ def test_names_that_a_comparison_does_not_have_are_refused(tmp_path: Path, value
     path.write_text(yaml.safe_dump({"task": "classification", "base": "base.yaml", "data": ["digits"], "methods": {"gps": {}},
                                     **values}))
     with pytest.raises(ConfigError, match=text):
-        load_grid(path)
+        load_comparison(path)
 
 
 def test_the_data_sets_name_is_put_into_settings(tmp_path: Path) -> None:
@@ -123,6 +125,5 @@ def test_the_data_sets_name_is_put_into_settings(tmp_path: Path) -> None:
     (tmp_path / "compare.yaml").write_text(yaml.safe_dump({
         "task": "classification", "base": "{data}.yaml", "data": ["digits"],
         "methods": {"gps": {"selection.files": ["shared/common.safetensors", "shared/rest/{data}.safetensors"]}}}))
-    grid = load_grid(tmp_path / "compare.yaml")
-    text = settings_of(grid, Cell("gps", 0, None, tmp_path, (), "digits"), []).decode()
-    assert "shared/rest/digits.safetensors" in text
+    (cell, *_) = final_cells(load_comparison(tmp_path / "compare.yaml"), tmp_path, "gps", "digits", None)
+    assert [str(path) for path in cell.config.selection.files][1] == "shared/rest/digits.safetensors"

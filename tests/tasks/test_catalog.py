@@ -325,7 +325,8 @@ def test_broken_text_lists_are_one_line(tmp_path: Path, content: str, text: str)
 
 
 @pytest.mark.parametrize(("content", "text"), [
-    ("{", "train.json: expected {image path: class}, the file is damaged"), ("[1, 2]", "train.json: expected {image path: class}"), ("{}", "train.json: expected"),
+    ("{", "train.json: expected {image path: class}, the file is damaged"), ("{}", "train.json: expected"),
+    ("[1, 2]", "train.json: expected {image path: class}"),
     ('{"a.jpg": [1]}', "train.json: expected {image path: class}"),
 ])
 def test_broken_json_lists_are_one_line(tmp_path: Path, content: str, text: str) -> None:

@@ -107,12 +107,12 @@ def cost_plot(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> None
     save(figure, path)
 
 
-def cost_of_score_plot(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
-    """Write a PNG of three panels: mean Dice with its interval against trained encoder weights, step time and memory.
+def cost_of_score_plot(rows: Sequence[Mapping[str, Any]], path: Path, title: str, score: str) -> None:
+    """Write a PNG of three panels: a score with its interval against trained encoder weights, step time and memory.
 
     Args:
-        rows: of a comparison: ``method``, ``dice``, ``low``, ``high``, ``selected``, ``bias``, ``other``, ``step_s``,
-            ``peak_memory_bytes``.
+        rows: of a comparison: ``method``, ``score``, ``low``, ``high``, ``encoder``, ``step_s``, ``peak_memory_bytes``.
+        score: its name.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -120,18 +120,18 @@ def cost_of_score_plot(rows: Sequence[Mapping[str, Any]], path: Path, title: str
     figure = Figure(figsize=(13, 4.6), layout="constrained")
     figure.suptitle(title)
     panels = figure.subplots(1, 3, sharey=True)
-    weights = [row["selected"] + row["bias"] + row["other"] for row in rows]
+    weights = [row["encoder"] for row in rows]
     places = [weights, [row["step_s"] for row in rows], [row["peak_memory_bytes"] / 1e9 for row in rows]]
     looks = [(f"C{number % 10}", "D" if row["method"].startswith("gps") else "os^v"[number // 10 % 4])
              for number, row in enumerate(rows)]
     for axis, xs in zip(panels, places, strict=True):
         for row, x, (color, marker) in zip(rows, xs, looks, strict=True):
-            low, high = row.get("low", row["dice"]), row.get("high", row["dice"])
-            axis.errorbar([x], [row["dice"]], yerr=[[max(0, row["dice"] - low)], [max(0, high - row["dice"])]], color=color,
-                          fmt=marker, capsize=3, elinewidth=0.8, label=row["method"])
+            mean = row["score"]
+            axis.errorbar([x], [mean], yerr=[[max(0, mean - row["low"])], [max(0, row["high"] - mean)]], color=color, fmt=marker,
+                          capsize=3, elinewidth=0.8, label=row["method"])
         axis.grid(alpha=0.25)
         axis.margins(x=0.15)
-    panels[0].set(xlabel="trained encoder weights (decoder not counted)", ylabel="mean Dice, 95 % interval")
+    panels[0].set(xlabel="trained encoder weights (head not counted)", ylabel=f"{score}, 95 % interval")
     panels[0].set_xscale("symlog", linthresh=10_000)
     panels[0].set_xlim(-3000, 3 * max(weights) + 10_000)
     for axis in panels[1:]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -137,15 +136,6 @@ def overlap_warning(data: str) -> str:
         return ""
     others = " and ".join(KNOWN[name].title for name in known.images_of)
     return f"{known.title} holds images of {others}: what is trained on it has seen them"
-
-
-def pairs_digest(pairs: Sequence[Pair]) -> str:
-    """sha256 over names and bytes of all images and masks: tells whether scores are of these files."""
-    found = hashlib.sha256()
-    for pair in pairs:
-        for path in (pair.image, pair.mask):
-            found.update(pair.id.encode() + hashlib.sha256(path.read_bytes()).digest())
-    return found.hexdigest()
 
 
 def label(data: str) -> str:

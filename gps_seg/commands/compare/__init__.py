@@ -1,0 +1,1 @@
+"""``gps-seg compare``: methods x seeds x data sets from one YAML, each method with its own learning rate."""

@@ -1,0 +1,43 @@
+"""What a comparison of methods asks of a task: its data sets, one number an image, and the columns of its table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gps_seg.config import RunConfig
+
+Row = dict[str, Any]
+Document = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One task's answers.
+
+    Attributes:
+        score: what is compared, as ``Task.score_name``.
+        title: the same in a table.
+        protocol: ``data.protocol`` of the final runs, where neither base nor method sets it.
+        trains_on_each: whether each data set gets its own runs; else one run is scored on all of them.
+        has_blocks: whether an evaluation measures named blocks.
+        sets: the comparison's ``data`` -> name shown -> what ``evaluate --data`` takes, None for a run's own test part.
+            Raises ConfigError, DataError: a name that is no data set, or a set given twice.
+        find: that the data to train on and to score on are there. Raises DataError, ConfigError.
+        values: a document -> id -> the score of that image.
+        facts: the documents of a method's seeds on a data set -> what its row holds beside score and cost; a ``note`` stands
+            below the table.
+        shown: a row -> title of a column -> its text, after the columns that all tasks have.
+    """
+
+    score: str
+    title: str
+    protocol: str
+    trains_on_each: bool
+    has_blocks: bool
+    sets: Callable[[Sequence[str]], dict[str, str | None]]
+    find: Callable[[RunConfig, Sequence[str]], None]
+    values: Callable[[Document], dict[str, float]]
+    facts: Callable[[Sequence[Document]], Row]
+    shown: Callable[[Row], dict[str, str]]
