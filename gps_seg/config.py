@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -22,9 +22,6 @@ TaskName = Literal["segmentation", "classification"]
 Treatment = Literal["select", "train", "freeze"]
 Score = Literal["gradient", "gradient_abs", "gradient_squared", "gradient_weight", "magnitude", "random"]
 Level = Literal["neuron", "layer", "network"]
-Method = Literal[
-    "gps", "full", "head", "bitfit", "partial", "lora", "shira", "adapter", "ssf", "vpt_shallow", "vpt_deep"
-]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
@@ -191,7 +188,19 @@ class HeadOptions(MethodOptions):
     head: Literal["train", "freeze"] = Field("train", description="the mask decoder or classifier, as a whole")
 
 
-class GPSConfig(HeadOptions):
+class PassOptions(HeadOptions):
+    """Options of a method that asks for scores of weights."""
+
+    score: Score = Field("gradient", description="gradient: |sum over batches of the gradient|, the paper's")
+    max_images: int | None = Field(None, ge=1, description="images of the selection pass; default: the whole training part")
+    batch_size: int = Field(4, ge=1, description="images per selection batch; the sum runs over batch-mean gradients")
+    precision: Precision = Field(
+        "fp32", description="of the selection pass; fp32 chooses the same connections on every machine, bf16 93 % of them on "
+        "LiteMedSAM and 75 % on EfficientNet (results/selection); auto: bf16 where the hardware multiplies it"
+    )
+
+
+class GPSConfig(PassOptions):
     """Gradient-based parameter selection.
 
     Source: Zhang et al., Gradient-based Parameter Selection for Efficient Fine-Tuning, CVPR 2024, arXiv 2312.10136.
@@ -207,7 +216,6 @@ class GPSConfig(HeadOptions):
     )
     auto_k: tuple[int, ...] = Field((1, 2, 4, 8), min_length=1, description="of k=auto: what is tried")
     auto_steps: int = Field(50, ge=1, description="of k=auto: optimizer steps of each; times the length of auto_k, the budget")
-    score: Score = Field("gradient", description="gradient: |sum over batches of the gradient|, the paper's")
     level: Level = Field("neuron", description="where the k x neurons best scores are looked for: row, tensor or whole model")
     weight: Treatment = Field("select", description="linear and convolution weights in the encoder")
     bias: Treatment = Field("train", description="linear and convolution biases in the encoder")
@@ -223,12 +231,6 @@ class GPSConfig(HeadOptions):
     files: tuple[Path, ...] = Field(
         (), description="train the connections of these selections together instead of running a selection pass; gps-seg select "
         "--tasks writes such files"
-    )
-    max_images: int | None = Field(None, ge=1, description="images of the selection pass; default: the whole training part")
-    batch_size: int = Field(4, ge=1, description="images per selection batch; the sum runs over batch-mean gradients")
-    precision: Precision = Field(
-        "fp32", description="of the selection pass; fp32 chooses the same connections on every machine, bf16 93 % of them on "
-        "LiteMedSAM and 75 % on EfficientNet (results/selection); auto: bf16 where the hardware multiplies it"
     )
 
     @field_validator("k", mode="plain")
@@ -420,7 +422,7 @@ class RunConfig(Section):
     task: TaskName = Field("segmentation", description="segmentation or classification: decides what the sections hold")
     model: ModelConfig
     data: DataConfig
-    method: Method = Field("gps", description="what trains: decides what selection holds")
+    method: str = Field("gps", description="what trains: decides what selection holds")
     selection: MethodOptions = Field(MethodOptions(), description="options of the method, and of no other")
     train: TrainConfig
     evaluate: EvaluateConfig
@@ -430,9 +432,13 @@ class RunConfig(Section):
 
     @field_validator("method", mode="before")
     @classmethod
-    def _linear(cls, value: object) -> object:
+    def _known_method(cls, value: object) -> object:
         """The linear probe trains the head alone."""
-        return "head" if value == "linear" else value
+        value = "head" if value == "linear" else value
+        if value not in OPTIONS:
+            *names, last = (repr(name) for name in OPTIONS)
+            raise PydanticCustomError("method", f"input should be {', '.join(names)} or {last}")
+        return value
 
 
 class SegmentationConfig(RunConfig):
@@ -456,10 +462,12 @@ class ClassificationConfig(RunConfig):
 
 PAGES: dict[str, type[RunConfig]] = {"segmentation": SegmentationConfig, "classification": ClassificationConfig}
 RENAMED = {
-    "train.seed": "seed", "selection.seed": "seed", "train.warmup_epochs": "train.warmup, a part of the steps such as 10/110",
-    "train.cooldown_epochs": "train.cooldown, a part of the steps such as 10/110", "selection_loss": "selection.loss and "
-    "selection.temperature", "evaluate.test": "data.protocol: tune never reads the test part", "selection.lora_rank":
-    "selection.rank", "selection.lora_alpha": "selection.alpha", "selection.shira_rank": "selection.rank",
+    "train.learning_rate": "train.lr", "train.seed": "seed", "selection.seed": "seed",
+    "train.warmup_epochs": "train.warmup, a part of the steps such as 10/110",
+    "train.cooldown_epochs": "train.cooldown, a part of the steps such as 10/110",
+    "selection_loss": "selection.loss and selection.temperature",
+    "evaluate.test": "data.protocol: tune never reads the test part", "selection.lora_rank": "selection.rank",
+    "selection.lora_alpha": "selection.alpha", "selection.shira_rank": "selection.rank",
     "selection.adapter_width": "selection.width", "selection.prompt_tokens": "selection.tokens",
 }
 
@@ -504,7 +512,7 @@ def parse_config(values: dict[str, Any], source: str) -> RunConfig:
     task, method = values.get("task", "segmentation"), values.get("method", "gps")
     if task not in PAGES:
         raise ConfigError(f"{source}: task: expected {' or '.join(PAGES)}, got {task!r}")
-    method = "head" if method == "linear" else method if method in get_args(Method) else "gps"
+    method = "head" if method == "linear" else method if method in OPTIONS else "gps"
 
     def why(key: str) -> str:
         return _whose(key, task, method)

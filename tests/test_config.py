@@ -28,7 +28,7 @@ def test_overrides_replace_the_files_values(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("override", "text"), [
-    ("train.learning_rate=1", "unknown key 'train.learning_rate', did you mean 'train.lr'|unknown key 'train.learning_rate'"),
+    ("train.learning_rate=1", "unknown key 'train.learning_rate': it is train.lr"),
     ("train.batchsize=1", "unknown key 'train.batchsize', did you mean 'train.batch_size'?"),
     ("selektion.k=1", "unknown key 'selektion', did you mean 'selection'?"),
     ("lr=1", "unknown key 'lr', did you mean 'train.lr'?"),

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from pydantic import Field
 from torch import nn
 
-from gps_seg.config import HeadOptions, Precision
+from gps_seg.config import PassOptions
 from gps_seg.core.roles import Policy, assign, neuron_rows, owners
 from gps_seg.core.scores import Scores
 from gps_seg.core.selection import Selection, fingerprint
 from gps_seg.methods.parts import encoder_of, head_of
 
 
-class NeuronOptions(HeadOptions):
+class NeuronOptions(PassOptions):
     """Options of neurons."""
 
     part: float = Field(0.01, gt=0, le=1, description="of each layer's neurons")
-    # What the selection pass reads; a method that never calls scores does without.
-    score: Literal["gradient"] = Field("gradient", description="|sum over batches of the gradient|")
-    max_images: int | None = Field(None, ge=1, description="images of the selection pass; default: the whole training part")
-    batch_size: int = Field(4, ge=1, description="images per selection batch")
-    precision: Precision = Field("auto", description="of the selection pass")
 
 
 def neurons(model: nn.Module, options: NeuronOptions, scores: Scores, seed: int) -> Selection:

@@ -24,9 +24,9 @@ from gps_seg.runs.device import compute_dtype, resolve_device, resolve_precision
 from gps_seg.runs.folder import CONFIG_FILE, RESULT_FILE, SELECTION_FILE, read_config
 from gps_seg.runs.load import run_config
 from gps_seg.runs.select import describe_counts
+from gps_seg.runs.task_model import make_task
 from gps_seg.tasks.classification.catalog import ADAPTERS
 from gps_seg.tasks.classification.catalog import locate as find_adapter
-from gps_seg.tasks.lookup import make_task
 from gps_seg.tasks.segmentation.known import GROUPS, KNOWN
 from gps_seg.tasks.segmentation.sets import locate, set_pairs
 

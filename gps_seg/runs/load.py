@@ -14,8 +14,7 @@ from gps_seg.runs.base import find_base
 from gps_seg.runs.delta import load_delta, read_delta_config
 from gps_seg.runs.device import resolve_device, resolve_precision
 from gps_seg.runs.folder import CONFIG_FILE, read_config
-from gps_seg.runs.task_model import TaskModel
-from gps_seg.tasks.lookup import make_task
+from gps_seg.runs.task_model import TaskModel, make_task
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from gps_seg.config import GPSConfig
+from gps_seg.config import GPSConfig, PassOptions
 from gps_seg.core.scores import data_free_scores, gradient_scores
 from gps_seg.core.selection import Selection
 from gps_seg.data.seeding import seeded
@@ -24,7 +24,7 @@ from gps_seg.runs.choose_k import TRIALS, Trial, choose_k, is_open
 from gps_seg.runs.device import autocast, resolve_precision, training_mode
 from gps_seg.runs.log import RunLog
 from gps_seg.runs.setup import Say, Setup
-from gps_seg.tasks.lookup import make_task
+from gps_seg.runs.task_model import make_task
 
 
 def make_selection(setup: Setup, say: Say = print) -> Selection:
@@ -64,7 +64,9 @@ def _best_k(setup: Setup, options: GPSConfig, say: Say) -> Selection:
 
 def selection_scores(setup: Setup, names: Sequence[str], say: Say = print) -> dict[str, Tensor]:
     """Scores of the named weights: one pass over the training part, or none for data-free scores."""
-    options: Any = setup.config.selection
+    options = setup.config.selection
+    if not isinstance(options, PassOptions):
+        raise TypeError(f"method {setup.config.method} asks for scores: its page of options must be one of PassOptions")
     if options.score in ("magnitude", "random"):
         return data_free_scores(setup.model, names, score=options.score, seed=setup.config.seed)
     released = setup.config.data.protocol == "released"
@@ -77,7 +79,7 @@ def selection_scores(setup: Setup, names: Sequence[str], say: Say = print) -> di
                                _loss(setup, options), score=options.score)
 
 
-def _loss(setup: Setup, options: GPSConfig) -> Callable[[nn.Module, Any], Tensor]:
+def _loss(setup: Setup, options: PassOptions) -> Callable[[nn.Module, Any], Tensor]:
     precision = resolve_precision(options.precision, setup.device)
 
     def loss(model: nn.Module, batch: Any) -> Tensor:

@@ -15,8 +15,7 @@ from gps_seg.data.batches import EpochBatches
 from gps_seg.data.splits import Splits
 from gps_seg.errors import ConfigError
 from gps_seg.runs.device import resolve_device, resolve_precision
-from gps_seg.runs.task_model import TaskModel
-from gps_seg.tasks.lookup import make_task
+from gps_seg.runs.task_model import TaskModel, make_task
 
 Say = Callable[[str], None]
 

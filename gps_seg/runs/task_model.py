@@ -11,9 +11,17 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from gps_seg.config import RunConfig
 from gps_seg.data.batches import Batch
 from gps_seg.runs.device import autocast
+from gps_seg.tasks.lookup import TASKS
 from gps_seg.tasks.task import Change, Task
+
+
+def make_task(config: RunConfig) -> Task:
+    """The task of a run, from the sections of its settings that it reads."""
+    kind: Any = TASKS[config.task]
+    return kind(config.model, config.data, config.train, config.evaluate, config.seed)
 
 
 def predictions(

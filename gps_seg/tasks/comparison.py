@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gps_seg.config import RunConfig
-
 Row = dict[str, Any]
 Document = Mapping[str, Any]
 
@@ -24,7 +22,7 @@ class Compared:
         has_blocks: whether an evaluation measures named blocks.
         sets: the comparison's ``data`` -> name shown -> what ``evaluate --data`` takes, None for a run's own test part.
             Raises ConfigError, DataError: a name that is no data set, or a set given twice.
-        find: that the data to train on and to score on are there. Raises DataError, ConfigError.
+        find: (the ``data`` section, what to score on): that they are there. Raises DataError, ConfigError.
         values: a document -> id -> the score of that image.
         facts: the documents of a method's seeds on a data set -> what its row holds beside score and cost; a ``note`` stands
             below the table.
@@ -37,7 +35,7 @@ class Compared:
     trains_on_each: bool
     has_blocks: bool
     sets: Callable[[Sequence[str]], dict[str, str | None]]
-    find: Callable[[RunConfig, Sequence[str]], None]
+    find: Callable[[Any, Sequence[str]], None]
     values: Callable[[Document], dict[str, float]]
     facts: Callable[[Sequence[Document]], Row]
     shown: Callable[[Row], dict[str, str]]

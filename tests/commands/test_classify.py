@@ -28,11 +28,10 @@ from gps_seg.models.classifiers import build_backbone, load_backbone, normalisat
 from gps_seg.models.weights import find_weights, read_state
 from gps_seg.runs.delta import load_delta, save_delta
 from gps_seg.runs.fit import Fit, learning_rate
-from gps_seg.runs.task_model import TaskModel
+from gps_seg.runs.task_model import TaskModel, make_task
 from gps_seg.tasks.classification.items import Item
 from gps_seg.tasks.classification.losses import features_of, supervised_contrastive
 from gps_seg.tasks.classification.task import Classification, Guess
-from gps_seg.tasks.lookup import make_task
 from support.settings import classification, of_method, silent
 
 SMALL = ["data.name=digits", "data.few_shot=2", "model.name=vit_tiny_patch16_224", "model.input_size=32", "train.max_steps=2",

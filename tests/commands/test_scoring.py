@@ -23,7 +23,7 @@ from gps_seg.files import write_json
 from gps_seg.metrics.groups import read_groups
 from gps_seg.metrics.measures import BLOCKS, DEFAULT_BLOCKS, parse_blocks, row
 from gps_seg.metrics.report import report
-from gps_seg.metrics.tables import table, write_csv
+from gps_seg.metrics.tables import table, write_rows
 
 
 def disc(radius: float, size: int = 40) -> NDArray[np.uint8]:
@@ -226,7 +226,7 @@ def test_the_json_keys_are_stable(folders: tuple[Path, Path], tmp_path: Path) ->
     assert document["n"] == 3 and {"dice", "iou", "precision", "recall"} <= set(document["per_image"])
     assert set(document["dataset"]) >= {"dice", "iou", "precision", "recall"}
     assert set(document["images"][0]) >= {"id", "dice", "iou", "precision", "recall", "tp", "fp", "fn", "tn", "target_fraction"}
-    write_csv(tmp_path / "scores.csv", scores)
+    write_rows(tmp_path / "scores.csv", document["images"])
     assert (tmp_path / "scores.csv").read_text().splitlines()[0].startswith("id,dice,iou,precision,recall")
 
 

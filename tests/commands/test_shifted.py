@@ -13,12 +13,11 @@ from gps_seg.commands.train import train
 from gps_seg.config import RunConfig
 from gps_seg.errors import ConfigError, DataError
 from gps_seg.models.classifiers import load_backbone
-from gps_seg.runs.task_model import TaskModel
+from gps_seg.runs.task_model import TaskModel, make_task
 from gps_seg.tasks.classification import shifted_scores
 from gps_seg.tasks.classification.items import Item
 from gps_seg.tasks.classification.shifted import ALEXNET_ERRORS, RobustSet
 from gps_seg.tasks.classification.shifted_scores import accuracy_among, find_robustness, score_robustness
-from gps_seg.tasks.lookup import make_task
 from gps_seg.tasks.task import Predict
 from support.settings import classification
 

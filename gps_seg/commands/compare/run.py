@@ -51,7 +51,7 @@ def check_inputs(comparison: Comparison) -> None:
     for data in comparison.trained:
         configs = [comparison.config(method, data) for method in comparison.page.methods]
         for config in {config.data: config for config in configs}.values():
-            comparison.compared.find(config, sources)
+            comparison.compared.find(config.data, sources)
         for checkpoint in filter(None, {config.model.checkpoint for config in configs}):
             if not checkpoint.is_file():
                 raise ConfigError(f"{comparison.path}: model.checkpoint: expected a weight file at {checkpoint}, found none")

@@ -12,7 +12,7 @@ from gps_seg.commands.evaluate import files_digest
 from gps_seg.config import RunConfig
 from gps_seg.files import read_json
 from gps_seg.runs.folder import RESULT_FILE
-from gps_seg.tasks.lookup import make_task
+from gps_seg.runs.task_model import make_task
 
 Document = dict[str, Any]
 Final = Mapping[str, Sequence[Cell]]  # by method, a cell a seed

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import mean
-from typing import Any
 
+from gps_seg.config import ClassDataConfig
 from gps_seg.errors import ConfigError
 from gps_seg.tasks.classification.catalog import ADAPTERS, locate
 from gps_seg.tasks.classification.shifted_scores import find_robustness
@@ -24,11 +24,11 @@ def sets(data: Sequence[str]) -> dict[str, str | None]:
     return dict.fromkeys(data)
 
 
-def find(config: Any, _: Sequence[str]) -> None:
+def find(config: ClassDataConfig, _: Sequence[str]) -> None:
     """The data set's folder, and those of the shifted test sets."""
-    locate(config.data.name, ADAPTERS[config.data.name], config.data.root)
-    if config.data.robustness:
-        find_robustness(config.data)
+    locate(config.name, ADAPTERS[config.name], config.root)
+    if config.robustness:
+        find_robustness(config)
 
 
 def values(document: Document) -> dict[str, float]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import mean
-from typing import Any
 
+from gps_seg.config import PolypDataConfig
 from gps_seg.metrics.contradictions import check_document
 from gps_seg.tasks.comparison import Compared, Document, Row
 from gps_seg.tasks.segmentation.parts import find_pairs, load_splits
@@ -21,11 +21,11 @@ def sets(data: Sequence[str]) -> dict[str, str | None]:
     return dict(zip((name.replace("/", "_") for name in labels(found)), found, strict=True)) or {OWN: None}
 
 
-def find(config: Any, data: Sequence[str]) -> None:
+def find(config: PolypDataConfig, data: Sequence[str]) -> None:
     """What is trained on, and the images of each set that is scored."""
-    load_splits(config.data)
+    load_splits(config)
     for single in data:
-        find_pairs(single, "test", config.data)
+        find_pairs(single, "test", config)
 
 
 def values(document: Document) -> dict[str, float]:
