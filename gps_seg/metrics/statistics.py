@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.random import Generator
@@ -24,24 +23,6 @@ RESAMPLES = 10_000
 LEVEL = 0.95
 DECIMALS = 12  # of a difference, before its rank is taken
 CHUNK = 2_000_000
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Method a minus method b over the same images.
-
-    Attributes:
-        mean, low, high: mean difference and its 95 % interval.
-        p: two-sided Wilcoxon signed-rank p-value, not corrected; 1 for identical scores.
-        effect: rank-biserial correlation, -1..1, positive if a is better.
-    """
-
-    n: int
-    mean: float
-    low: float
-    high: float
-    p: float
-    effect: float
 
 
 def clusters(groups: Sequence[Hashable] | None, n: int) -> NDArray[np.int64]:
@@ -120,34 +101,6 @@ def wilcoxon(differences: ArrayLike) -> tuple[float, float]:
     ranks = rankdata(np.abs(values))
     better, worse = float(ranks[values > 0].sum()), float(ranks[values < 0].sum())
     return float(signed_rank(values, zero_method="pratt").pvalue), (better - worse) / (better + worse)
-
-
-def compare(
-    a: ArrayLike, b: ArrayLike, groups: Sequence[Hashable] | None = None, *, resamples: int = RESAMPLES, seed: int = 0
-) -> Difference:
-    """Compare two methods on the same images.
-
-    Args:
-        a, b: scores (n,) or (seeds, n); with seeds the interval draws seeds and images, and the test uses seed means.
-
-    Raises:
-        DataError: the two were scored on different numbers of images.
-    """
-    first, second = (np.atleast_2d(np.asarray(scores, np.float64)) for scores in (a, b))
-    if first.shape[1] != second.shape[1]:
-        raise DataError(f"expected scores of the same images, got {first.shape[1]} and {second.shape[1]}")
-    samples = hierarchical(first, second, groups, resamples=resamples, seed=seed)
-    differences = first.mean(axis=0) - second.mean(axis=0)
-    p, effect = wilcoxon(differences)
-    return Difference(differences.size, float(differences.mean()), *interval(samples), p, effect)
-
-
-def hierarchical(
-    a: Float, b: Float | None = None, groups: Sequence[Hashable] | None = None, *, resamples: int = RESAMPLES, seed: int = 0
-) -> Float:
-    """Bootstrap samples, (resamples,), of method a's mean, or of its difference from b's; see :func:`joint`."""
-    samples = joint([a] if b is None else [a, b], groups, resamples=resamples, seed=seed)
-    return samples[0] if b is None else samples[0] - samples[1]
 
 
 def joint(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gps_seg.errors import DataError
 from gps_seg.metrics.paired import compare_values, latex, markdown, table
-from gps_seg.metrics.statistics import compare, hierarchical, holm, interval
+from gps_seg.metrics.statistics import holm, interval, joint, wilcoxon
 
 IDS = [f"image_{number}" for number in range(40)]
 
@@ -28,14 +28,15 @@ def test_a_methods_interval_and_a_pairs_test_are_those_of_the_statistics() -> No
     assert found["metric"] == "accuracy" and found["n"] == 40 and not found["higher_is_worse"] and not found["grouped"]
     for name, matrix in values.items():
         row = found["methods"][name]
-        alone = interval(hierarchical(matrix, resamples=300))
+        alone = interval(joint([matrix], resamples=300)[0])
         assert (row["low"], row["high"]) == pytest.approx(alone, abs=0.01) and row["seeds"] == len(matrix)
         assert found["scores"][name] == matrix.mean(axis=0).tolist() and row["mean"] == pytest.approx(matrix.mean())
-    tested = [compare(values[pair["a"]], values[pair["b"]], resamples=300) for pair in found["pairs"]]
-    for pair, one in zip(found["pairs"], tested, strict=True):
-        assert (pair["low"], pair["high"]) == pytest.approx((one.low, one.high), abs=0.02)
-    assert [pair["p"] for pair in found["pairs"]] == [one.p for one in tested]
-    assert [pair["p_holm"] for pair in found["pairs"]] == holm([one.p for one in tested])
+    tested = [wilcoxon(values[pair["a"]].mean(0) - values[pair["b"]].mean(0))[0] for pair in found["pairs"]]
+    for pair in found["pairs"]:
+        one, other = joint([values[pair["a"]], values[pair["b"]]], resamples=300)
+        assert (pair["low"], pair["high"]) == pytest.approx(interval(one - other), abs=0.02)
+    assert [pair["p"] for pair in found["pairs"]] == tested
+    assert [pair["p_holm"] for pair in found["pairs"]] == holm(tested)
 
 
 def test_a_method_alone_has_a_mean_and_no_pair() -> None:

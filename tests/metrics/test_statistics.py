@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +12,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from gps_seg.errors import DataError
-from gps_seg.metrics.statistics import compare, hierarchical, holm, interval, mean_interval, resample, wilcoxon
+from gps_seg.metrics.paired import compare_values
+from gps_seg.metrics.statistics import holm, interval, joint, mean_interval, resample, wilcoxon
 
 few = st.lists(st.floats(0, 1), min_size=2, max_size=20)
 
@@ -65,10 +69,16 @@ def test_a_wrong_number_of_groups_is_refused() -> None:
         mean_interval([0.1, 0.2, 0.3], ["a", "b"])
 
 
+def compare(a: Any, b: Any, **more: Any) -> SimpleNamespace:
+    """The one pair of a comparison of two methods; scores (n,) or (seeds, n)."""
+    values = {"a": np.atleast_2d(np.asarray(a, float)), "b": np.atleast_2d(np.asarray(b, float))}
+    return SimpleNamespace(**compare_values(values, [str(number) for number in range(values["a"].shape[1])], **more)["pairs"][0])
+
+
 def test_identical_methods_have_p_of_one_and_no_difference() -> None:
     scores = np.random.default_rng(3).random(30)
     found = compare(scores, scores)
-    assert (found.n, found.mean, found.low, found.high, found.p, found.effect) == (30, 0, 0, 0, 1, 0)
+    assert (found.difference, found.low, found.high, found.p, found.effect) == (0, 0, 0, 1, 0)
 
 
 @given(st.lists(st.sampled_from([-0.3, -0.1, 0.0, 0.1, 0.2, 0.4]), min_size=14, max_size=40).filter(any))
@@ -105,7 +115,7 @@ def test_seeds_that_disagree_widen_the_interval() -> None:
     images = rng.normal(0.8, 0.1, 60)
     agreeing = np.stack([images + rng.normal(0, 0.01, 60) for _ in range(3)])
     disagreeing = agreeing + np.array([[-0.1], [0.0], [0.1]])
-    narrow, wide = (interval(hierarchical(scores, resamples=2000)) for scores in (agreeing, disagreeing))
+    narrow, wide = (interval(joint([scores], resamples=2000)[0]) for scores in (agreeing, disagreeing))
     assert wide[1] - wide[0] > 2 * (narrow[1] - narrow[0])
     assert narrow[0] < agreeing.mean() < narrow[1]
 
@@ -113,23 +123,23 @@ def test_seeds_that_disagree_widen_the_interval() -> None:
 def test_one_seed_is_the_plain_bootstrap_and_shared_images_cancel_in_a_difference() -> None:
     rng = np.random.default_rng(6)
     scores = rng.random(50)
-    low, high = interval(hierarchical(scores[None]))
+    low, high = interval(joint([scores[None]])[0])
     np.testing.assert_allclose((low, high), mean_interval(scores), atol=0.004)
     found = compare(np.stack([scores + 0.02, scores + 0.04]), scores[None])
-    assert found.mean == pytest.approx(0.03) and found.low == pytest.approx(0.02) and found.high == pytest.approx(0.04)
+    assert found.difference == pytest.approx(0.03) and found.low == pytest.approx(0.02) and found.high == pytest.approx(0.04)
 
 
 def test_the_hierarchical_interval_covers() -> None:
     rng, covered = np.random.default_rng(7), []
     for number in range(200):
         scores = rng.normal(0, 0.5, 40) + rng.normal(0, 0.2, (8, 1)) + rng.normal(0, 0.1, (8, 40))
-        low, high = interval(hierarchical(scores, resamples=400, seed=number))
+        low, high = interval(joint([scores], resamples=400, seed=number)[0])
         covered.append(low <= 0 <= high)
     assert 0.86 <= np.mean(covered) <= 0.99
 
 
 def test_scores_of_different_images_are_refused() -> None:
-    with pytest.raises(DataError, match="expected scores of the same images, got 3 and 2"):
+    with pytest.raises(DataError, match=r"b: expected numbers of 3 images for each seed, got the shape \(1, 2\)"):
         compare([0.1, 0.2, 0.3], [0.1, 0.2])
 
 
