@@ -33,7 +33,7 @@ notebooks: $(VENV)/.ready
 env: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml constraints.txt
-	@echo "making the environment in $(VENV) (about a minute, once)"
+	@echo "making the environment in $(VENV) (a few minutes, once)"
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/pip install -qq --disable-pip-version-check -c constraints.txt -e ".[app,dev]"
 	@touch $@

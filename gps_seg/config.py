@@ -155,6 +155,13 @@ class PolypDataConfig(DataConfig):
     cache: bool = Field(True, description="keep resized training images in memory, about 0.2 MB each at 256 px")
     augment: AugmentConfig = Field(AugmentConfig(), description="of training images")
 
+    @field_validator("inner_fraction", mode="before")
+    @classmethod
+    def _nothing_kept_is_final(cls, value: Any) -> Any:
+        if value == 0:
+            raise PydanticCustomError("inner_fraction", "to train on all images with nothing kept, use data.protocol=final")
+        return value
+
     @model_validator(mode="after")
     def _phantoms_are_counted(self) -> PolypDataConfig:
         if self.phantom_images != type(self).model_fields["phantom_images"].default and self.name != "phantom":
@@ -256,6 +263,13 @@ class GPSConfig(PassOptions):
         return self
 
     @model_validator(mode="after")
+    def _files_hold_what_was_chosen(self) -> GPSConfig:
+        for name in ("k", "score", "level"):
+            if self.files and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is not read where connections come from files")
+        return self
+
+    @model_validator(mode="after")
     def _trials_are_of_auto(self) -> GPSConfig:
         for name in ("auto_k", "auto_steps"):
             if self.k != "auto" and getattr(self, name) != type(self).model_fields[name].default:
@@ -271,6 +285,12 @@ class ClassGPSConfig(GPSConfig):
         "paper's; cross_entropy: through the random head, 0.67 points lower on FGVC in the paper"
     )
     temperature: float = Field(0.07, gt=0, description="of supcon: divides the similarities")
+
+    @model_validator(mode="after")
+    def _temperature_is_of_supcon(self) -> ClassGPSConfig:
+        if self.loss != "supcon" and self.temperature != type(self).model_fields["temperature"].default:
+            raise ValueError(f"temperature is read with loss=supcon alone, the loss is {self.loss}")
+        return self
 
 
 class PartialOptions(HeadOptions):
@@ -430,12 +450,19 @@ class RunConfig(Section):
                       "and of what lora, shira, adapter and vpt add; pretrained weights have no randomness")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="CUDA_VISIBLE_DEVICES chooses among several GPUs")
 
+    @model_validator(mode="after")
+    def _final_has_nothing_to_validate_on(self) -> RunConfig:
+        for name in ("patience", "validate_every"):
+            if self.data.protocol == "final" and getattr(self.train, name):
+                raise ValueError(f"train.{name} is not read with data.protocol=final, which trains on the validation part too")
+        return self
+
     @field_validator("method", mode="before")
     @classmethod
     def _known_method(cls, value: object) -> object:
         """The linear probe trains the head alone."""
         value = "head" if value == "linear" else value
-        if value not in OPTIONS:
+        if not isinstance(value, str) or value not in OPTIONS:
             *names, last = (repr(name) for name in OPTIONS)
             raise PydanticCustomError("method", f"input should be {', '.join(names)} or {last}")
         return value
@@ -510,9 +537,9 @@ def load_config(
 def parse_config(values: dict[str, Any], source: str) -> RunConfig:
     """Validate a nested dictionary. Raises ConfigError that names every wrong key and the nearest right one."""
     task, method = values.get("task", "segmentation"), values.get("method", "gps")
-    if task not in PAGES:
+    if not isinstance(task, str) or task not in PAGES:
         raise ConfigError(f"{source}: task: expected {' or '.join(PAGES)}, got {task!r}")
-    method = "head" if method == "linear" else method if method in OPTIONS else "gps"
+    method = "head" if method == "linear" else method if isinstance(method, str) and method in OPTIONS else "gps"
 
     def why(key: str) -> str:
         return _whose(key, task, method)

@@ -45,9 +45,9 @@ def classify(
 
 def _train(config: Path, overrides: list[str] | None, out: Path, *, resume: bool, task: str) -> None:
     from gps_seg.commands.train import train
-    from gps_seg.config import load_config
+    from gps_seg.runs.folder import load_settings
 
-    train(load_config(config, overrides or (), task=task, say=typer.echo), out, resume=resume)
+    train(load_settings(config, overrides or (), task=task, say=typer.echo), out, resume=resume)
 
 
 selections.register(app)

@@ -34,12 +34,15 @@ def select(
     """Run the selection pass alone and print what would train, block by block; with --tasks, what several tasks share."""
     from gps_seg.commands.select import select_once
     from gps_seg.config import load_config
+    from gps_seg.errors import ConfigError
 
     if tasks is not None:
         from gps_seg.commands.share import share_tasks
 
         share_tasks(config, overrides or (), tasks.split(","), out, least=least, say=typer.echo)
         return
+    if least is not None:
+        raise ConfigError("--least is read with --tasks alone: add the data sets, or leave it out")
     typer.echo(select_once(load_config(config, overrides or (), say=typer.echo), out, say=typer.echo))
 
 

@@ -51,6 +51,8 @@ def name_runs(runs: Sequence[str]) -> dict[str, Path]:
     Raises:
         ConfigError: a folder holds no run, or a name is given twice.
     """
+    import json
+
     from gps_seg.errors import ConfigError
 
     named: dict[str, Path] = {}
@@ -60,6 +62,8 @@ def name_runs(runs: Sequence[str]) -> dict[str, Path]:
         if not (folder / "adapter_config.json").is_file():
             raise ConfigError(f"{folder}: expected a run folder, found no adapter_config.json; "
                               "gps-seg train CONFIG --out DIR makes one")
+        if json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("task", "segmentation") != "segmentation":
+            raise ConfigError(f"{folder}: expected a run that segments, this one is a classifier: the app shows masks")
         name = given if given and not Path(text).exists() else folder.resolve().name
         if name in named and given:
             raise ConfigError(f"two runs are named {name}: give each its own, as NAME=FOLDER")

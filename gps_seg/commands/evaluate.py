@@ -54,14 +54,14 @@ class Wanted:
 
 
 def evaluate_run(
-    folder: Path, *, data: str | None = None, split: str = "test", threshold: float | None = None, prompt: str = "none",
+    folder: Path, *, data: str | None = None, split: str = "test", threshold: float | None = None, prompt: str | None = None,
     device: str = "auto", base: Path | None = None, wanted: Wanted = Wanted(), loaded: Run | None = None,
 ) -> Document:
     """Evaluate, print the table, write what is wanted, and return the document.
 
     Args:
         data: a known name or a folder, or None for the run's own data set.
-        threshold, prompt: of masks; default: the run's own threshold, no prompt.
+        threshold, prompt: of masks; default: the run's own.
         base: the base's weight file, where it is not found by itself.
         loaded: the run in ``folder``, if it is loaded already.
 
@@ -106,20 +106,20 @@ def measure(
     return scores, model.task.report(scores, settings=settings, classes=model.classes, groups=groups)
 
 
-def _check(prompt: str, wanted: Wanted) -> None:
-    if prompt not in ("none", "box"):
+def _check(prompt: str | None, wanted: Wanted) -> None:
+    if prompt not in (None, "none", "box"):
         raise ConfigError(f"--prompt: expected none or box, got {prompt!r}")
     if wanted.max_images is not None and not wanted.corruptions:
         raise ConfigError("--max-images limits what --corruptions measures: add --corruptions, or leave it out")
 
 
-def _for_masks(run: Run, threshold: float | None, prompt: str, wanted: Wanted) -> Run:
+def _for_masks(run: Run, threshold: float | None, prompt: str | None, wanted: Wanted) -> Run:
     """The run with the threshold and the prompt asked for. Raises ConfigError for what labels do not have."""
     if isinstance(run.task, Segmentation):
         settings = run.task.evaluate.model_copy(update={"threshold": run.threshold if threshold is None else threshold,
-                                                        "prompt": prompt})
+                                                        "prompt": prompt or run.task.evaluate.prompt})
         return replace(run, task=replace(run.task, evaluate=settings))
-    asked = {"threshold": threshold, "prompt": prompt != "none", "blocks": tuple(wanted.blocks) != DEFAULT_BLOCKS,
+    asked = {"threshold": threshold is not None, "prompt": prompt is not None, "blocks": tuple(wanted.blocks) != DEFAULT_BLOCKS,
              **{name: getattr(wanted, name) for name in ("markdown", "latex", "plots", "corruptions")}}
     if foreign := [f"--{name}" for name, value in asked.items() if value]:
         raise ConfigError(f"{', '.join(foreign)}: only masks have it, and the run in {run.folder} is one of {run.config.task}")

@@ -21,7 +21,7 @@ from gps_seg.errors import ConfigError
 from gps_seg.files import write_json
 from gps_seg.runs.load import load_run
 from gps_seg.tasks.segmentation.known import GROUPS
-from gps_seg.tasks.segmentation.sets import SPLIT, expand, labels, set_pairs
+from gps_seg.tasks.segmentation.sets import expand, labels
 from gps_seg.tasks.segmentation.task import Segmentation
 
 Document = Mapping[str, Any]
@@ -44,13 +44,10 @@ def evaluate_sets(
         DataError: a set is not there.
         CheckpointError: the run cannot be loaded.
     """
-    if len(data) > 1 or (data and data[0] in GROUPS):
-        sets = expand(data)
-        for single in sets:
-            if single not in SPLIT:
-                set_pairs(single)  # what is missing is said before hours of scoring
     run = load_run(folder, device=device, base=base)
     sets = expand(data) if isinstance(run.task, Segmentation) else list(data)
+    for single in sets if len(sets) > 1 and isinstance(run.task, Segmentation) else ():
+        run.task.items(single, "test", run.classes)  # what is missing is said before hours of scoring
     if len(sets) < 2:
         return evaluate_run(folder, data=sets[0] if sets else None, loaded=run, wanted=wanted, **options)
     if not isinstance(run.task, Segmentation):

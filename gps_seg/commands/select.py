@@ -17,8 +17,10 @@ def select_once(config: RunConfig, out: Path, say: Say = print) -> str:
     """Write the selection that a run would train; returns it block by block.
 
     Raises:
-        ConfigError: ``out`` is there already.
+        ConfigError: ``out`` is there already, or no .safetensors file.
     """
+    if out.suffix != ".safetensors":
+        raise ConfigError(f"--out: expected a .safetensors file, got {out.name!r}")
     if out.exists():
         raise ConfigError(f"{out} is there already: choose another --out")
     setup = prepare(config, say)

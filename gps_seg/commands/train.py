@@ -15,6 +15,7 @@ from gps_seg.config import RunConfig
 from gps_seg.core.attach import Attached, attach
 from gps_seg.core.selection import Selection, counts
 from gps_seg.files import read_json, write_json
+from gps_seg.methods.selection_file import save_selection
 from gps_seg.metrics.plots.pictures import training_curve
 from gps_seg.models.weights import PUBLISHED
 from gps_seg.runs.base import base_file
@@ -48,18 +49,19 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, say: Say = prin
         say(f"{out} is finished; nothing to do")
         return read_json(out / RESULT_FILE, "a result")
     setup = prepare(config, say)
+    loader = setup.training_loader(accelerator.process_index, accelerator.num_processes)
+    selection, seconds = select_or_load(out / SELECTION_FILE, setup.model, lambda: make_selection(setup, say))
+    accelerator.wait_for_everyone()
     if main:  # only now, so that a mistake in the settings leaves no folder behind
         write_config(out, config)
-    accelerator.wait_for_everyone()
-    selection, seconds = select_or_load(out / SELECTION_FILE, setup.model, lambda: make_selection(setup, say), save=main)
-    accelerator.wait_for_everyone()
+        if not (out / SELECTION_FILE).exists():
+            save_selection(out / SELECTION_FILE, selection)
     sizes = counts(selection, setup.model)
     say(describe_counts(config.method, sizes))
     attached = bind(setup, selection, say)
     facts = description(setup)
     log = RunLog(out, lambda values, step: save_delta(out, attached, {**facts, "best_step": step}, values), say=say,
                  enabled=main, shows_progress=sys.stderr.isatty())
-    loader = setup.training_loader(accelerator.process_index, accelerator.num_processes)
     fitted = fit(setup.model, attached, setup.task, loader, setup.validation(), config=config.train, accelerator=accelerator,
                  log=log, resume=resume)
     if not main:

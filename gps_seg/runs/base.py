@@ -31,7 +31,9 @@ def find_base(folder: Path, description: dict[str, Any], recorded: Path | None, 
     known = description.get("base_file") or {}
     digest, name = known.get("sha256"), known.get("name") or (recorded.name if recorded else None)
     if given is not None:
-        if digest and given.is_file() and sha256(given) != digest:
+        if not given.is_file():
+            raise CheckpointError(f"--base: expected the base's weight file at {given}, found none")
+        if digest and sha256(given) != digest:
             raise CheckpointError(f"--base {given}: expected the weights with sha256 {digest[:16]}..., which the run in {folder} "
                                   "was made on")
         return given

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gps_seg.config import RunConfig, dump_config, parse_config
+from gps_seg.config import RunConfig, dump_config, load_config, parse_config
 from gps_seg.errors import ConfigError
 from gps_seg.files import write_bytes
-from gps_seg.runs.old_settings import modernise
-from gps_seg.settings import differences, read_yaml
+from gps_seg.runs.old_settings import is_old, modernise
+from gps_seg.settings import differences, parse_overrides, read_yaml, set_dotted
 
 SELECTION_FILE, CONFIG_FILE, RESULT_FILE, STATE_FILE = "selection.safetensors", "config.yaml", "result.json", "last.safetensors"
 
 
 def check_free(config: RunConfig, out: Path, *, resume: bool) -> None:
     """Refuse a run folder that is not this run's: a run never writes over another. Raises ConfigError."""
-    if not resume:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ConfigError(f"{out} is not empty: choose another --out, or add --resume to go on with the run in it")
-    elif (out / CONFIG_FILE).exists():
+    taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    if taken and not resume:
+        raise ConfigError(f"{out} is not empty: choose another --out, or add --resume to go on with the run in it")
+    if taken and not (out / CONFIG_FILE).exists():
+        raise ConfigError(f"{out} holds no run to resume, but other files: choose another --out")
+    if (out / CONFIG_FILE).exists():
         former = read_config(out)
         if changed := differences(former.model_dump(), config.model_dump()):
             raise ConfigError(f"{out / CONFIG_FILE} differs in {', '.join(changed)}: resume with the same settings, or choose "
@@ -29,6 +32,19 @@ def read_config(folder: Path) -> RunConfig:
     """The settings of a run, of whatever age. Raises ConfigError."""
     path = folder / CONFIG_FILE
     return parse_config(modernise(read_yaml(path)), str(path))
+
+
+def load_settings(
+    path: Path, overrides: Sequence[str] = (), *, task: str = "segmentation", say: Callable[[str], object] | None = None
+) -> RunConfig:
+    """As :func:`gps_seg.config.load_config`, also from the config.yaml that a run of former times left in its folder."""
+    values = read_yaml(path)
+    if not is_old(values):
+        return load_config(path, overrides, task=task, say=say)
+    values = modernise(values)
+    for key, value in parse_overrides(overrides).items():
+        set_dotted(values, key, value)
+    return parse_config(values, str(path))
 
 
 def write_config(folder: Path, config: RunConfig) -> None:

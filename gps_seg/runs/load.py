@@ -38,10 +38,11 @@ class Run(TaskModel):
         return float(self.description.get("threshold", 0.5))
 
 
-def load_run(folder: Path, *, device: str = "auto", precision: str = "auto", base: Path | None = None) -> Run:
+def load_run(folder: Path, *, device: str = "auto", precision: str | None = None, base: Path | None = None) -> Run:
     """Rebuild the base model a run names, check that it is the same to the bit, and attach the delta.
 
     Args:
+        precision: of arithmetic; default: the run's own.
         base: the base's weight file, where it is not found by itself; see :func:`gps_seg.runs.base.find_base`.
 
     Raises:
@@ -56,7 +57,8 @@ def load_run(folder: Path, *, device: str = "auto", precision: str = "auto", bas
     model = task.model(classes)
     attached = load_delta(folder, model, add_modules)
     model.to(place).eval()
-    return Run(task, model, classes, place, resolve_precision(precision, place), folder, attached, description, config)
+    own = "auto" if config.train.precision == "fp16" and place.type == "cpu" else config.train.precision
+    return Run(task, model, classes, place, resolve_precision(precision or own, place), folder, attached, description, config)
 
 
 def run_config(folder: Path, description: dict[str, Any], base: Path | None = None) -> RunConfig:

@@ -12,6 +12,7 @@ RENAMED_OPTIONS = {
     "vpt_shallow": {"tokens": "prompt_tokens"}, "vpt_deep": {"tokens": "prompt_tokens"},
 }
 # What preset=official wrote out among a run's overrides; today the model knows the released rules.
+ROLES = ("weight", "bias", "norm", "scale", "embedding")
 OFFICIAL = [
     ["prompt_encoder.no_mask_embed.*", "train"], ["image_encoder.*norm*", "freeze"], ["image_encoder.*pos*", "freeze"],
     ["image_encoder.*head*", "train"], ["image_encoder.*bias*", "train"],
@@ -23,7 +24,8 @@ def modernise(values: Values) -> Values:
 
     Where an option of a method had no effect it is left out.
     """
-    if "task" in values:
+    sections = ("selection", "selection_loss", "train", "data", "evaluate")
+    if "task" in values or not all(isinstance(values.get(name, {}), dict) for name in sections):
         return values
     values = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
     method, selection = values.get("method", "gps"), values.get("selection", {})
@@ -35,14 +37,29 @@ def modernise(values: Values) -> Values:
         values["task"] = "segmentation"
         if not values.get("evaluate", {}).pop("test", True):
             values.setdefault("data", {})["protocol"] = "tune"
-    values["selection"] = _options(method, selection)
+    if method in OPTIONS:
+        values["selection"] = _options(method, selection)
+    _drop_unread(values)
     return values
+
+
+def is_old(values: Values) -> bool:
+    """Whether these are the settings that a run of former times left in its folder: they name every method's options."""
+    return "task" not in values and isinstance(values.get("selection"), dict) and "lora_rank" in values["selection"]
+
+
+def _drop_unread(values: Values) -> None:
+    """What had no effect then and is an error today."""
+    if values.get("train", {}).get("optimizer", "adamw") != "sgd":
+        values.get("train", {}).pop("momentum", None)
+    if values.get("data", {}).get("name") != "phantom":
+        values.get("data", {}).pop("phantom_images", None)
 
 
 def _modernise_classification(values: Values) -> None:
     """Epochs of warm-up and cooldown become parts of the steps; the seed is the run's."""
     train = values.setdefault("train", {})
-    values |= {"task": "classification", "seed": train.pop("seed", 0), "evaluate": {"batch_size": train.get("batch_size", 32)}}
+    values |= {"task": "classification", "seed": train.pop("seed", 0)}
     warmup, cooldown = train.pop("warmup_epochs", 10), train.pop("cooldown_epochs", 0)
     epochs = train.get("epochs", 100) + cooldown
     train |= {"epochs": epochs, "warmup": min(0.99, warmup / epochs), "cooldown": cooldown / epochs}
@@ -55,6 +72,10 @@ def _options(method: str, selection: Values) -> Values:
               if renamed.get(new, new) in selection}
     if method == "partial" and former.get("last_blocks") is None:
         former.pop("last_blocks", None)
+    if former.get("k") != "auto":
+        former = {name: value for name, value in former.items() if name not in ("auto_k", "auto_steps")}
+    if former.get("preset") == "official":
+        former = {name: value for name, value in former.items() if name not in ROLES}
     if [list(rule) for rule in former.get("overrides", ())] == OFFICIAL:
         del former["overrides"]
     return former

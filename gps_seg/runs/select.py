@@ -19,7 +19,7 @@ from gps_seg.data.seeding import seeded
 from gps_seg.errors import ConfigError
 from gps_seg.methods import METHODS
 from gps_seg.methods.added import add_modules
-from gps_seg.methods.selection_file import load_selection, save_selection
+from gps_seg.methods.selection_file import load_selection
 from gps_seg.runs.choose_k import TRIALS, Trial, choose_k, is_open
 from gps_seg.runs.device import autocast, resolve_precision, training_mode
 from gps_seg.runs.log import RunLog
@@ -89,7 +89,7 @@ def _loss(setup: Setup, options: PassOptions) -> Callable[[nn.Module, Any], Tens
     return loss
 
 
-def select_or_load(path: Path, model: nn.Module, make: Callable[[], Selection], *, save: bool = True) -> tuple[Selection, float]:
+def select_or_load(path: Path, model: nn.Module, make: Callable[[], Selection]) -> tuple[Selection, float]:
     """A resumed run keeps its selection, since reselecting on moved weights would be another method; and the seconds it took."""
     if path.exists():
         selection = load_selection(path, model)
@@ -97,8 +97,6 @@ def select_or_load(path: Path, model: nn.Module, make: Callable[[], Selection], 
         return selection, 0.0
     began = time.perf_counter()
     selection = make()
-    if save:
-        save_selection(path, selection)
     return selection, time.perf_counter() - began
 
 

@@ -61,7 +61,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run_with_the_last_state_on_disk(tm
 
 
 def test_a_full_disk_ends_the_run_with_the_old_state_intact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipes_folder = tmp_path / "run"
+    run_folder = tmp_path / "run"
     real, written = Path.open, []
 
     def full_after_two_states(self: Path, mode: str = "r", *more: Any, **named: Any) -> Any:
@@ -73,11 +73,11 @@ def test_a_full_disk_ends_the_run_with_the_old_state_intact(tmp_path: Path, monk
 
     monkeypatch.setattr(Path, "open", full_after_two_states)
     with pytest.raises(WriteError, match=r"no space left for .*last.safetensors: what was written before is intact"):
-        train(config("train.max_steps=9", "train.checkpoint_every=2"), recipes_folder, say=silent)
+        train(config("train.max_steps=9", "train.checkpoint_every=2"), run_folder, say=silent)
     monkeypatch.undo()
-    _, metadata = read_tensors(recipes_folder / "last.safetensors", "state")
+    _, metadata = read_tensors(run_folder / "last.safetensors", "state")
     assert json.loads(metadata["state"])["step"] == 4
-    assert not list(recipes_folder.glob(".*.tmp"))
+    assert not list(run_folder.glob(".*.tmp"))
 
 
 def test_the_whole_selection_pass_reads_the_training_part_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,8 +75,7 @@ def in_old_words(config: RunConfig) -> dict[str, Any]:
 def test_an_old_interrupted_run_goes_on_to_where_an_unbroken_one_ends(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluated_as_then = ["evaluate.batch_size=10"]  # classification took the training batch
-    config = load_config(None, SETTINGS) if task == "segmentation" else classification(None, [*SMALL, *evaluated_as_then])
+    config = load_config(None, SETTINGS) if task == "segmentation" else classification(None, SMALL)
     train(config, tmp_path / "whole", say=silent)
     step, calls = Fit.step, [0]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
@@ -49,8 +50,9 @@ def load_splits(config: PolypDataConfig) -> Splits[Pair]:
     if config.protocol == "released" and not test:
         raise DataError(f"data.protocol=released selects on the test part, and {config.name} has none: choose another protocol")
     whole = split(pairs, train, test, inner_fraction=config.inner_fraction, seed=config.split_seed, first=first)
-    cut = Splits(whole.train[: config.train_images], whole.inner[: config.inner_images], whole.test[: config.test_images])
-    return PROTOCOLS[config.protocol](cut)
+    seen = PROTOCOLS[config.protocol](replace(whole, train=whole.train[: config.train_images],
+                                              test=whole.test[: config.test_images]))
+    return replace(seen, inner=seen.inner[: config.inner_images])
 
 
 def _find(config: PolypDataConfig) -> tuple[Path, list[Pair]]:
