@@ -72,6 +72,12 @@ def test_the_resolved_settings_read_back_unchanged(tmp_path: Path) -> None:
     (["selection.preset=official", "selection.bias=freeze"], "with preset=official the released rules decide it"),
     (["train.patience=2", "train.keep=last"], "patience waits for a better step, and keep=last takes the last one"),
     (["train.seed=1"], "unknown key 'train.seed': it is seed"),
+    (["data.protocol=final", "train.patience=3"], "train.patience is not read with data.protocol=final"),
+    (["selection.files=[a.safetensors]", "selection.k=9"], "k is not read where connections come from files"),
+    (["task=classification", "selection.loss=cross_entropy", "selection.temperature=3"], "temperature is read with loss=supcon"),
+    (["data.inner_fraction=0"], "to train on all images with nothing kept, use data.protocol=final"),
+    (["task=[a]"], "task: expected segmentation or classification, got ['a']"),
+    (["method=[gps]"], "method: input should be 'gps', 'full', "),
     (["task=detection"], "task: expected segmentation or classification, got 'detection'"),
 ])
 def test_a_setting_that_the_chosen_method_or_task_does_not_read_is_an_error(overrides: list[str], text: str) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import gps_seg
+from gps_seg.commands.evaluate import evaluate_run
 from gps_seg.commands.train import train
 from gps_seg.config import GPSConfig, RunConfig, TrainConfig, load_config
 from gps_seg.core.selection import fingerprint
@@ -195,6 +196,50 @@ def test_a_mistake_found_before_training_leaves_no_folder_to_trip_over(tmp_path:
         with pytest.raises(ConfigError, match="train.backend=triton: the package triton is not installed"):
             train(config("train.backend=triton"), tmp_path / "run", say=silent)
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("overrides", "text"), [
+    (["train.accumulate=3"], "4 images cannot be shared by 1 processes in 3 pieces each"),
+    (["selection.include=['nothing*']"], "the pattern 'nothing[*]' matches no parameter"),
+    (["method=vpt_deep"], "this encoder keeps its tokens on a grid"),
+])
+def test_a_mistake_that_the_model_or_the_method_finds_leaves_no_folder_either(
+    overrides: list[str], text: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=text):
+        train(config(*overrides), tmp_path / "run", say=silent)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_other_files_is_not_taken_for_a_run_to_resume(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="holds no run to resume, but other files"):
+        train(config(), tmp_path, resume=True, say=silent)
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_the_prompt_of_a_run_is_the_prompt_of_its_evaluation(tmp_path: Path) -> None:
+    result = train(config("train.max_steps=1", "evaluate.prompt=box"), tmp_path / "run", say=silent)
+    again = evaluate_run(tmp_path / "run", device="cpu")
+    assert again["settings"]["prompt"] == result["settings"]["prompt"] == "ground-truth box"
+    assert again["per_image"] == result["per_image"]
+    assert evaluate_run(tmp_path / "run", prompt="none", device="cpu")["settings"]["prompt"] == "none"
+
+
+def test_the_final_protocol_trains_on_every_image_that_is_not_test_and_keeps_the_last_step(tmp_path: Path) -> None:
+    setup = prepare(config("data.protocol=final", "data.inner_images=1"), silent)
+    assert (len(setup.splits.train), len(setup.splits.inner), len(setup.splits.test)) == (16, 0, 4)
+    result = train(config("data.protocol=final", "train.max_steps=2"), tmp_path / "run", say=silent)
+    assert result["run"]["best_step"] == 2 and result["settings"]["data_protocol"] == "final"
+    assert not [row for row in read_log(tmp_path / "run") if "validation_dice" in row]
+
+
+def test_the_last_step_can_be_kept_although_another_was_better(tmp_path: Path) -> None:
+    settings = ["train.max_steps=4", "train.validate_every=1", "train.lr=1e-9"]
+    kept = {keep: train(config(*settings, f"train.keep={keep}"), tmp_path / keep, say=silent)["run"]["best_step"]
+            for keep in ("best", "last")}
+    scores = [row["validation_dice"] for row in read_log(tmp_path / "last") if "validation_dice" in row]
+    assert kept == {"best": 1 + scores.index(max(scores)), "last": 4} and kept["best"] < 4
 
 
 def test_k_is_chosen_by_short_trials_that_leave_the_base_as_it_was(tmp_path: Path) -> None:

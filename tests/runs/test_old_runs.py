@@ -12,6 +12,7 @@ import pytest
 import yaml
 from safetensors.torch import save_file
 
+from gps_seg.cli import app
 from gps_seg.commands.evaluate import evaluate_run
 from gps_seg.commands.train import train
 from gps_seg.config import ClassGPSConfig, LoraOptions, RunConfig, load_config, parse_config
@@ -94,6 +95,25 @@ def test_an_old_interrupted_run_goes_on_to_where_an_unbroken_one_ends(
     train(config, tmp_path / "broken", resume=True, say=silent)
     deltas = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("whole", "broken")]
     assert deltas[0] == deltas[1]
+
+
+@pytest.mark.parametrize(("name", "command"), [("segmentation", "train"), ("classification", "classify")])
+def test_the_command_of_then_goes_on_with_the_folder_of_then(name: str, command: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    values = old(name, train={"max_steps": 1}, data={"phantom_images": 12} if name == "segmentation" else {"few_shot": 1})
+    (run / "config.yaml").write_text(yaml.safe_dump(values))
+    app([command, str(run / "config.yaml"), "--resume", "--out", str(run)], standalone_mode=False)
+    assert (run / "result.json").is_file() and "task" in yaml.safe_load((run / "config.yaml").read_text())
+
+
+@pytest.mark.parametrize("changes", [
+    {"train": {"momentum": 0.5}}, {"data": {"name": "kvasir-seg", "phantom_images": 40}},
+    {"selection": {"auto_k": [1, 2]}}, {"selection": {"preset": "official", "bias": "freeze"}},
+])
+def test_what_had_no_effect_then_is_no_error_now(changes: dict[str, Any]) -> None:
+    values = {**old("segmentation", **changes), "method": "gps"}
+    assert parse_config(modernise(values), "old").method == "gps"
 
 
 # Runs that have moved
