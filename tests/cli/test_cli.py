@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +16,33 @@ import pytest
 import torch
 from PIL import Image
 
+from gps_seg.cli import main
 from gps_seg.data.images import read_image, read_mask, write_image
 from gps_seg.packages import import_segment_anything
 from gps_seg.tasks.segmentation.phantom import phantom, write_phantoms
 from support.settings import SETTINGS
 
 
-def gps_seg(*arguments: object, cache: Path, code: int = 0) -> str:
-    """Run the command; returns stdout, or stderr if it should fail."""
+def in_a_process(*arguments: object, cache: Path, code: int = 0) -> str:
+    """Run the command as a user does; returns stdout, or stderr if it should fail."""
     env = {**os.environ, "GPS_SEG_CACHE": str(cache)}
     done = subprocess.run([sys.executable, "-m", "gps_seg.cli", *map(str, arguments)], capture_output=True, text=True,
                           check=False, env=env, stdin=subprocess.DEVNULL)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stderr if code else done.stdout
+
+
+def gps_seg(*arguments: object, cache: Path, code: int = 0) -> str:
+    """The same without the seconds that a process takes to begin."""
+    out, error = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(error):
+        patch.setenv("GPS_SEG_CACHE", str(cache))
+        patch.setattr(sys, "argv", ["gps-seg", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert (ended.value.code or 0) == code, out.getvalue() + error.getvalue()
+    return error.getvalue() if code else out.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +55,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, cache: Path, config: Path) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
-    text = gps_seg("train", config, *SETTINGS, "--out", out, cache=cache)
+    text = in_a_process("train", config, *SETTINGS, "--out", out, cache=cache)
     assert text.splitlines()[-1].startswith("mDice 0.") and text.splitlines()[-1].endswith("(per_image, 4 images)")
     assert "selection pass: 8 training images" in text and "selected 672, bias 608, head 65,568" in text
     return out
@@ -166,9 +181,14 @@ def test_mistakes_are_one_line_and_exit_status_two(
     assert not (tmp_path / "x" / "adapter_model.safetensors").exists()
 
 
+def test_a_mistake_ends_the_process_with_status_two_and_one_line(cache: Path, config: Path) -> None:
+    error = in_a_process("train", config, "train.learnrate=1", "--out", "x", cache=cache, code=2)
+    assert error.startswith("gps-seg: error: ") and "unknown key 'train.learnrate'" in error and error.count("\n") == 1
+
+
 def test_help_answers_in_under_a_second(cache: Path) -> None:
     began = time.perf_counter()
-    text = gps_seg("--help", cache=cache)
+    text = in_a_process("--help", cache=cache)
     assert time.perf_counter() - began < 1.0
     for command in ("train", "select", "evaluate", "score", "predict", "export", "info", "data"):
         assert command in text
