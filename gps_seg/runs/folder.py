@@ -16,7 +16,8 @@ SELECTION_FILE, CONFIG_FILE, RESULT_FILE, STATE_FILE = "selection.safetensors", 
 
 def check_free(config: RunConfig, out: Path, *, resume: bool) -> None:
     """Refuse a run folder that is not this run's: a run never writes over another. Raises ConfigError."""
-    taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    # a write that was killed leaves its temporary file, which is no run and nobody's work
+    taken = out.exists() and (not out.is_dir() or any(path.suffix != ".tmp" for path in out.iterdir()))
     if taken and not resume:
         raise ConfigError(f"{out} is not empty: choose another --out, or add --resume to go on with the run in it")
     if taken and not (out / CONFIG_FILE).exists():

@@ -218,6 +218,11 @@ def test_a_folder_of_other_files_is_not_taken_for_a_run_to_resume(tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
+def test_a_run_killed_while_it_wrote_its_settings_begins_again(tmp_path: Path) -> None:
+    (tmp_path / ".config.yaml.1.tmp").write_text("half")
+    assert train(config("train.max_steps=1"), tmp_path, resume=True, say=silent)["run"]["steps"] == 1
+
+
 def test_the_prompt_of_a_run_is_the_prompt_of_its_evaluation(tmp_path: Path) -> None:
     result = train(config("train.max_steps=1", "evaluate.prompt=box"), tmp_path / "run", say=silent)
     again = evaluate_run(tmp_path / "run", device="cpu")
