@@ -184,6 +184,22 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor, where: Positions) -> Tensor:
+    """x W^T + b for x (..., in) in the type of x; the gradient of W is computed at ``where`` alone and given to ``values``."""
+    with torch.autocast(x.device.type, enabled=False):
+        y = _LinearFunction.apply(x.reshape(-1, x.shape[-1]), weight, bias, values, where.rows, where.columns, where.used, where.backend)
+    return y.view(*x.shape[:-1], y.shape[-1])
+
+
+def conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor, where: Positions, geometry: tuple[Any, ...]
+) -> Tensor:
+    """The same for a convolution of x (b, in, h, w); ``geometry``: stride, padding, dilation and groups."""
+    with torch.autocast(x.device.type, enabled=False):
+        return _Conv2dFunction.apply(
+            x, weight, bias, values, where.rows, where.columns, where.used, where.taps, geometry, where.backend)
+
+
 class SparseLinear(nn.Linear):
     """An ``nn.Linear`` in place: same weight, same forward, sparse backward. Made by :func:`attach`."""
 
@@ -192,14 +208,7 @@ class SparseLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """The stock forward."""
-        where = self.selected_positions
-        x = input.to(_compute_dtype(input))
-        with torch.autocast(x.device.type, enabled=False):
-            y = _LinearFunction.apply(
-                x.reshape(-1, x.shape[-1]), self.weight, self.bias, self.selected_values, where.rows, where.columns, where.used,
-                where.backend,
-            )
-        return y.view(*input.shape[:-1], y.shape[-1])
+        return linear(input.to(_compute_dtype(input)), self.weight, self.bias, self.selected_values, self.selected_positions)
 
 
 class SparseConv2d(nn.Conv2d):
@@ -212,13 +221,9 @@ class SparseConv2d(nn.Conv2d):
         """The stock forward."""
         if input.ndim == 3:  # one image without a batch, as the stock layer takes it
             return self.forward(input[None])[0]
-        where, geometry = self.selected_positions, (self.stride, self.padding, self.dilation, self.groups)
+        geometry = (self.stride, self.padding, self.dilation, self.groups)
         x = input.to(_compute_dtype(input))
-        with torch.autocast(x.device.type, enabled=False):
-            return _Conv2dFunction.apply(
-                x, self.weight, self.bias, self.selected_values, where.rows, where.columns, where.used, where.taps, geometry,
-                where.backend,
-            )
+        return conv2d(x, self.weight, self.bias, self.selected_values, self.selected_positions, geometry)
 
 
 def has_sparse_form(layer: nn.Module) -> bool:

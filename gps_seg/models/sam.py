@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from gps_seg.core.roles import Treatment
 from gps_seg.errors import ConfigError
 from gps_seg.models.attention import recomputed
+from gps_seg.models.tiny_vit.encoder import encode as encode_lean
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class SamModel(nn.Module):
         self.mask_decoder = mask_decoder
         self.spec = spec
         self.checkpoint_blocks = False
+        self.encoder_path = "lean"
         self.set_input_size(spec.input_size)
 
     def set_input_size(self, input_size: int) -> None:
@@ -107,7 +109,7 @@ class SamModel(nn.Module):
         if image.shape[2:] != (self.spec.input_size, self.spec.input_size):
             raise ConfigError(f"expected images of {self.spec.input_size} x {self.spec.input_size} pixels, "
                               f"got {image.shape[2]} x {image.shape[3]}")
-        encode = _encode_tiny_vit if self._is_tiny_vit else _encode_vit
+        encode = _encode_vit if not self._is_tiny_vit else encode_lean if self.encoder_path == "lean" else _encode_tiny_vit
         return encode(self.image_encoder, image, _recompute if self.checkpoint_blocks and self.training else _run)
 
     @property

@@ -1,0 +1,84 @@
+"""The lean walk through a packaged TinyViT: its modules and parameters, another way to compute.
+
+Activations stay channels-last (B, H, W, C) throughout. Blocks and layers with something inserted or hooked are called as they are.
+
+Source of the architecture: Wu et al., TinyViT, ECCV 2022, arXiv 2207.10666.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gps_seg.models.tiny_vit.folding import channels_first, depthwise, is_plain, pointwise
+from gps_seg.models.tiny_vit.strips import chain
+from gps_seg.models.tiny_vit.windows import attend
+
+Through = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
+
+
+def encode(encoder: Any, image: Tensor, through: Through) -> Tensor:
+    """Image (B, 3, S, S) -> embedding (B, C, g, g), to rounding what the packaged modules give.
+
+    Args:
+        through: calls a block on its input; a place for recomputation.
+    """
+    x = _embed(encoder.patch_embed, image.to(_compute_dtype(image)).permute(0, 2, 3, 1))
+    for stage in encoder.layers:
+        for block in stage.blocks:
+            x = through(lambda y, block=block: _block(block, y), x)  # type: ignore[misc]
+        if stage.downsample is not None:
+            x = _downsample(stage.downsample, x)
+    return _neck(encoder.neck, x).permute(0, 3, 1, 2)
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def _embed(patch_embed: Any, x: Tensor) -> Tensor:
+    if patch_embed._forward_hooks or patch_embed._forward_pre_hooks:
+        return channels_first(patch_embed, x)
+    first, activation, second = patch_embed.seq
+    return pointwise(activation(pointwise(x, first.c, first.bn)), second.c, second.bn)
+
+
+def _block(block: Any, x: Tensor) -> Tensor:
+    if hasattr(block, "attn"):
+        return _window_block(block, x)
+    return chain(x, block, residual=True) if is_plain(block) else channels_first(block, x.clone())  # it adds in place
+
+
+def _downsample(layer: Any, x: Tensor) -> Tensor:
+    if is_plain(layer):
+        return chain(x, layer, residual=False)
+    stride = layer.conv2.c.stride[0]
+    flat = layer(x.permute(0, 3, 1, 2))  # (B, tokens, C)
+    return flat.view(len(x), (x.shape[1] - 1) // stride + 1, (x.shape[2] - 1) // stride + 1, -1)
+
+
+def _window_block(block: Any, x: Tensor) -> Tensor:
+    x = depthwise(x + _attention(block.attn, x, block.window_size), block.local_conv.c, block.local_conv.bn)
+    return x + block.mlp(x).to(x.dtype)
+
+
+def _attention(attention: Any, x: Tensor, side: int) -> Tensor:
+    qkv = attention.qkv(attention.norm(x)).to(x.dtype)
+    padded = None
+    if x.shape[1] % side or x.shape[2] % side:
+        padded = attention.qkv(attention.norm(x.new_zeros(1, x.shape[-1])))[0].to(x.dtype)
+    return attention.proj(attend(qkv, attention, padded, side)).to(x.dtype)
+
+
+def _neck(neck: Any, x: Tensor) -> Tensor:
+    for layer in neck:
+        if not is_plain(layer) or isinstance(layer, nn.Conv2d):
+            x = channels_first(layer, x)
+        else:
+            x = F.layer_norm(x, layer.weight.shape, layer.weight.to(x.dtype), layer.bias.to(x.dtype), layer.eps)
+    return x

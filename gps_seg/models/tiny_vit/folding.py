@@ -1,0 +1,95 @@
+"""Which layers the lean path computes itself, and convolutions with their frozen batch norm folded in.
+
+y = BN(W x) with frozen statistics is y = (s W) x + (beta - s mu) with s = gamma / sqrt(var + eps), so one product does for
+both. The gradient of W is s times that of the folded weight, row by row; autograd applies the chain rule to these small
+tensors, so selected values, dense weights, gamma and beta all train as they do unfolded.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gps_seg.core.layers import SparseConv2d, SparseLinear, conv2d, linear
+from gps_seg.core.positions import Positions
+
+STOCK = (nn.Linear.forward, nn.Conv2d.forward, nn.BatchNorm2d.forward, nn.LayerNorm.forward, SparseLinear.forward,
+         SparseConv2d.forward)
+
+
+def is_plain(*modules: Any) -> bool:
+    """Whether the lean path may compute these modules itself: nothing inserted, hooked or replaced, statistics frozen.
+
+    This is the one place that decides; whatever is not plain is called as the module that it is.
+    """
+    for module in modules:
+        for part in module.modules():
+            if part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks:
+                return False
+            if not list(part.children()) and part._parameters and not _is_stock(part):
+                return False
+    return True
+
+
+def _is_stock(layer: Any) -> bool:
+    if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        return not layer.training and layer.running_mean is not None
+    if type(layer).__name__ == "LayerNorm2d" or isinstance(layer, Positions):
+        return True
+    return type(layer).forward in STOCK
+
+
+class Folded(NamedTuple):
+    """A product with its norm folded in.
+
+    ``weight`` (out, in) or, depthwise, (channels, 1, kh, kw), and ``bias`` (out,), both in the parameters' type; ``values``
+    (e,), the selected values times their rows' scales, or None; ``where``: their positions.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    values: Tensor | None
+    where: Positions | None
+
+
+def fold(layer: Any, norm: Any) -> Folded:
+    """A convolution and the frozen batch norm behind it as one product; 1 x 1 convolutions become matrices."""
+    statistics = norm.running_var.to(norm.weight.dtype)
+    scale = norm.weight * (statistics + norm.eps).rsqrt()
+    bias = norm.bias - norm.running_mean * scale
+    weight = layer.weight * scale.view(-1, 1, 1, 1)
+    where = layer.selected_positions if isinstance(layer, SparseConv2d) else None
+    values = None if where is None else layer.selected_values * scale[where.rows]
+    return Folded(weight.flatten(1) if layer.kernel_size == (1, 1) else weight, bias, values, where)
+
+
+def pointwise(x: Tensor, layer: Any, norm: Any) -> Tensor:
+    """A 1 x 1 convolution and its batch norm on channels-last x (..., C)."""
+    if not is_plain(layer, norm):
+        return channels_first(lambda y: norm(layer(y)), x)
+    weight, bias, values, where = fold(layer, norm)
+    if values is None or where is None:
+        return F.linear(x, weight.to(x.dtype), bias.to(x.dtype))
+    return linear(x, weight, bias, values, where)
+
+
+def depthwise(x: Tensor, layer: Any, norm: Any) -> Tensor:
+    """A depthwise convolution and its batch norm on channels-last x (B, H, W, C)."""
+    if not is_plain(layer, norm):
+        return channels_first(lambda y: norm(layer(y)), x)
+    weight, bias, values, where = fold(layer, norm)
+    geometry = (layer.stride, layer.padding, layer.dilation, layer.groups)
+    y = x.permute(0, 3, 1, 2)
+    if values is None or where is None:
+        y = F.conv2d(y, weight.to(x.dtype), bias.to(x.dtype), *geometry)
+    else:
+        y = conv2d(y, weight, bias, values, where, geometry)
+    return y.permute(0, 2, 3, 1)
+
+
+def channels_first(function: Any, x: Tensor) -> Tensor:
+    """Apply a module of images (B, C, H, W) to channels-last x (B, H, W, C), which stays so in memory."""
+    return function(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).to(x.dtype)
