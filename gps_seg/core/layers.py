@@ -40,7 +40,7 @@ class _LinearFunction(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         kept, weight, rows, columns = ctx.saved_tensors
         dx = dy @ weight.to(dy.dtype) if ctx.needs_input_grad[0] else None
-        db = dy.sum(0, dtype=ctx.bias_dtype) if ctx.needs_input_grad[2] else None
+        db = _sums(dy, 0, ctx.bias_dtype) if ctx.needs_input_grad[2] else None
         dv = selected_products(rows, columns, dy, kept, ctx.backend) if ctx.needs_input_grad[3] else None
         return dx, None, db, dv, None, None, None, None
 
@@ -74,7 +74,7 @@ class _Conv2dFunction(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             cast = weight.to(dy.dtype)
             dx = _pointwise_input(dy, cast) if pointwise else _conv_input(ctx.input_shape, dy, cast, ctx.geometry)
-        db = dy.sum((0, 2, 3), dtype=ctx.bias_dtype) if ctx.needs_input_grad[2] else None
+        db = _sums(dy, (0, 2, 3), ctx.bias_dtype) if ctx.needs_input_grad[2] else None
         dv = None
         if ctx.needs_input_grad[3]:
             if _is_patchwise(weight.shape[2:], ctx.geometry):
@@ -82,6 +82,12 @@ class _Conv2dFunction(torch.autograd.Function):
             else:
                 dv = _conv_products(kept, dy, (rows, columns, taps), weight.shape, ctx.geometry, ctx.backend)
         return dx, None, db, dv, None, None, None, None, None, None
+
+
+def _sums(dy: Tensor, over: int | tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """dy summed over some dimensions. torch adds in fp32 at any rate; to answer in another type than dy's costs a CPU 15 times
+    as much, so there the sum is rounded once to the type of dy, as autocast's own bias gradient is."""
+    return dy.sum(over, dtype=dtype) if dy.is_cuda else dy.sum(over).to(dtype)
 
 
 def _channels(x: Tensor, used: Tensor) -> Tensor:

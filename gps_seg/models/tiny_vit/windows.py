@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_BYTES = 2 << 20  # of one chunk's attention map
+CHUNK_BYTES = 2 << 20  # of the logits that are worked on at once, in fp32
 
 
 class Region(NamedTuple):
@@ -52,48 +52,46 @@ def region_bias(table: Tensor, region: Region, side: int) -> Tensor:
 
 
 class _Windows:
-    """A region of tokens (B, H, W, heads, w), read and written in window order (windows, heads, n, w)."""
+    """A region of tokens (B, H, W, heads, w), read and written in window order (windows * heads, n, w)."""
 
     def __init__(self, tokens: Tensor, region: Region) -> None:
         part = tokens[:, region.rows, region.columns]
-        batch, rows, columns, self.heads, width = part.shape
-        self.down, self.across = rows // region.height, columns // region.width
-        parts = part.view(batch, self.down, region.height, self.across, region.width, self.heads, width)
+        batch, rows, columns, heads, self.width = part.shape
+        self.down, self.across, self.tokens = rows // region.height, columns // region.width, region.height * region.width
+        parts = part.view(batch, self.down, region.height, self.across, region.width, heads, self.width)
         self.view = parts.permute(0, 1, 3, 5, 2, 4, 6)  # a view: (B, down, across, heads, height, width, w)
-        self.shape = (batch * self.down * self.across, self.heads, region.height * region.width, width)
+        self.count = batch * self.down * self.across * heads
 
-    def read(self) -> Tensor:
-        return self.view.reshape(self.shape)
+    def read(self, extra: Tensor | None = None) -> Tensor:
+        """A copy; ``extra`` (heads, w) is one more token behind each window's."""
+        if extra is None:
+            return self.view.reshape(self.count, self.tokens, self.width)
+        copy = self.view.new_empty(self.count, self.tokens + 1, self.width)
+        copy[:, : self.tokens].view(self.view.shape).copy_(self.view)
+        copy[:, self.tokens].view(-1, *extra.shape).copy_(extra)
+        return copy
 
     def write(self, values: Tensor) -> None:
         self.view.copy_(values.view(self.view.shape))
 
 
-def _with_padding(part: Tensor, padding: Tensor | None) -> Tensor:
-    """Keys or values (windows, heads, n, d), and the padded one's (heads, d) behind them if there is one."""
-    if padding is None:
-        return part
-    return torch.cat([part, padding[None, :, None].expand(len(part), -1, 1, -1)], 2)
+def _read(qkv: Tensor, padding: Tensor | None, region: Region) -> tuple[Tensor, Tensor, Tensor]:
+    extra = (None, None, None) if padding is None else (None, *padding.chunk(3, -1)[1:])
+    query, key, value = (_Windows(part, region).read(one) for part, one in zip(qkv.chunk(3, -1), extra, strict=True))
+    return query, key, value
 
 
-def _read(qkv: Tensor, padding: Tensor | None, region: Region, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    width = qkv.shape[-1] // 3
-    query, key, value = (_Windows(part, region).read() for part in qkv.split(width, -1))
-    if padding is not None:
-        key, value = _with_padding(key, padding[:, width : 2 * width]), _with_padding(value, padding[:, 2 * width :])
-    return query * scale, key, value
-
-
-def _chunks(windows: int, each: int) -> Iterator[slice]:
-    step = max(1, CHUNK_BYTES // each)
-    return (slice(start, min(windows, start + step)) for start in range(0, windows, step))
-
-
-def _weights(query: Tensor, key: Tensor, bias: Tensor) -> Tensor:
-    """Softmax of query key^T + bias for some windows; (windows, heads, n, keys)."""
-    logits = torch.matmul(query, key.mT)
-    exact = torch.promote_types(logits.dtype, torch.float32)
-    return torch.softmax(logits.to(exact).add_(bias), -1).to(query.dtype)
+def _maps(query: Tensor, key: Tensor, bias: Tensor) -> Tensor:
+    """Softmax of query key^T + bias, (windows * heads, n, keys); logits in fp32 for smaller types, as autocast has them."""
+    maps = query.new_empty(len(query), query.shape[1], key.shape[1])
+    heads, exact = len(bias), torch.promote_types(query.dtype, torch.float32)
+    step = max(1, CHUNK_BYTES // (4 * heads * maps[0].numel())) * heads
+    for start in range(0, len(maps), step):
+        chunk = slice(start, start + step)
+        logits = torch.bmm(query[chunk], key[chunk].mT).to(exact)
+        logits.view(-1, *bias.shape).add_(bias)
+        torch.softmax(logits, -1, out=maps[chunk]) if maps.dtype == exact else maps[chunk].copy_(torch.softmax(logits, -1))
+    return maps
 
 
 class _AttendFunction(torch.autograd.Function):
@@ -104,14 +102,9 @@ class _AttendFunction(torch.autograd.Function):
         out = qkv.new_empty(*qkv.shape[:-1], qkv.shape[-1] // 3)
         kept = []
         for region, bias in zip(parts, biases, strict=True):
-            one = padding if bias.shape[1] != bias.shape[2] else None
-            query, key, value = _read(qkv, one, region, scale)
-            maps = query.new_empty(*query.shape[:3], key.shape[2])
-            mixed = torch.empty_like(query)
-            for chunk in _chunks(len(maps), maps[0].numel() * 4):
-                maps[chunk] = _weights(query[chunk], key[chunk], bias)
-                mixed[chunk] = maps[chunk] @ value[chunk]
-            _Windows(out, region).write(mixed)
+            query, key, value = _read(qkv, padding if bias.shape[1] != bias.shape[2] else None, region)
+            maps = _maps(query.mul_(scale), key, bias)
+            _Windows(out, region).write(torch.bmm(maps, value))
             kept.append(maps)
         ctx.parts, ctx.scale = parts, scale
         ctx.save_for_backward(qkv, padding, *(kept if any(ctx.needs_input_grad) else ()), *biases)
@@ -122,39 +115,33 @@ class _AttendFunction(torch.autograd.Function):
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         count = len(ctx.parts)
         qkv, padding, *rest = ctx.saved_tensors
-        width = qkv.shape[-1] // 3
         dqkv = torch.empty_like(qkv)
-        dpadding = None if padding is None else torch.zeros_like(padding, dtype=torch.promote_types(qkv.dtype, torch.float32))
+        exact = torch.promote_types(qkv.dtype, torch.float32)
+        dpadding = None if padding is None else torch.zeros_like(padding, dtype=exact)
         dbiases: list[Tensor | None] = []
         for index, (region, maps, bias) in enumerate(zip(ctx.parts, rest[:count], rest[count:], strict=True)):
             one = padding if bias.shape[1] != bias.shape[2] else None
-            inputs = _read(qkv, one, region, ctx.scale)
-            dq, dk, dv, db = _backward(inputs, maps, _Windows(dout, region).read(), wants_bias=ctx.needs_input_grad[4 + index])
-            real = dq.shape[2]
-            for part, gradient in zip(dqkv.split(width, -1), (dq.mul_(ctx.scale), dk[:, :, :real], dv[:, :, :real]), strict=True):
-                _Windows(part, region).write(gradient)
+            inputs = _read(qkv, one, region)
+            dlogits, *gradients = _backward(inputs, maps, _Windows(dout, region).read(), ctx.scale)
+            for part, gradient in zip(dqkv.chunk(3, -1), gradients, strict=True):
+                _Windows(part, region).write(gradient[:, : maps.shape[1]])
             if one is not None and dpadding is not None:
-                dpadding[:, width : 2 * width] += dk[:, :, real].sum(0)
-                dpadding[:, 2 * width :] += dv[:, :, real].sum(0)
-            dbiases.append(None if db is None else db.to(bias.dtype))
+                for part, gradient in zip(dpadding.chunk(3, -1)[1:], gradients[1:], strict=True):
+                    part += gradient[:, -1].view(-1, *part.shape).sum(0)
+            wanted = ctx.needs_input_grad[4 + index]
+            dbiases.append(dlogits.view(-1, *bias.shape).sum(0, dtype=exact).to(bias.dtype) if wanted else None)
         return dqkv, None if dpadding is None else dpadding.to(qkv.dtype), None, None, *dbiases
 
 
 def _backward(
-    inputs: tuple[Tensor, Tensor, Tensor], maps: Tensor, dout: Tensor, *, wants_bias: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Gradients of scaled query, key, value and bias of one region, a few windows at a time."""
+    inputs: tuple[Tensor, Tensor, Tensor], maps: Tensor, dout: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of logits, query, key and value of one region."""
     query, key, value = inputs
-    dq, dk, dv = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-    db = torch.zeros(maps.shape[1:], dtype=torch.promote_types(maps.dtype, torch.float32), device=maps.device) if wants_bias else None
-    for chunk in _chunks(len(maps), maps[0].numel() * 4):
-        dmaps = dout[chunk] @ value[chunk].mT
-        dlogits = torch._softmax_backward_data(dmaps, maps[chunk], -1, maps.dtype)  # type: ignore[attr-defined]
-        dq[chunk], dk[chunk] = dlogits @ key[chunk], dlogits.mT @ query[chunk]
-        dv[chunk] = maps[chunk].mT @ dout[chunk]
-        if db is not None:
-            db += dlogits.sum(0)
-    return dq, dk, dv, db
+    dlogits = torch.bmm(dout, value.mT)
+    dlogits = torch._softmax_backward_data(dlogits, maps, -1, maps.dtype)  # type: ignore[attr-defined]
+    dquery, dkey = torch.bmm(dlogits, key).mul_(scale), torch.bmm(dlogits.mT, query).mul_(scale)
+    return dlogits, dquery, dkey, torch.bmm(maps.mT, dout)
 
 
 def attend(tokens: Tensor, attention: Any, padded: Tensor | None, side: int) -> Tensor:
