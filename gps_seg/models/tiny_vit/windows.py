@@ -65,7 +65,7 @@ class _Windows:
     def read(self, extra: Tensor | None = None) -> Tensor:
         """A copy; ``extra`` (heads, w) is one more token behind each window's."""
         if extra is None:
-            return self.view.reshape(self.count, self.tokens, self.width)
+            return self.view.clone(memory_format=torch.contiguous_format).view(self.count, self.tokens, self.width)
         copy = self.view.new_empty(self.count, self.tokens + 1, self.width)
         copy[:, : self.tokens].view(self.view.shape).copy_(self.view)
         copy[:, self.tokens].view(-1, *extra.shape).copy_(extra)
