@@ -88,7 +88,7 @@ class Bench:
         if self.setting.frozen_storage == "compute":
             attached.store_frozen(compute_dtype(self.setting.precision))
         self.sparse, self.trainable = dict(attached.selection.sparse), attached.trainable()
-        self.optimizer = torch.optim.AdamW(self.trainable.values(), lr=1e-6)
+        self.optimizer = torch.optim.AdamW(self.trainable.values(), lr=1e-6, fused=True)
         attached.follow(self.optimizer)
 
     def forward(self) -> Tensor:
