@@ -8,7 +8,7 @@ the input of an MBConv's last GELU), and each strip's hidden activations are mad
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -58,8 +58,9 @@ class _Gradients:
     def __init__(self, weight: Tensor, wanted: tuple[bool, bool, bool], where: Positions | None) -> None:
         self.where, (self.dense, self.bias, self.values) = where, wanted
         self.weights = self.dense or self.values
-        self.dw = torch.zeros_like(weight) if self.weights else None
-        self.db = weight.new_zeros(len(weight)) if self.bias else None
+        exact = torch.promote_types(weight.dtype, torch.float32)
+        self.dw = torch.zeros_like(weight, dtype=exact) if self.weights else None
+        self.db = weight.new_zeros(len(weight), dtype=exact) if self.bias else None
 
     def add(self, dy: Tensor, x: Tensor | None) -> None:
         """dy (n, out), x (n, in)."""
@@ -80,8 +81,8 @@ class _Gradients:
 class _Chain:
     """The three products of a block in the type of the activations, and what a strip of them does."""
 
-    def __init__(self, tensors: tuple[Tensor, ...], dtype: torch.dtype, stride: int) -> None:
-        w1, b1, w2, b2, w3, b3 = (tensor.to(dtype) for tensor in tensors)
+    def __init__(self, tensors: Sequence[Tensor], stride: int) -> None:
+        w1, b1, w2, b2, w3, b3 = tensors
         self.w1, self.b1, self.w3, self.b3, self.b2 = w1, b1, w3, b3, b2
         self.w2 = w2.contiguous(memory_format=torch.channels_last)
         self.turned = self.w2.flip(2, 3).contiguous(memory_format=torch.channels_last)
@@ -131,8 +132,8 @@ class _ChainFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, shape: _Shape, *tensors: Tensor | None) -> Tensor:
-        products = tuple(tensor for index, tensor in enumerate(tensors) if index % 3 < 2 and tensor is not None)
-        chain = _Chain(products, x.dtype, shape.stride)
+        products = [tensor.to(x.dtype) for index, tensor in enumerate(tensors) if index % 3 < 2 and tensor is not None]
+        chain = _Chain(products, shape.stride)
         batch, height, width, _ = x.shape
         z = x.new_empty(batch, (height - 1) // shape.stride + 1, (width - 1) // shape.stride + 1, len(chain.w3))
         out = torch.empty_like(z) if shape.residual else z
@@ -151,7 +152,7 @@ class _ChainFunction(torch.autograd.Function):
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         x, z, *products = ctx.saved_tensors
         shape, dout = ctx.shape, dout.contiguous()
-        chain, wanted = _Chain(tuple(products), x.dtype, shape.stride), ctx.needs_input_grad
+        chain, wanted = _Chain(products, shape.stride), ctx.needs_input_grad
         sums = [_Gradients(products[2 * index], wanted[2 + 3 * index : 5 + 3 * index], where)
                 for index, where in enumerate(shape.places)]
         dx = torch.zeros_like(x) if wanted[0] else None

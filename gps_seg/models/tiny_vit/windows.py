@@ -9,10 +9,12 @@ here real tokens attend to real tokens and to that one.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 CHUNK_BYTES = 2 << 20  # of the logits that are worked on at once, in fp32
@@ -49,6 +51,35 @@ def region_bias(table: Tensor, region: Region, side: int) -> Tensor:
     real, padded = inside.flatten().nonzero()[:, 0], (~inside).flatten().nonzero()[:, 0]
     queries = table[:, real]
     return torch.cat([queries[:, :, real], queries[:, :, padded].logsumexp(-1, keepdim=True)], -1)
+
+
+@dataclass(frozen=True)
+class _Biases:
+    """What the biases of an attention were made from, to know when they are stale, and they."""
+
+    source: tuple[Any, ...]
+    biases: list[Tensor]
+
+
+_KNOWN: WeakKeyDictionary[nn.Module, _Biases] = WeakKeyDictionary()
+
+
+def _biases(attention: Any, parts: tuple[Region, ...], side: int) -> list[Tensor]:
+    """Biases of every region; made once for a frozen table, as 30 of them cost as much as an attention."""
+    table = attention.attention_biases
+    if torch.is_grad_enabled() and table.requires_grad:
+        return _make_biases(attention, parts, side)
+    source = (table.data_ptr(), table._version, table.dtype, table.device, parts)
+    known = _KNOWN.get(attention)
+    if known is None or known.source != source:
+        with torch.no_grad():
+            known = _KNOWN[attention] = _Biases(source, _make_biases(attention, parts, side))
+    return known.biases
+
+
+def _make_biases(attention: Any, parts: tuple[Region, ...], side: int) -> list[Tensor]:
+    table = attention.attention_biases[:, attention.attention_bias_idxs]
+    return [region_bias(table, region, side) for region in parts]
 
 
 class _Windows:
@@ -155,8 +186,7 @@ def attend(tokens: Tensor, attention: Any, padded: Tensor | None, side: int) -> 
     batch, height, width, _ = tokens.shape
     heads = attention.num_heads
     parts = tuple(regions(height, width, side))
-    table = attention.attention_biases[:, attention.attention_bias_idxs]
-    biases = [region_bias(table, region, side) for region in parts]
+    biases = _biases(attention, parts, side)
     qkv, padding = tokens.view(batch, height, width, heads, -1), None if padded is None else padded.view(heads, -1)
     with torch.autocast(tokens.device.type, enabled=False):
         mixed = _AttendFunction.apply(qkv, padding, parts, attention.scale, *biases)
