@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gps_seg.models.tiny_vit.folding import channels_first, depthwise, is_plain, pointwise
+from gps_seg.models.tiny_vit.mlp import mlp
 from gps_seg.models.tiny_vit.strips import chain
 from gps_seg.models.tiny_vit.windows import attend
 
@@ -64,7 +65,7 @@ def _downsample(layer: Any, x: Tensor) -> Tensor:
 
 def _window_block(block: Any, x: Tensor) -> Tensor:
     x = depthwise(x + _attention(block.attn, x, block.window_size), block.local_conv.c, block.local_conv.bn)
-    return x + block.mlp(x).to(x.dtype)
+    return mlp(x, block.mlp)
 
 
 def _attention(attention: Any, x: Tensor, side: int) -> Tensor:
