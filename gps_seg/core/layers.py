@@ -193,7 +193,8 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor, where: Positions) -> Tensor:
     """x W^T + b for x (..., in) in the type of x; the gradient of W is computed at ``where`` alone and given to ``values``."""
     with torch.autocast(x.device.type, enabled=False):
-        y = _LinearFunction.apply(x.reshape(-1, x.shape[-1]), weight, bias, values, where.rows, where.columns, where.used, where.backend)
+        y = _LinearFunction.apply(
+            x.reshape(-1, x.shape[-1]), weight, bias, values, where.rows, where.columns, where.used, where.backend)
     return y.view(*x.shape[:-1], y.shape[-1])
 
 

@@ -11,6 +11,7 @@ Source of the attention: Li et al., ViTDet, ECCV 2022, arXiv 2203.16527; Kirillo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 _PLAIN: ContextVar[bool] = ContextVar("plain attention", default=False)
 
 
-def recomputed(block: nn.Module, x: Tensor) -> Tensor:
+def recomputed(block: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Run a block under ``torch.utils.checkpoint``, which then keeps its input alone."""
     token = _PLAIN.set(True)
     try:

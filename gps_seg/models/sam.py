@@ -22,6 +22,10 @@ from gps_seg.core.roles import Treatment
 from gps_seg.errors import ConfigError
 from gps_seg.models.attention import recomputed
 from gps_seg.models.tiny_vit.encoder import encode as encode_lean
+from gps_seg.models.tiny_vit.folding import layer_norm
+
+Through = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
+Encode = Callable[[Any, Tensor, Through], Tensor]
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class SamModel(nn.Module):
     Attributes:
         spec: what it expects of an image.
         head_patterns, encoder_patterns, official_rules: what a selection asks, see :mod:`gps_seg.methods.parts`.
+        lean: compute a TinyViT by :mod:`gps_seg.models.tiny_vit` instead of its packaged modules; the result is the same.
         checkpoint_blocks: recompute encoder blocks in the backward pass instead of keeping their activations.
     """
 
@@ -79,7 +84,7 @@ class SamModel(nn.Module):
         self.mask_decoder = mask_decoder
         self.spec = spec
         self.checkpoint_blocks = False
-        self.encoder_path = "lean"
+        self.lean = True
         self.set_input_size(spec.input_size)
 
     def set_input_size(self, input_size: int) -> None:
@@ -109,7 +114,9 @@ class SamModel(nn.Module):
         if image.shape[2:] != (self.spec.input_size, self.spec.input_size):
             raise ConfigError(f"expected images of {self.spec.input_size} x {self.spec.input_size} pixels, "
                               f"got {image.shape[2]} x {image.shape[3]}")
-        encode = _encode_vit if not self._is_tiny_vit else encode_lean if self.encoder_path == "lean" else _encode_tiny_vit
+        encode: Encode = _encode_vit
+        if self._is_tiny_vit:  # a compiler fuses the packaged layers by itself and would unroll the lean path's loops
+            encode = encode_lean if self.lean and not torch.compiler.is_compiling() else _encode_tiny_vit
         return encode(self.image_encoder, image, _recompute if self.checkpoint_blocks and self.training else _run)
 
     @property
@@ -137,14 +144,11 @@ class SamModel(nn.Module):
         return _decode_masks(self.mask_decoder, embedding + dense, positions.expand(batch, -1, -1, -1), sparse)
 
 
-Through = Callable[[nn.Module, Tensor], Tensor]
-
-
-def _run(block: nn.Module, x: Tensor) -> Tensor:
+def _run(block: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return block(x)
 
 
-def _recompute(block: nn.Module, x: Tensor) -> Tensor:
+def _recompute(block: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return checkpoint(recomputed, block, x, use_reentrant=False)
 
 
@@ -198,8 +202,7 @@ def _upscale(layers: Any, x: Tensor) -> Tensor:
     """
     first, norm, activation, second, last = layers
     y = _double(first, x)
-    y = F.layer_norm(y, norm.weight.shape, norm.weight.to(y.dtype), norm.bias.to(y.dtype), norm.eps)
-    return last(_double(second, activation(y)))
+    return last(_double(second, activation(layer_norm(y, norm))))
 
 
 def _double(layer: Any, x: Tensor) -> Tensor:

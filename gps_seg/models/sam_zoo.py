@@ -107,6 +107,7 @@ def load_sam(
     input_size: int | None = None,
     resize: Literal["longest_side", "squash"] | None = None,
     attention: Literal["efficient", "stock"] = "efficient",
+    encoder: Literal["lean", "stock"] = "lean",
 ) -> SamModel:
     """A pretrained SAM in eval mode. The ``tiny`` models are random, from a fixed seed.
 
@@ -116,12 +117,13 @@ def load_sam(
         input_size: pixels of the long side; default: the model's own (LiteMedSAM 256, SAM 1024).
         resize: default: the model's own rule.
         attention: how SAM's ViT attends, with the same result: "efficient" never writes the attention map.
+        encoder: how LiteMedSAM's TinyViT computes, with the same result; see :mod:`gps_seg.models.tiny_vit`.
 
     Raises:
         ConfigError: unknown name or size.
         CheckpointError: weights are missing, damaged or do not fit.
     """
-    model = build_sam(name, input_size=input_size, resize=resize, attention=attention)
+    model = build_sam(name, input_size=input_size, resize=resize, attention=attention, encoder=encoder)
     if checkpoint is not None or name in PUBLISHED:
         path = Path(checkpoint) if checkpoint is not None else find_weights(name)
         load_strictly(model, read_state(path), str(path))
@@ -130,7 +132,7 @@ def load_sam(
 
 def build_sam(
     name: str, *, input_size: int | None = None, resize: Literal["longest_side", "squash"] | None = None,
-    attention: Literal["efficient", "stock"] = "efficient", seed: int = 0,
+    attention: Literal["efficient", "stock"] = "efficient", encoder: Literal["lean", "stock"] = "lean", seed: int = 0,
 ) -> SamModel:
     """A SAM with random weights from the seed; leaves torch's global random state as it was. See :func:`load_sam`."""
     if name not in MODELS:
@@ -146,6 +148,7 @@ def build_sam(
         model = entry.build(spec)
     if attention == "efficient":
         use_efficient_attention(model.image_encoder)
+    model.lean = encoder == "lean"
     return model
 
 

@@ -1,6 +1,6 @@
 """The lean walk through a packaged TinyViT: its modules and parameters, another way to compute.
 
-Activations stay channels-last (B, H, W, C) throughout. Blocks and layers with something inserted or hooked are called as they are.
+Activations stay channels-last (B, H, W, C) throughout. What has something inserted or hooked is called as the module it is.
 
 Source of the architecture: Wu et al., TinyViT, ECCV 2022, arXiv 2207.10666.
 """
@@ -11,10 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gps_seg.models.tiny_vit.folding import channels_first, depthwise, is_plain, pointwise
+from gps_seg.models.tiny_vit.folding import channels_first, depthwise, has_hooks, is_plain, layer_norm, pointwise
 from gps_seg.models.tiny_vit.mlp import mlp
 from gps_seg.models.tiny_vit.strips import chain
 from gps_seg.models.tiny_vit.windows import attend
@@ -43,16 +42,18 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
 
 
 def _embed(patch_embed: Any, x: Tensor) -> Tensor:
-    if patch_embed._forward_hooks or patch_embed._forward_pre_hooks:
+    if not is_plain(patch_embed):
         return channels_first(patch_embed, x)
     first, activation, second = patch_embed.seq
     return pointwise(activation(pointwise(x, first.c, first.bn)), second.c, second.bn)
 
 
 def _block(block: Any, x: Tensor) -> Tensor:
-    if hasattr(block, "attn"):
-        return _window_block(block, x)
-    return chain(x, block, residual=True) if is_plain(block) else channels_first(block, x.clone())  # it adds in place
+    if not hasattr(block, "attn"):
+        return chain(x, block, residual=True) if is_plain(block) else channels_first(block, x)
+    if has_hooks(block) or has_hooks(block.attn) or not isinstance(block.drop_path, nn.Identity):
+        return block(x.flatten(1, 2)).view(x.shape)
+    return _window_block(block, x)
 
 
 def _downsample(layer: Any, x: Tensor) -> Tensor:
@@ -78,8 +79,6 @@ def _attention(attention: Any, x: Tensor, side: int) -> Tensor:
 
 def _neck(neck: Any, x: Tensor) -> Tensor:
     for layer in neck:
-        if not is_plain(layer) or isinstance(layer, nn.Conv2d):
-            x = channels_first(layer, x)
-        else:
-            x = F.layer_norm(x, layer.weight.shape, layer.weight.to(x.dtype), layer.bias.to(x.dtype), layer.eps)
+        is_norm = type(layer).__name__ == "LayerNorm2d" and is_plain(layer)
+        x = layer_norm(x, layer) if is_norm else channels_first(layer, x)
     return x

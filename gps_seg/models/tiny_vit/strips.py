@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from gps_seg.core.positions import Positions
 from gps_seg.models.tiny_vit.folding import fold
+from gps_seg.models.tiny_vit.sums import Sums
 
 STRIP_BYTES = 3 << 20  # of one hidden activation; measured best of 0.25 to 8 MB
 
@@ -50,32 +51,6 @@ def _strips(x: Tensor, hidden: int, stride: int) -> Iterator[_Strip]:
             last = min(total, first + lines)
             begin, end = stride * first - 1, stride * (last - 1) + 2
             yield _Strip(image, slice(first, last), slice(max(0, begin), min(height, end)), int(begin < 0), int(end > height))
-
-
-class _Gradients:
-    """Sums over strips of one product's weight and bias gradients, where somebody asked for them."""
-
-    def __init__(self, weight: Tensor, wanted: tuple[bool, bool, bool], where: Positions | None) -> None:
-        self.where, (self.dense, self.bias, self.values) = where, wanted
-        self.weights = self.dense or self.values
-        exact = torch.promote_types(weight.dtype, torch.float32)
-        self.dw = torch.zeros_like(weight, dtype=exact) if self.weights else None
-        self.db = weight.new_zeros(len(weight), dtype=exact) if self.bias else None
-
-    def add(self, dy: Tensor, x: Tensor | None) -> None:
-        """dy (n, out), x (n, in)."""
-        if self.dw is not None and x is not None:
-            self.dw += dy.T @ x
-        if self.db is not None:
-            self.db += dy.sum(0)
-
-    def results(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Gradients of the folded weight, its bias and its selected values."""
-        dv = None
-        if self.values and self.dw is not None and self.where is not None:
-            columns = self.where.taps if self.dw.ndim == 4 else self.where.used[self.where.columns]
-            dv = self.dw.flatten(1)[self.where.rows, columns]
-        return self.dw if self.dense else None, self.db, dv
 
 
 class _Chain:
@@ -153,7 +128,7 @@ class _ChainFunction(torch.autograd.Function):
         x, z, *products = ctx.saved_tensors
         shape, dout = ctx.shape, dout.contiguous()
         chain, wanted = _Chain(products, shape.stride), ctx.needs_input_grad
-        sums = [_Gradients(products[2 * index], wanted[2 + 3 * index : 5 + 3 * index], where)
+        sums = [Sums(products[2 * index], wanted[2 + 3 * index : 5 + 3 * index], where)
                 for index, where in enumerate(shape.places)]
         dx = torch.zeros_like(x) if wanted[0] else None
         for strip in _strips(x, chain.hidden, shape.stride):
@@ -163,21 +138,20 @@ class _ChainFunction(torch.autograd.Function):
                 if dx is not None:
                     dx[strip.image, strip.rows] += dz
             _strip_backward(chain, sums, x, strip, dz, dx)
-        return dx, None, *(part for gradients in sums for part in gradients.results())
+        return dx, None, *(part for one in sums for part in one.results())
 
 
-def _strip_backward(chain: _Chain, sums: list[_Gradients], x: Tensor, strip: _Strip, dz: Tensor, dx: Tensor | None) -> None:
+def _strip_backward(chain: _Chain, sums: list[Sums], x: Tensor, strip: _Strip, dz: Tensor, dx: Tensor | None) -> None:
     """One strip: make its hidden activations again, add to the products' gradients and to the input's."""
     padded, inner, before = chain.widen(x, strip, keep=True)
     hidden = chain.mix(padded)
     flat = dz.reshape(-1, dz.shape[-1])
-    sums[2].add(flat, torch.ops.aten.gelu(hidden) if sums[2].weights else None)
+    sums[2].add(flat, None if sums[2].dw is None else torch.ops.aten.gelu(hidden))
     dy = flat @ chain.w3
     gelu_backward(dy, hidden, grad_input=dy)
     sums[1].add(dy, None)
-    da, dw = chain.unmix(dy.view(*dz.shape[:2], -1), padded, weights=sums[1].weights)
-    if sums[1].dw is not None:
-        sums[1].dw += dw
+    da, dw = chain.unmix(dy.view(*dz.shape[:2], -1), padded, weights=sums[1].dw is not None)
+    sums[1].add_kernels(dw)
     dh = da[strip.above : len(da) - strip.below].reshape(inner.shape)
     gelu_backward(dh, before, grad_input=dh)
     rows = x[strip.image, strip.inputs].view(-1, x.shape[-1])

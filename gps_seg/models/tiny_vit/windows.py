@@ -112,67 +112,79 @@ def _read(qkv: Tensor, padding: Tensor | None, region: Region) -> tuple[Tensor, 
     return query, key, value
 
 
+def _chunks(query: Tensor, key: Tensor, heads: int) -> Iterator[slice]:
+    """Slices over windows and heads, whole windows each, whose logits stay in the processor's cache."""
+    each = 4 * heads * query.shape[1] * key.shape[1]
+    step = heads * (len(query) if query.is_cuda else max(1, CHUNK_BYTES // each))
+    return (slice(start, start + step) for start in range(0, len(query), step))
+
+
 def _maps(query: Tensor, key: Tensor, bias: Tensor) -> Tensor:
-    """Softmax of query key^T + bias, (windows * heads, n, keys); logits in fp32 for smaller types, as autocast has them."""
-    maps = query.new_empty(len(query), query.shape[1], key.shape[1])
-    heads, exact = len(bias), torch.promote_types(query.dtype, torch.float32)
-    step = max(1, CHUNK_BYTES // (4 * heads * maps[0].numel())) * heads
-    for start in range(0, len(maps), step):
-        chunk = slice(start, start + step)
-        logits = torch.bmm(query[chunk], key[chunk].mT).to(exact)
-        logits.view(-1, *bias.shape).add_(bias)
-        torch.softmax(logits, -1, out=maps[chunk]) if maps.dtype == exact else maps[chunk].copy_(torch.softmax(logits, -1))
-    return maps
+    """Softmax of query key^T + bias, (windows * heads, n, keys), in fp32 for smaller types, as autocast has it."""
+    logits = torch.bmm(query, key.mT).to(bias.dtype)
+    logits.view(-1, *bias.shape).add_(bias)
+    return torch.softmax(logits, -1)
 
 
 class _AttendFunction(torch.autograd.Function):
-    """qkv (B, H, W, heads, 3d) -> (B, H, W, heads, d); ``padding`` (heads, 3d) is the qkv of a padded token."""
+    """qkv (B, H, W, heads, 3d) -> (B, H, W, heads, d); ``padding`` (heads, 3d) is the qkv of a padded token.
+
+    Keeps qkv alone: the maps, larger than everything else, are made again.
+    """
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, padding: Tensor | None, parts: tuple[Region, ...], scale: float, *biases: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, qkv: Tensor, padding: Tensor | None, parts: tuple[Region, ...], scale: float, *biases: Tensor
+    ) -> Tensor:
         out = qkv.new_empty(*qkv.shape[:-1], qkv.shape[-1] // 3)
-        kept = []
         for region, bias in zip(parts, biases, strict=True):
             query, key, value = _read(qkv, padding if bias.shape[1] != bias.shape[2] else None, region)
-            maps = _maps(query.mul_(scale), key, bias)
-            _Windows(out, region).write(torch.bmm(maps, value))
-            kept.append(maps)
+            query *= scale
+            mixed = torch.empty_like(query)
+            for chunk in _chunks(query, key, len(bias)):
+                torch.bmm(_maps(query[chunk], key[chunk], bias).to(value.dtype), value[chunk], out=mixed[chunk])
+            _Windows(out, region).write(mixed)
         ctx.parts, ctx.scale = parts, scale
-        ctx.save_for_backward(qkv, padding, *(kept if any(ctx.needs_input_grad) else ()), *biases)
+        ctx.save_for_backward(qkv, padding, *biases)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-        count = len(ctx.parts)
-        qkv, padding, *rest = ctx.saved_tensors
-        dqkv = torch.empty_like(qkv)
-        exact = torch.promote_types(qkv.dtype, torch.float32)
-        dpadding = None if padding is None else torch.zeros_like(padding, dtype=exact)
+        qkv, padding, *biases = ctx.saved_tensors
+        dqkv, dpadding = torch.empty_like(qkv), None if padding is None else torch.zeros_like(padding, dtype=biases[0].dtype)
         dbiases: list[Tensor | None] = []
-        for index, (region, maps, bias) in enumerate(zip(ctx.parts, rest[:count], rest[count:], strict=True)):
+        for index, (region, bias) in enumerate(zip(ctx.parts, biases, strict=True)):
             one = padding if bias.shape[1] != bias.shape[2] else None
-            inputs = _read(qkv, one, region)
-            dlogits, *gradients = _backward(inputs, maps, _Windows(dout, region).read(), ctx.scale)
+            dbias = torch.zeros_like(bias) if ctx.needs_input_grad[4 + index] else None
+            gradients = _backward(_read(qkv, one, region), bias, _Windows(dout, region).read(), ctx.scale, dbias)
             for part, gradient in zip(dqkv.chunk(3, -1), gradients, strict=True):
-                _Windows(part, region).write(gradient[:, : maps.shape[1]])
+                _Windows(part, region).write(gradient[:, : region.height * region.width])
             if one is not None and dpadding is not None:
                 for part, gradient in zip(dpadding.chunk(3, -1)[1:], gradients[1:], strict=True):
                     part += gradient[:, -1].view(-1, *part.shape).sum(0)
-            wanted = ctx.needs_input_grad[4 + index]
-            dbiases.append(dlogits.view(-1, *bias.shape).sum(0, dtype=exact).to(bias.dtype) if wanted else None)
+            dbiases.append(dbias)
         return dqkv, None if dpadding is None else dpadding.to(qkv.dtype), None, None, *dbiases
 
 
 def _backward(
-    inputs: tuple[Tensor, Tensor, Tensor], maps: Tensor, dout: Tensor, scale: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of logits, query, key and value of one region."""
+    inputs: tuple[Tensor, Tensor, Tensor], bias: Tensor, dout: Tensor, scale: float, dbias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value of one region; adds to the bias's."""
     query, key, value = inputs
-    dlogits = torch.bmm(dout, value.mT)
-    dlogits = torch._softmax_backward_data(dlogits, maps, -1, maps.dtype)  # type: ignore[attr-defined]
-    dquery, dkey = torch.bmm(dlogits, key).mul_(scale), torch.bmm(dlogits.mT, query).mul_(scale)
-    return dlogits, dquery, dkey, torch.bmm(maps.mT, dout)
+    query *= scale
+    dquery, dkey, dvalue = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+    for chunk in _chunks(query, key, len(bias)):
+        maps = _maps(query[chunk], key[chunk], bias)
+        torch.bmm(maps.to(dout.dtype).mT, dout[chunk], out=dvalue[chunk])
+        dmaps = torch.bmm(dout[chunk], value[chunk].mT).to(maps.dtype)
+        dlogits = torch._softmax_backward_data(dmaps, maps, -1, maps.dtype)
+        if dbias is not None:
+            dbias += dlogits.view(-1, *bias.shape).sum(0)
+        dlogits = dlogits.to(query.dtype)
+        torch.bmm(dlogits, key[chunk], out=dquery[chunk])
+        torch.bmm(dlogits.mT, query[chunk], out=dkey[chunk])
+    return dquery.mul_(scale), dkey, dvalue
 
 
 def attend(tokens: Tensor, attention: Any, padded: Tensor | None, side: int) -> Tensor:

@@ -94,7 +94,7 @@ class Segmentation:
         """The pretrained SAM."""
         sam = self.sam
         model = load_sam(sam.name, checkpoint=sam.checkpoint, input_size=sam.input_size, resize=sam.resize,
-                         attention=sam.attention)
+                         attention=sam.attention, encoder=sam.encoder)
         model.checkpoint_blocks = self.train.checkpoint_blocks
         return model
 
