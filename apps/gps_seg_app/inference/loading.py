@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,6 +61,9 @@ class Models:
         return self._problem or "The model is ready."
 
     def _load(self) -> None:
+        # read when torch is loaded: threads that wait for each other sleep instead of spinning, which takes the cores from
+        # whatever else is at work (a page, a clip's decoder) and made the encoder two to four times slower beside it
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         try:
             from gps_seg_app.inference.predictor import Predictor
 

@@ -112,7 +112,7 @@ def card(run_folder: Path) -> ModelCard:
         CheckpointError: the folder holds no delta, or a file of it is damaged.
     """
     from gps_seg.runs.calibration import read_calibration
-    from gps_seg.runs.delta import DELTA_CONFIG, DELTA_FILE
+    from gps_seg.runs.folder import DELTA_CONFIG, DELTA_FILE
 
     description = read_json(run_folder / DELTA_CONFIG, "the delta's description")
     result = read_json(run_folder / RESULT_FILE, "a result") if (run_folder / RESULT_FILE).is_file() else {}
@@ -127,7 +127,7 @@ def card(run_folder: Path) -> ModelCard:
 def _from(
     folder: Path, description: Mapping[str, Any], result: Mapping[str, Any], calibration: Calibration | None
 ) -> ModelCard:
-    from gps_seg.runs.delta import DELTA_FILE
+    from gps_seg.runs.folder import DELTA_FILE
     from gps_seg.tasks.segmentation.pretraining import base_note, base_warning
 
     base = Path(str(description["base_model_name_or_path"])).name

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from gps_seg.errors import ConfigError, GpsSegError
 from gps_seg_app.inference.loading import Models
+from gps_seg_app.server.gradio_import import without_stubs
 from gps_seg_app.server.guard import Guard, Rules
 from gps_seg_app.server.scratch import Scratch
 from gps_seg_app.settings import Settings
@@ -78,8 +79,10 @@ def hosts(port: int) -> frozenset[str]:
 def build(settings: Settings, models: Models, port: int, scratch: Scratch | None = None) -> Guard:
     """The ASGI application: the door, behind it FastAPI with our files and Gradio's page."""
     os.environ.update(QUIET)
-    import gradio as gr
     from fastapi import FastAPI
+
+    with without_stubs():
+        import gradio as gr
 
     from gps_seg_app.page.page import CSS, HEAD, build_page, theme
     from gps_seg_app.server.routes import add_routes
