@@ -126,12 +126,12 @@ class Server:
         first_page_s: seconds from the command to the first page.
     """
 
-    def __init__(self, run: Path, device: str) -> None:
+    def __init__(self, run: Path, device: str, *, fast: bool = False) -> None:
         with listen(None) as place:
             port = place.getsockname()[1]
         self.url = f"http://{HOST}:{port}"
         self.command = [sys.executable, "-m", "gps_seg.cli", "app", str(run), "--port", str(port), "--no-browser",
-                        "--device", device]
+                        "--device", device, *(["--fast"] if fast else [])]
 
     def __enter__(self) -> Server:
         start = time.perf_counter()
@@ -227,7 +227,9 @@ def measure_load(server: Server, model: str, users: int, seconds: float) -> Load
     return Load(users, seconds, len(flat), len(errors), p50, p95, min(served), max(served), before, server.memory_mb())
 
 
-def benchmark(run: Path, *, users: int, seconds: float, repetitions: int, device: str, json_path: Path | None) -> str:
+def benchmark(
+    run: Path, *, users: int, seconds: float, repetitions: int, device: str, fast: bool = False, json_path: Path | None = None,
+) -> str:
     """Measure, write the numbers, and say them.
 
     Raises:
@@ -236,12 +238,12 @@ def benchmark(run: Path, *, users: int, seconds: float, repetitions: int, device
     """
     if not (1 <= users <= MOST_USERS and 0 < seconds <= MOST_SECONDS):
         raise ConfigError(f"expected 1 to {MOST_USERS} users and at most {MOST_SECONDS} seconds, got {users} and {seconds:g}")
-    with Server(run, device) as server:
+    with Server(run, device, fast=fast) as server:
         model = run.resolve().name
         alone = measure_one(server, model, repetitions)
         load = measure_load(server, model, users, seconds)
     numbers = {
-        "first_page_s": server.first_page_s, "picture": f"{SIZE[1]}x{SIZE[0]}", **alone,
+        "first_page_s": server.first_page_s, "picture": f"{SIZE[1]}x{SIZE[0]}", "fast": fast, **alone,
         "load": {**asdict(load), "fairness": load.fairness},
         "machine": {"cpus": os.cpu_count(), "processor": platform.processor() or platform.machine(),
                     "load_average": _load_average()},

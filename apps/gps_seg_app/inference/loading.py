@@ -24,10 +24,12 @@ class Models:
         runs: run folders by the name shown on the page; the first is the default.
         device: auto, cpu or cuda.
         threshold: operating point for all runs; default: each run's own.
+        fast: look at smaller pictures, see ``fast``.
     """
 
-    def __init__(self, runs: Mapping[str, Path], *, device: str = "auto", threshold: float | None = None) -> None:
-        self.runs, self.device, self.threshold = dict(runs), device, threshold
+    def __init__(self, runs: Mapping[str, Path], *, device: str = "auto", threshold: float | None = None,
+                 fast: bool = False) -> None:
+        self.runs, self.device, self.threshold, self.fast = dict(runs), device, threshold, fast
         self._done = threading.Event()
         self._predictor: Predictor | None = None
         self._problem = ""
@@ -67,7 +69,7 @@ class Models:
         try:
             from gps_seg_app.inference.predictor import Predictor
 
-            predictor = Predictor(self.runs, device=self.device, threshold=self.threshold)
+            predictor = Predictor(self.runs, device=self.device, threshold=self.threshold, fast=self.fast)
             predictor.warm_up()
             self._predictor = predictor
         except GpsSegError as error:

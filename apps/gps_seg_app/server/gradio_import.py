@@ -23,7 +23,7 @@ def without_stubs() -> Iterator[None]:
             raise OSError("no stub is wanted")
         return real(thing)
 
-    inspect.getfile = getfile
+    vars(inspect)["getfile"] = getfile
     try:
         yield
     finally:

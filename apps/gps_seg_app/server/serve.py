@@ -121,7 +121,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         import uvicorn
 
         with Scratch() as scratch, _terminable():
-            models = Models(settings.runs, device=settings.device, threshold=settings.threshold)
+            models = Models(settings.runs, device=settings.device, threshold=settings.threshold, fast=settings.fast)
             app = build(settings, models, port, scratch)
             config = uvicorn.Config(app, log_level="critical", access_log=False, server_header=False, ws="none", lifespan="on",
                                     timeout_graceful_shutdown=2, limit_concurrency=512)
