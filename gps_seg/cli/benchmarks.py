@@ -119,3 +119,16 @@ def benchmark_video(
     from gps_seg_app.benchmarks import video
 
     typer.echo(video.benchmark(run, clip=clip, frames=frames, device=device, fast=fast, json_path=json))
+
+
+@app.command("runtimes")
+def benchmark_runtimes(
+    data: Annotated[str, typer.Option(help="A known data set or a folder with images/ and masks/, whose masks are compared.")],
+    images: Annotated[int, typer.Option(min=1, max=1000, help="Of the data set, evenly spread.")] = 40,
+    repetitions: Annotated[int, typer.Option(min=1, max=100, help="Of each runtime, in turns.")] = 10,
+    json: Json = None,
+) -> None:
+    """Measure LiteMedSAM's encoder here, in ONNX Runtime and in OpenVINO: seconds, and whether the masks are the same."""
+    from gps_seg_app.benchmarks import runtimes
+
+    typer.echo(runtimes.benchmark(data, images=images, repetitions=repetitions, json_path=json))

@@ -172,14 +172,16 @@ def timed(act: Callable[[], object], repetitions: int) -> float:
 
 
 def measure_one(server: Server, model: str, repetitions: int) -> dict[str, float]:
-    """Seconds that a single user waits: a picture from upload to drawn answer, a click, a threshold."""
+    """Seconds that a single user waits: a picture from upload to drawn answer, of it the model alone, a click, a threshold."""
     user = User(server.url)
     user.open()
     pictures = iter([_scene(number, SIZE) for number in range(repetitions + 1)])
     count = iter(range(10**6))
+    model_ms: list[float] = []
 
     def picture() -> None:
-        user.call("opened", [user.upload(next(pictures)), model])
+        events = user.call("opened", [user.upload(next(pictures)), model])
+        model_ms.extend(float(found) for found in re.findall(r"model (\d+), probability map", events[-1]))
         scene = user.scene()
         _get(server.url + scene["base"])
 
@@ -193,7 +195,9 @@ def measure_one(server: Server, model: str, repetitions: int) -> dict[str, float
         user.scene()
 
     picture()  # the model loads before this one's answer
-    return {"picture_s": timed(picture, repetitions), "click_s": timed(click, 3 * repetitions),
+    model_ms.clear()
+    waited = timed(picture, repetitions)
+    return {"picture_s": waited, "picture_model_s": float(np.median(model_ms)) / 1e3, "click_s": timed(click, 3 * repetitions),
             "threshold_s": timed(threshold, 3 * repetitions)}
 
 
@@ -252,7 +256,8 @@ def benchmark(
         json_path.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
     return (
         f"first page {server.first_page_s:.1f} s after the command\n"
-        f"one picture of {SIZE[1]} x {SIZE[0]}, upload to drawn answer: {alone['picture_s']:.2f} s; "
+        f"one picture of {SIZE[1]} x {SIZE[0]}, upload to drawn answer: {alone['picture_s']:.2f} s, of it the model "
+        f"{alone['picture_model_s']:.2f}; "
         f"click {alone['click_s']:.3f} s; threshold {alone['threshold_s']:.3f} s\n"
         f"{load.users} users for {load.seconds:g} s: {load.pictures} pictures, {load.errors} errors, p50 {load.p50_s:.2f} s, "
         f"p95 {load.p95_s:.2f} s, {load.served_least} to {load.served_most} a user, memory {load.memory_start_mb:.0f} to "
