@@ -250,7 +250,7 @@ def benchmark(
         "first_page_s": server.first_page_s, "picture": f"{SIZE[1]}x{SIZE[0]}", "fast": fast, **alone,
         "load": {**asdict(load), "fairness": load.fairness},
         "machine": {"cpus": os.cpu_count(), "processor": platform.processor() or platform.machine(),
-                    "load_average": _load_average()},
+                    "load_average": load_average()},
     }
     if json_path is not None:
         json_path.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
@@ -265,7 +265,8 @@ def benchmark(
     )
 
 
-def _load_average() -> float | None:
+def load_average() -> float | None:
+    """Processes that wanted a core in the last minute, this one's included; None where the system does not tell."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 

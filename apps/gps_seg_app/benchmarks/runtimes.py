@@ -7,6 +7,8 @@ pretrained model asked with the true box, so that they mean something without an
 from __future__ import annotations
 
 import importlib.util
+import shlex
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +31,7 @@ from gps_seg.models.sam_zoo import load_sam
 from gps_seg.runs.provenance import surroundings
 from gps_seg.tasks.segmentation.pairs import Pair
 from gps_seg.tasks.segmentation.sets import set_pairs
+from gps_seg_app.benchmarks.load import load_average
 from gps_seg_app.inference.encoder import FastTinyViT
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime", "openvino")
@@ -74,7 +77,8 @@ def benchmark(data: str, *, images: int, repetitions: int, batches: Sequence[int
                 alike = agreement(model, found, pairs)
     for row in rows:
         row.update(alike.get(row["runtime"], {}))
-    document = {"model": model.spec.name, "size": model.spec.input_size, "threads": THREADS, "images": len(pairs),
+    document = {"command": shlex.join(["gps-seg", *sys.argv[1:]]), "load_average": load_average(),
+                "model": model.spec.name, "size": model.spec.input_size, "threads": THREADS, "images": len(pairs),
                 "data": Path(data).name, "rows": rows, "runtimes": {name: metadata.version(name) for name in PACKAGES},
                 **surroundings(torch.device("cpu"), "see rows")}
     if json_path:

@@ -14,7 +14,7 @@ import torch
 from gps_seg.files import write_json
 from gps_seg.runs.provenance import surroundings
 from gps_seg.tasks.segmentation.phantom import phantom
-from gps_seg_app.benchmarks.load import SIZE
+from gps_seg_app.benchmarks.load import SIZE, load_average
 from gps_seg_app.inference.predictor import Predictor
 from gps_seg_app.intake.clips import probe, read_frames
 from gps_seg_app.jobs.video import Settings, run_video
@@ -42,7 +42,7 @@ def benchmark(
         path = clip or drawn(Path(folder) / "drawn.mp4", frames)
         document = measure(path, predictor, Path(folder))
     precision = predictor.device.partition("(")[2].rstrip(")")
-    document |= {"clip": clip.name if clip else "drawn", "input_size": predictor.input_size,
+    document |= {"clip": clip.name if clip else "drawn", "input_size": predictor.input_size, "load_average": load_average(),
                  **surroundings(torch.device(predictor.device.partition(" ")[0]), precision)}
     if json_path:
         write_json(json_path, document)
