@@ -19,6 +19,7 @@ class Settings:
         users: passwords by name; empty: no login.
         save_folder: where corrected pairs go; None: they cannot be saved.
         threshold: where the threshold begins; None: at each run's own.
+        fast: look at three quarters of each side, which costs accuracy.
     """
 
     runs: Mapping[str, Path]
@@ -29,3 +30,4 @@ class Settings:
     open_browser: bool = False
     limits: Limits = field(default_factory=Limits)
     threshold: float | None = None
+    fast: bool = False

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gps_seg.cli.options import Device, Json, RunFolder
+from gps_seg.cli.options import Device, Fast, Json, RunFolder
 
 app = typer.Typer(no_args_is_help=True, help="Measure what training and scoring cost.", rich_markup_mode=None)
 
@@ -69,11 +69,13 @@ def benchmark_app(
     repetitions: Annotated[int, typer.Option(min=1, max=50, help="Pictures of the single user.")] = 5,
     json: Json = None,
     device: Device = "auto",
+    fast: Fast = False,
 ) -> None:
     """Measure how long users of the clinician's app wait, one alone and many at once, on this machine's own address."""
     from gps_seg_app.benchmarks import load as app_benchmark
 
-    typer.echo(app_benchmark.benchmark(run, users=users, seconds=seconds, repetitions=repetitions, device=device, json_path=json))
+    typer.echo(app_benchmark.benchmark(run, users=users, seconds=seconds, repetitions=repetitions, device=device, fast=fast,
+                                       json_path=json))
 
 
 @app.command("answers")
@@ -96,8 +98,37 @@ def benchmark_accuracy(
                                              "images.")] = None,
     json: Json = None,
     device: Device = "auto",
+    fast: Annotated[bool, typer.Option("--fast", help="Score what gps-seg app --fast answers as well.")] = False,
 ) -> None:
     """Measure what the app's quick encoder and precision cost in Dice against the model as it was trained, and save in time."""
     from gps_seg_app.benchmarks import accuracy
 
-    typer.echo(accuracy.benchmark(run, data=data, device=device, json_path=json))
+    typer.echo(accuracy.benchmark(run, data=data, device=device, fast=fast, json_path=json))
+
+
+@app.command("video")
+def benchmark_video(
+    run: RunFolder,
+    clip: Annotated[Path | None, typer.Option(help="Default: one is drawn, of 1920 x 1072 pixels.")] = None,
+    frames: Annotated[int, typer.Option(min=4, max=5000, help="Of the drawn clip.")] = 60,
+    json: Json = None,
+    device: Device = "auto",
+    fast: Fast = False,
+) -> None:
+    """Measure how many frames of a clip the app works through in a second, and the model's share of it."""
+    from gps_seg_app.benchmarks import video
+
+    typer.echo(video.benchmark(run, clip=clip, frames=frames, device=device, fast=fast, json_path=json))
+
+
+@app.command("runtimes")
+def benchmark_runtimes(
+    data: Annotated[str, typer.Option(help="A known data set or a folder with images/ and masks/, whose masks are compared.")],
+    images: Annotated[int, typer.Option(min=1, max=1000, help="Of the data set, evenly spread.")] = 40,
+    repetitions: Annotated[int, typer.Option(min=1, max=100, help="Of each runtime, in turns.")] = 10,
+    json: Json = None,
+) -> None:
+    """Measure LiteMedSAM's encoder here, in ONNX Runtime and in OpenVINO: seconds, and whether the masks are the same."""
+    from gps_seg_app.benchmarks import runtimes
+
+    typer.echo(runtimes.benchmark(data, images=images, repetitions=repetitions, json_path=json))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gps_seg.cli.options import Device, RunFolder
+from gps_seg.cli.options import Device, Fast, RunFolder
 
 
 def register(app: typer.Typer) -> None:
@@ -30,6 +30,7 @@ def app_page(
         float | None, typer.Option(min=0.01, max=0.99, help="Where the threshold begins; default: the run's own. Higher: fewer "
                                    "false alarms, more polyps missed; gps-seg benchmark answers counts both.")
     ] = None,
+    fast: Fast = False,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the page.")] = False,
     device: Device = "auto",
 ) -> None:
@@ -41,7 +42,7 @@ def app_page(
     from gps_seg_app.settings import Settings
 
     serve(Settings(name_runs(runs), port, read_users(user_file, os.environ), save_folder, device, open_browser=not no_browser,
-                   threshold=threshold),
+                   threshold=threshold, fast=fast),
           lambda text: typer.echo(f"gps-seg app: {text}"))
 
 

@@ -16,7 +16,7 @@ from gps_seg.metrics.calibration import BINS, band
 from gps_seg.metrics.operating_point import nearest_step, operating_point
 from gps_seg.metrics.temperature import fit_temperature, negative_log_likelihood, rescale
 from gps_seg.runs.calibration import CALIBRATION_FILE, Calibration
-from gps_seg.runs.delta import DELTA_FILE
+from gps_seg.runs.folder import DELTA_FILE
 from gps_seg.runs.load import Run, load_run
 from gps_seg.tasks.segmentation.pairs import Pair
 from gps_seg.tasks.segmentation.task import Segmentation

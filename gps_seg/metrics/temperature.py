@@ -2,6 +2,7 @@
 
 p' = sigmoid(logit(p) / T), with T the minimiser of the mean negative log-likelihood. T > 1 tells an overconfident model to be
 less sure. The order of pixels does not change, so with the threshold moved along (:func:`rescale`) the mask stays the same.
+SciPy takes half a second to load, for which nobody waits who only reads a calibration.
 
 Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017, arXiv 1706.04599.
 """
@@ -12,8 +13,6 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import expit, logit
 
 from gps_seg.errors import DataError
 
@@ -36,6 +35,8 @@ def fit_temperature(probabilities: NDArray[np.floating], targets: NDArray[np.boo
     Raises:
         DataError: no pixels, or targets of one class only, for which no temperature is best.
     """
+    from scipy.optimize import minimize_scalar
+
     if probabilities.shape != targets.shape:
         raise DataError(f"expected as many targets as probabilities, got {targets.shape} and {probabilities.shape}")
     if not targets.any() or targets.all():
@@ -48,6 +49,8 @@ def fit_temperature(probabilities: NDArray[np.floating], targets: NDArray[np.boo
 
 def rescale(probability: Values, temperature: float) -> Values:
     """Probabilities, or a threshold, on the calibrated scale; keeps type and shape."""
+    from scipy.special import expit
+
     scaled = expit(_logits(probability) / temperature)
     return scaled.astype(probability.dtype) if isinstance(probability, np.ndarray) else float(scaled)
 
@@ -58,6 +61,8 @@ def negative_log_likelihood(probabilities: NDArray[np.floating], targets: NDArra
 
 
 def _logits(probabilities: NDArray[np.floating] | float) -> Float:
+    from scipy.special import logit
+
     return logit(np.clip(np.asarray(probabilities, np.float64), SMALLEST, 1 - SMALLEST))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from gps_seg.errors import CheckpointError
 from gps_seg.files import read_json, sha256
 from gps_seg.metrics.temperature import HIGHEST, LOWEST
-from gps_seg.runs.delta import DELTA_FILE
+from gps_seg.runs.folder import DELTA_FILE
 
 CALIBRATION_FILE = "calibration.json"
 

@@ -20,8 +20,8 @@ from gps_seg.errors import CheckpointError, GpsSegError
 from gps_seg.files import read_json, write_json
 from gps_seg.files.tensors import read_tensors, write_tensors
 from gps_seg.methods.selection_file import check_base
+from gps_seg.runs.folder import DELTA_CONFIG, DELTA_FILE
 
-DELTA_FILE, DELTA_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 DELTA_KEYS = {"base_sha256": str, "dense": dict, "meta": dict}
 INDICES, VALUES = ".gps_indices", ".gps_values"
 

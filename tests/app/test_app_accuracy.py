@@ -34,3 +34,12 @@ def test_a_difference_between_the_two_is_seen(tmp_path: Path) -> None:
     found = measure([Pair("one", tmp_path / "image.png", tmp_path / "mask.png")], lambda _: target, lambda _: half)
     assert found["dice_as_trained"] == 1 and found["dice_app"] == pytest.approx(2 / 3)
     assert found["largest_change"] == pytest.approx(1 / 3) and found["dice_to_each_other"] == pytest.approx(2 / 3)
+
+
+def test_the_smaller_input_is_scored_beside_the_app(tmp_path: Path, trained: Callable[..., Path]) -> None:
+    shown = benchmark(trained(), device="cpu", fast=True, json_path=tmp_path / "accuracy.json")
+    document = json.loads((tmp_path / "accuracy.json").read_text())
+    fast = document["fast"]
+    assert fast["input_size"] == document["input_size"] * 3 // 4 and fast["dice_to_each_other"] < 1
+    assert document["dice_app"] == pytest.approx(document["dice_as_trained"], abs=0.02)
+    assert f"Dice {fast['dice_app']:.4f}" in shown and "--fast" in shown

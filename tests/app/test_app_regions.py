@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gps_seg_app.answer.components import brightest, components, darkest
 from gps_seg_app.answer.quality import Assessment
 from gps_seg_app.answer.regions import NONE, SPECK_PERCENT, find
 
@@ -114,3 +116,20 @@ def test_regions_and_mask_always_agree(seed: int, threshold: float) -> None:
     assert (found.state == "found") == bool(found.regions)
     for region in found.regions:
         assert threshold < region.least_confidence <= region.confidence <= 1 and "mm" not in repr(region)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.0, 0.6), st.integers(1, 40), st.integers(1, 40))
+def test_parts_are_those_of_the_whole_picture_wherever_they_lie(seed: int, part: float, height: int, width: int) -> None:
+    chance = np.random.default_rng(seed)
+    mask = np.zeros((60, 70), np.bool_)
+    top, left = chance.integers(0, 60 - height), chance.integers(0, 70 - width)
+    mask[top : top + height, left : left + width] = chance.random((height, width)) < part
+    count, labels, stats, centroids = components(mask)
+    expected = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    assert count == expected[0] and np.array_equal(labels, expected[1]) and np.array_equal(stats[1:], expected[2][1:])
+    assert np.allclose(centroids[1:], expected[3][1:], rtol=0, atol=1e-9)
+
+
+def test_the_brightest_and_the_darkest_channel_are_numpys() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (33, 21, 3), np.uint8)
+    assert np.array_equal(brightest(pixels), pixels.max(axis=2)) and np.array_equal(darkest(pixels), pixels.min(axis=2))

@@ -17,9 +17,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from gps_seg_app.answer.result import analyse
 from gps_seg_app.inference.model_card import DISCLAIMER
 from gps_seg_app.inference.predictor import Predictor
 from gps_seg_app.intake.clips import probe, read_frames
+from gps_seg_app.intake.pictures import Picture
 from gps_seg_app.jobs.clip_writer import CODECS, writing
 from gps_seg_app.jobs.steady import Presence, Smoother, switches
 from gps_seg_app.jobs.video import Settings, run_video
@@ -327,3 +329,16 @@ def test_the_real_model_looks_at_a_clip(flickering: Path, tmp_path: Path, traine
 def test_a_real_clip_is_read_to_its_end() -> None:
     path = Path(os.environ["GPS_SEG_DATA"]) / "colonoscopy-clip" / "polyp.mp4"
     assert sum(1 for _ in read_frames(path, stride=1)) == probe(path).frames == 53
+
+
+def test_frames_of_a_clip_are_answered_as_single_pictures(tmp_path: Path, trained: Callable[..., Path]) -> None:
+    predictor = Predictor({"one": trained()}, device="cpu", precision="bf16")
+    limit = float(np.median(predictor.predict(still(mark=True))[0]))
+    path = film(tmp_path / "clip.mp4", [np.roll(still(mark=True), 3 * index, axis=1) for index in range(9)])
+    settings = Settings(smoothing=0.0, persistence=1, threshold=limit)
+    result = list(run_video(path, predictor, tmp_path, settings=settings))[-1].result
+    assert result is not None and any(row.raw_regions for row in result.rows)
+    for row, frame in zip(result.rows, read_frames(path), strict=True):
+        alone = analyse(Picture(frame.pixels, "0"), predictor, threshold=limit).finding
+        assert (row.raw_area_px, row.raw_confidence, row.raw_regions) == (
+            alone.area_px, alone.confidence, len(alone.regions))

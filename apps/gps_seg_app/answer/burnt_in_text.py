@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from gps_seg_app.answer.components import darkest
+
 Pixels = NDArray[np.uint8]
 SIDES = (704, 1024)  # pixels of the long side that a picture is brought between
 CONTRAST = 55  # of a stroke against what surrounds it, in the darkest channel: white writing on mucosa
@@ -31,8 +33,7 @@ def _fit(pixels: Pixels) -> Pixels:
 
 def _strokes(pixels: Pixels) -> NDArray[np.uint8]:
     """Thin parts much lighter than their surroundings: uint8 (H, W) of 0 and 1."""
-    light = pixels.min(axis=2)
-    hat = cv2.morphologyEx(light, cv2.MORPH_TOPHAT, cv2.getStructuringElement(cv2.MORPH_RECT, (11, 11)))
+    hat = cv2.morphologyEx(darkest(pixels), cv2.MORPH_TOPHAT, cv2.getStructuringElement(cv2.MORPH_RECT, (11, 11)))
     return (hat > CONTRAST).astype(np.uint8)
 
 

@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
+
+from gps_seg_app.answer.components import components
 
 Mask = NDArray[np.bool_]
 Ring = list[list[int]]
@@ -73,7 +74,7 @@ def _lengths(text: str) -> list[int]:
 
 def parts(mask: Mask) -> Iterator[tuple[tuple[int, int, int, int], Mask]]:
     """The 8-connected parts of a mask, each as its box (x0, y0, x1, y1; the last two exclusive) and its cut-out."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    count, labels, stats, _ = components(mask)
     for label in range(1, count):
         x, y, width, height = (int(value) for value in stats[label, :4])
         yield (x, y, x + width, y + height), labels[y : y + height, x : x + width] == label

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gps_seg_app.answer.burnt_in_text import burnt_in_text
+from gps_seg_app.answer.components import brightest, darkest
 from gps_seg_app.intake.pictures import shrunk
 
 Pixels = NDArray[np.uint8]
@@ -50,8 +51,9 @@ class Assessment:
 
 def assess(pixels: Pixels) -> Assessment:
     """Look at one picture, uint8 RGB (H, W, 3)."""
-    field = visible_field(pixels)
-    reason = _reason(pixels, field)
+    small = shrunk(pixels, WORK_SIDE)
+    field = _field(small, pixels.shape[:2])
+    reason = _reason(small, field)
     return Assessment(not reason, reason, field, burnt_in_text(pixels))
 
 
@@ -60,24 +62,28 @@ def visible_field(pixels: Pixels) -> Mask:
 
     A dark lumen counts as visible; black borders, a black notch for the position display, and the display itself do not.
     """
-    small = shrunk(pixels, WORK_SIDE)
+    return _field(shrunk(pixels, WORK_SIDE), pixels.shape[:2])
+
+
+def _field(small: Pixels, size: tuple[int, ...]) -> Mask:
+    """The visible field of a shrunk picture, at the picture's own size (H, W)."""
     screens, notches = _screens(small), _flat_borders(small)
-    bright = ((small.max(axis=2) > BLACK) & ~screens).astype(np.uint8)
+    bright = ((brightest(small) > BLACK) & ~screens).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(bright, connectivity=4)
     if count < 2:
-        return np.zeros(pixels.shape[:2], np.bool_)
+        return np.zeros(size, np.bool_)
     largest = (labels == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())).astype(np.uint8)
     outlines, _ = cv2.findContours(largest, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     hull = cv2.convexHull(np.concatenate(outlines))
     drawn = cv2.fillConvexPoly(np.zeros(largest.shape, np.uint8), hull, 255)
     drawn[screens | notches] = 0
-    return cv2.resize(drawn, (pixels.shape[1], pixels.shape[0]), interpolation=cv2.INTER_LINEAR) > 127
+    return cv2.resize(drawn, size[::-1], interpolation=cv2.INTER_LINEAR) > 127
 
 
 def _flat(small: Pixels) -> Mask:
     """Where every channel varies by at most FLAT within 5 x 5 pixels."""
     kernel = np.ones((5, 5), np.uint8)
-    return (cv2.dilate(small, kernel) - cv2.erode(small, kernel)).max(axis=2) <= FLAT
+    return brightest(cv2.dilate(small, kernel) - cv2.erode(small, kernel)) <= FLAT
 
 
 def _screens(small: Pixels) -> Mask:
@@ -96,33 +102,32 @@ def _screens(small: Pixels) -> Mask:
 
 def _flat_borders(small: Pixels) -> Mask:
     """Black without any noise, joined to the picture's edge."""
-    black = ((small.max(axis=2) <= BLACK) & _flat(small)).view(np.uint8)
+    black = ((brightest(small) <= BLACK) & _flat(small)).view(np.uint8)
     _, labels = cv2.connectedComponents(cv2.morphologyEx(black, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)))
     edge = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
     return np.isin(labels, edge[edge > 0])
 
 
-def _reason(pixels: Pixels, field: Mask) -> str:
+def _reason(small: Pixels, field: Mask) -> str:
     """Why the picture cannot be assessed; empty if it can."""
     height, width = field.shape
     if min(height, width) < LEAST_SIDE:
         return f"too small ({width} x {height} pixels; at least {LEAST_SIDE} on each side are needed)."
     if field.mean() < LEAST_FIELD:
         return "too dark."
-    small = shrunk(pixels, WORK_SIDE)
     inner = cv2.resize(field.view(np.uint8), (small.shape[1], small.shape[0]), interpolation=cv2.INTER_NEAREST)
     eroded = cv2.erode(inner, np.ones((9, 9), np.uint8))  # the border's own edge says nothing about sharpness
     return _judge(small, (eroded if eroded.any() else inner) > 0)
 
 
 def _judge(small: Pixels, where: Mask) -> str:
-    brightest, darkest = small.max(axis=2)[where], small.min(axis=2)[where]
+    light, dark = brightest(small)[where], darkest(small)[where]
     edges = cv2.Laplacian(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32), cv2.CV_32F)[where]
-    if np.percentile(brightest, 90) < DARK:
+    if np.percentile(light, 90) < DARK:
         return "too dark."
     if edges.std() > LINE_ART:
         return "this does not look like an endoscopic image."
-    if np.mean(darkest > 235) > WHITE or np.mean(brightest > 250) > CLIPPED:
+    if np.mean(dark > 235) > WHITE or np.mean(light > 250) > CLIPPED:
         return "over-exposed."
     if _red_part(small, where) < LEAST_RED:
         return "the colours are not those of white-light endoscopy (another light, a dye, or not an endoscopic image)."

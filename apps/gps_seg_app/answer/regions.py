@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from gps_seg_app.answer.components import components
 from gps_seg_app.answer.quality import Assessment
 
 Mask = NDArray[np.bool_]
@@ -122,7 +123,7 @@ def find_regions(
         own: as for :func:`find`.
     """
     above = probability > threshold if mask is None else mask
-    count, labels, stats, centroids = cv2.connectedComponentsWithStats(above.astype(np.uint8), connectivity=8)
+    count, labels, stats, centroids = components(above)
     visible = max(1, int(np.count_nonzero(field)))
     found = []
     for label in range(1, count):

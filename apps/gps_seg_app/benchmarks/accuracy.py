@@ -1,11 +1,13 @@
 """``gps-seg benchmark accuracy``: what the app's quick encoder and its precision cost in Dice, and what they save in time.
 
-The same images by the model as it was trained (fp32, the packaged encoder) and by the app, at the same threshold, in one run.
+The same images by the model as it was trained (fp32, the packaged encoder), by the app, and if asked for by the app with
+``--fast``, at the same threshold, in one run.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
@@ -28,8 +30,10 @@ from gps_seg_app.limits import AppError
 Answer = Callable[[Pair], NDArray[np.bool_]]
 
 
-def benchmark(folder: Path, *, data: str | None = None, device: str = "auto", json_path: Path | None = None) -> str:
-    """Score both on a run's test images, or on another data set; returns a table, and writes numbers and provenance.
+def benchmark(
+    folder: Path, *, data: str | None = None, device: str = "auto", fast: bool = False, json_path: Path | None = None
+) -> str:
+    """Score all on a run's test images, or on another data set; returns a table, and writes numbers and provenance.
 
     Raises:
         AppError: no image.
@@ -45,44 +49,64 @@ def benchmark(folder: Path, *, data: str | None = None, device: str = "auto", js
         return np.asarray(probability) > trained.threshold
 
     app = Predictor({"run": folder}, device=device)
-    cut = app.on_its_scale(trained.threshold, "run")
-
-    def as_in_the_app(pair: Pair) -> NDArray[np.bool_]:
-        return app.predict(read_image(pair.image), keep=False)[0] > cut
-
-    document = measure(pairs, as_trained, as_in_the_app)
-    document |= {"data": Path(data).name if data else str(trained.description["data"]), "threshold": trained.threshold,
-                 "app": app.device, **surroundings(torch.device(trained.device), trained.precision)}
+    small = Predictor({"run": folder}, device=device, fast=True) if fast else None
+    document = measure(pairs, as_trained, _answers(app, trained.threshold), _answers(small, trained.threshold) if small else None)
+    if small:
+        document["fast"]["input_size"] = small.input_size
+    document |= {"input_size": app.input_size, "threshold": trained.threshold, "app": app.device,
+                 "data": Path(data).name if data else str(trained.description["data"]),
+                 **surroundings(torch.device(trained.device), trained.precision)}
     if json_path:
         write_json(json_path, document)
     return table(document)
 
 
-def measure(pairs: Sequence[Pair], as_trained: Answer, as_in_the_app: Answer) -> dict[str, Any]:
-    """Dice of both answers to each image, by how much they differ, and the median seconds of an image, files included."""
-    scores: dict[str, list[float]] = {"as_trained": [], "app": [], "to_each_other": []}
-    seconds: dict[str, list[float]] = {"as_trained": [], "app": []}
-    turns = [("as_trained", as_trained), ("app", as_in_the_app)]
+def _answers(app: Predictor, threshold: float) -> Answer:
+    """The app's masks at a threshold of the run's own probabilities."""
+    cut = app.on_its_scale(threshold, "run")
+    return lambda pair: app.predict(read_image(pair.image), keep=False)[0] > cut
+
+
+def measure(pairs: Sequence[Pair], as_trained: Answer, app: Answer, fast: Answer | None = None) -> dict[str, Any]:
+    """Dice of each answer to each image, by how much they differ, and the median seconds of an image, files included.
+
+    Returns:
+        Numbers of the app beside those of the model as trained; under ``fast`` the same of its third answer, if there is one.
+    """
+    turns = deque([("as_trained", as_trained), ("app", app), *([("fast", fast)] if fast else [])])
+    scores: dict[str, list[float]] = {name: [] for name, _ in turns}
+    alike: dict[str, list[float]] = {name: [] for name, _ in turns}
+    seconds: dict[str, list[float]] = {name: [] for name, _ in turns}
     for pair in tqdm(pairs, desc="images", unit="image", disable=None):
         target, masks = read_mask(pair.mask), {}
-        turns.reverse()  # the second finds the file in memory
+        turns.rotate()  # who comes first reads the file from the disk
         for name, answer in turns:
             begin = time.perf_counter()
             masks[name] = answer(pair)
             seconds[name].append(time.perf_counter() - begin)
             scores[name].append(dice(count(masks[name], target)))
-        scores["to_each_other"].append(dice(count(masks["app"], masks["as_trained"])))
-    change = np.subtract(scores["app"], scores["as_trained"])
-    return {"images": len(pairs), **{f"dice_{name}": float(np.mean(found)) for name, found in scores.items()},
-            "largest_change": float(np.abs(change).max()),
-            **{f"seconds_{name}": median(found) for name, found in seconds.items()},
-            "times_as_fast": median(np.divide(seconds["as_trained"], seconds["app"]).tolist())}
+        for name in alike:
+            alike[name].append(dice(count(masks[name], masks["as_trained"])))
+
+    def beside(name: str) -> dict[str, Any]:
+        change = np.subtract(scores[name], scores["as_trained"])
+        return {"dice_app": float(np.mean(scores[name])), "dice_to_each_other": float(np.mean(alike[name])),
+                "largest_change": float(np.abs(change).max()), "seconds_app": median(seconds[name]),
+                "times_as_fast": median(np.divide(seconds["as_trained"], seconds[name]).tolist())}
+
+    return {"images": len(pairs), "dice_as_trained": float(np.mean(scores["as_trained"])),
+            "seconds_as_trained": median(seconds["as_trained"]), **beside("app"), **({"fast": beside("fast")} if fast else {})}
 
 
 def table(found: dict[str, Any]) -> str:
-    """The numbers in three lines."""
+    """The numbers in a few lines."""
+    fast = found.get("fast")
+    more = "" if fast is None else (
+        f"\nin the app, --fast  Dice {fast['dice_app']:.4f}  {fast['seconds_app']:.2f} s an image; {fast['times_as_fast']:.2f} "
+        f"times as fast as trained; Dice {fast['dice_app'] - found['dice_app']:+.4f} to the app without; one image's "
+        f"Dice moves by at most {fast['largest_change']:.4f}")
     return (f"as trained (fp32)  Dice {found['dice_as_trained']:.4f}  {found['seconds_as_trained']:.2f} s an image\n"
             f"in the app         Dice {found['dice_app']:.4f}  {found['seconds_app']:.2f} s an image, on {found['app']}; "
             f"{found['times_as_fast']:.2f} times as fast\n"
             f"{found['images']} images; masks agree to Dice {found['dice_to_each_other']:.4f}; one image's Dice moves by at most "
-            f"{found['largest_change']:.4f}")
+            f"{found['largest_change']:.4f}{more}")

@@ -29,7 +29,7 @@ def with_strip(pixels: Pixels, lines: Sequence[str]) -> Pixels:
     height, width = pixels.shape[:2]
     drawn = strip(max(width, LEAST_WIDTH), tuple(lines))
     whole = np.empty((height + drawn.shape[0], drawn.shape[1], 3), np.uint8)
-    whole[:] = BACKGROUND
+    whole[:height, width:] = BACKGROUND
     whole[:height, :width] = pixels
     whole[height:] = drawn
     return whole

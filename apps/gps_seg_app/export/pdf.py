@@ -111,7 +111,7 @@ def _settings(result: Result, card: ModelCard) -> Sequence[tuple[str, str]]:
         ("Model", card.model_id), ("Base", card.base), ("Method", card.method),
         ("Weights sha256", f"{card.weights_sha256[:16]}..."), ("Base sha256", f"{card.base_sha256[:16]}..."),
         ("Threshold", f"{result.threshold:g}"), ("Probabilities", card.calibration),
-        ("Model input", f"{card.input_size} px, {card.resize.replace('_', ' ')}"),
+        ("Model input", card.input),
         ("Visible field", f"{np.count_nonzero(result.assessment.field):,} px"),
         *([("Frame", f"{result.picture.frame} of {result.picture.frames}")] if result.picture.frame else []),
         ("Input sha256", " ".join(result.picture.sha256[at : at + 22] for at in range(0, 64, 22))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,10 +24,12 @@ class Models:
         runs: run folders by the name shown on the page; the first is the default.
         device: auto, cpu or cuda.
         threshold: operating point for all runs; default: each run's own.
+        fast: look at smaller pictures, see ``fast``.
     """
 
-    def __init__(self, runs: Mapping[str, Path], *, device: str = "auto", threshold: float | None = None) -> None:
-        self.runs, self.device, self.threshold = dict(runs), device, threshold
+    def __init__(self, runs: Mapping[str, Path], *, device: str = "auto", threshold: float | None = None,
+                 fast: bool = False) -> None:
+        self.runs, self.device, self.threshold, self.fast = dict(runs), device, threshold, fast
         self._done = threading.Event()
         self._predictor: Predictor | None = None
         self._problem = ""
@@ -60,10 +63,13 @@ class Models:
         return self._problem or "The model is ready."
 
     def _load(self) -> None:
+        # read when torch is loaded: threads that wait for each other sleep instead of spinning, which takes the cores from
+        # whatever else is at work (a page, a clip's decoder) and made the encoder two to four times slower beside it
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         try:
             from gps_seg_app.inference.predictor import Predictor
 
-            predictor = Predictor(self.runs, device=self.device, threshold=self.threshold)
+            predictor = Predictor(self.runs, device=self.device, threshold=self.threshold, fast=self.fast)
             predictor.warm_up()
             self._predictor = predictor
         except GpsSegError as error:

@@ -6,7 +6,7 @@ Importing this module does not import torch, so that a page can show the disclai
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gps_seg.errors import CheckpointError
 from gps_seg.files import read_json, sha256
 from gps_seg.tasks.segmentation.known import KNOWN
+from gps_seg_app.inference.fast import fast_size
 
 if TYPE_CHECKING:
     from gps_seg.runs.calibration import Calibration
@@ -46,7 +47,7 @@ class ModelCard:
         weights_sha256: of the delta's file.
         data, data_terms: what it was trained on and what that data's owners allow.
         licence: of the base's weights.
-        input_size: pixels of the model's square input. resize: how an image is fitted into it.
+        input_size: pixels of the model's square input; ``trained_size``: in training. resize: how an image is fitted into it.
         mean, std: of the normalisation, in the units of 0..255 pixels.
         calibration: in words. calibrated: whether a temperature was fitted.
         temperature: that temperature, or None.
@@ -74,18 +75,25 @@ class ModelCard:
     notes: tuple[str, ...]
     version: str
     trained_with: str
+    trained_size: int
 
     @property
     def calibrated(self) -> bool:
         """Whether a temperature was fitted."""
         return self.temperature is not None
 
+    @property
+    def input(self) -> str:
+        """Size and fitting of the model's input, and whether it was trained at another size."""
+        less = "" if self.input_size == self.trained_size else f" (fast: trained and scored at {self.trained_size} px)"
+        return f"{self.input_size} px, {self.resize.replace('_', ' ')}{less}"
+
     def facts(self) -> tuple[tuple[str, str], ...]:
         """(name, value) of every short fact, in the order of the card."""
         return (
             ("Model", self.model_id), ("Base", f"{self.base}, weights licence {self.licence}"), ("Base sha256", self.base_sha256),
             ("Method", self.method), ("Delta sha256", self.weights_sha256), ("Trained on", self.data),
-            ("Terms of that data", self.data_terms), ("Input", f"{self.input_size} px, {self.resize.replace('_', ' ')}"),
+            ("Terms of that data", self.data_terms), ("Input", self.input),
             ("Threshold", self.threshold),
             ("Probabilities", self.calibration),
             ("Software", f"gps-seg {self.version}; trained with {self.trained_with}"),
@@ -105,20 +113,24 @@ class ModelCard:
                           "Limits", *_bullets((*self.notes, *LIMITS)), ""])
 
 
-def card(run_folder: Path) -> ModelCard:
+def card(run_folder: Path, *, fast: bool = False) -> ModelCard:
     """The card of a run folder; reads its JSON files and the sha256 of its delta, loads no model.
+
+    Args:
+        fast: whether the model looks at smaller pictures than it was trained on.
 
     Raises:
         CheckpointError: the folder holds no delta, or a file of it is damaged.
     """
     from gps_seg.runs.calibration import read_calibration
-    from gps_seg.runs.delta import DELTA_CONFIG, DELTA_FILE
+    from gps_seg.runs.folder import DELTA_CONFIG, DELTA_FILE
 
     description = read_json(run_folder / DELTA_CONFIG, "the delta's description")
     result = read_json(run_folder / RESULT_FILE, "a result") if (run_folder / RESULT_FILE).is_file() else {}
     calibration = read_calibration(run_folder) if (run_folder / DELTA_FILE).is_file() else None
     try:
-        return _from(run_folder, description, result, calibration)
+        found = _from(run_folder, description, result, calibration)
+        return replace(found, input_size=fast_size(found.trained_size)) if fast else found
     except (KeyError, TypeError, ValueError, AttributeError):
         raise CheckpointError(f"{run_folder}: expected the files of a finished gps-seg run, one of them is damaged; "
                               "train it again") from None
@@ -127,7 +139,7 @@ def card(run_folder: Path) -> ModelCard:
 def _from(
     folder: Path, description: Mapping[str, Any], result: Mapping[str, Any], calibration: Calibration | None
 ) -> ModelCard:
-    from gps_seg.runs.delta import DELTA_FILE
+    from gps_seg.runs.folder import DELTA_FILE
     from gps_seg.tasks.segmentation.pretraining import base_note, base_warning
 
     base = Path(str(description["base_model_name_or_path"])).name
@@ -145,6 +157,7 @@ def _from(
         scores=_scores(result),
         notes=(f"{known}.",) if known else (),
         version=metadata.version("gps-seg"), trained_with=str(description.get("gps_seg_version", "an unknown version")),
+        trained_size=int(description["model"]["input_size"]),
     )
 
 

@@ -67,6 +67,7 @@ class Predictor:
         device, precision: as for training; ``auto`` takes what this machine is fastest with.
         cache: embeddings kept, 4 MB each.
         threshold: operating point for all runs, on the scale of :meth:`probability`; default: each run's own.
+        fast: look at three quarters of the input size; thresholds and calibrations stay those of the whole.
 
     Raises:
         AppError: no run, or runs that do not go together.
@@ -74,8 +75,9 @@ class Predictor:
     """
 
     def __init__(self, runs: Mapping[str, Path], *, device: str = "auto", precision: str = "auto", cache: int = 8,
-                 threshold: float | None = None) -> None:
-        self._loaded: Loaded = load_runs(runs, device=device, precision=precision)
+                 threshold: float | None = None, fast: bool = False) -> None:
+        self._loaded: Loaded = load_runs(runs, device=device, precision=precision, fast=fast)
+        self.fast = fast
         self._folders = {name: Path(folder) for name, folder in runs.items()}
         self._calibration: dict[str, Calibration | None] = {name: read_calibration(path) for name, path in self._folders.items()}
         self._encoders: dict[str | None, FastTinyViT] = {}
@@ -103,13 +105,18 @@ class Predictor:
         """Where it computes and in which precision, in words."""
         return f"{self._loaded.device} ({self._loaded.precision})"
 
+    @property
+    def input_size(self) -> int:
+        """Pixels of a side of what the model looks at."""
+        return self._loaded.model.spec.input_size
+
     def folder(self, name: str) -> Path:
         """A delta's run folder. Raises AppError for an unknown name."""
         return self._folders[self._known(name)]
 
     def card(self, name: str) -> ModelCard:
         """A delta's model card. Raises AppError for an unknown name, CheckpointError for a damaged run folder."""
-        return card(self.folder(name))
+        return card(self.folder(name), fast=self.fast)
 
     def calibration(self, name: str) -> Calibration | None:
         """A delta's calibration, if it has one."""

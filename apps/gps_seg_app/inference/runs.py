@@ -20,6 +20,7 @@ from gps_seg.runs.delta import load_delta, read_delta_config
 from gps_seg.runs.device import resolve_device, resolve_precision
 from gps_seg.runs.load import load_run, run_config
 from gps_seg.tasks.segmentation.task import Segmentation
+from gps_seg_app.inference.fast import fast_size
 from gps_seg_app.limits import AppError
 
 Delta = tuple[Selection, dict[str, Tensor]]
@@ -51,8 +52,11 @@ class Loaded:
             self.board.switch(name)
 
 
-def load_runs(runs: Mapping[str, Path], *, device: str = "auto", precision: str = "auto") -> Loaded:
+def load_runs(runs: Mapping[str, Path], *, device: str = "auto", precision: str = "auto", fast: bool = False) -> Loaded:
     """Load every run on one base.
+
+    Args:
+        fast: at three quarters of the input size, see ``fast``.
 
     Raises:
         AppError: no run, or runs that do not go together.
@@ -63,8 +67,13 @@ def load_runs(runs: Mapping[str, Path], *, device: str = "auto", precision: str 
     described = {name: read_delta_config(Path(folder)) for name, folder in runs.items()}
     alone = [name for name, found in described.items() if _kind(found) and ADDITIONS[_kind(found)].fold is None]
     if alone:
+        if fast:
+            raise AppError("Expected runs that can look at smaller pictures, but the modules that "
+                           f"{alone[0]} adds are of its own size: open that run without --fast.")
         return _load_alone(runs, alone[0], device=device, precision=precision)
     config = _common_base(runs, described)
+    if fast:
+        config = config.model_copy(update={"input_size": fast_size(_input_size(next(iter(described.values()))))})
     place = resolve_device(device)
     model = Segmentation(config).model()
     deltas = {name: _merged(Path(folder), config) if _kind(described[name]) else _delta(Path(folder), model)
@@ -79,6 +88,10 @@ def load_runs(runs: Mapping[str, Path], *, device: str = "auto", precision: str 
 def _kind(description: Mapping[str, Any]) -> str:
     """Of the modules that a run adds to its base; empty for a run that changes weights only."""
     return str(json.loads(description["meta"]["insert"])["kind"]) if "insert" in description["meta"] else ""
+
+
+def _input_size(description: Mapping[str, Any]) -> int:
+    return int(description["model"]["input_size"])
 
 
 def _delta(folder: Path, model: SamModel) -> Delta:

@@ -40,7 +40,10 @@ class Smoother:
             self._state = probability.copy()
         else:
             weight = 1 - math.exp(-max(0.0, seconds - self._seconds) / self.constant)
-            self._state = self._state + np.float32(weight) * (probability - self._state)
+            step = probability - self._state
+            step *= np.float32(weight)
+            step += self._state
+            self._state = step
         self._seconds, self._thumbnail = seconds, thumbnail
         return self._state, fresh
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,11 +13,12 @@ import numpy as np
 
 from gps_seg_app.answer.regions import Finding, find
 from gps_seg_app.answer.render import contours
-from gps_seg_app.answer.result import see
+from gps_seg_app.answer.result import Seen, see
 from gps_seg_app.inference.model import Model
 from gps_seg_app.intake.clips import Clip, Cut, Frame, probe, read_frames
-from gps_seg_app.jobs.clip_writer import Writer, writing
+from gps_seg_app.jobs.clip_writer import writing
 from gps_seg_app.jobs.frames import FrameRow, Settings, describe, frames_csv
+from gps_seg_app.jobs.overlap import behind, overlapped
 from gps_seg_app.jobs.steady import Presence, Smoother, switches
 from gps_seg_app.jobs.timeline import timeline_png
 from gps_seg_app.limits import AppError, Limits
@@ -25,6 +26,9 @@ from gps_seg_app.limits import AppError, Limits
 __all__ = ["FrameRow", "Progress", "Settings", "VideoResult", "run_video"]
 
 VIDEO, TABLE, TIMELINE = "annotated.mp4", "frames.csv", "timeline.png"
+# Frames in memory: one assessed or resized while the model looks at another, one read ahead, and two to be drawn and packed. Not
+# several a batch: the encoder is no faster per frame then, and in bf16 rounds otherwise than for a single picture.
+WORKERS, AHEAD, BEHIND = 2, 3, 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,12 +104,13 @@ def _run(
     eye, rows, note, start = _Eye(model, settings), [], "", time.monotonic()
     total = max(1, -(-clip.frames // settings.stride))
     with ExitStack() as stack:
-        writer = None
-        if settings.annotate:
-            writer = stack.enter_context(writing(out / VIDEO, rate=clip.rate / settings.stride, lines=(describe(settings),)))
+        draw = stack.enter_context(_drawing(out, clip, settings))
+        looked = overlapped(read_frames(path, limits, stride=settings.stride), eye.see, workers=WORKERS, most=AHEAD)
         try:
-            for frame in read_frames(path, limits, stride=settings.stride):
-                rows.append(_look(eye, frame, writer))
+            for frame, seen in stack.enter_context(closing(looked)):  # type: ignore[type-var]
+                row, finding = eye.look(frame, seen)
+                draw(frame, finding)
+                rows.append(row)
                 if cancel is not None and cancel.is_set():
                     return
                 total = max(total, len(rows))
@@ -119,11 +124,15 @@ def _run(
     yield Progress(len(rows), len(rows), 0.0, rows[-1], _finish(rows, out, spent, note, settings))
 
 
-def _look(eye: _Eye, frame: Frame, writer: Writer | None) -> FrameRow:
-    row, finding = eye.look(frame)
-    if writer is not None:
-        writer.write(contours(frame.pixels, finding), frame.seconds)
-    return row
+@contextmanager
+def _drawing(out: Path, clip: Clip, settings: Settings) -> Iterator[Callable[[Frame, Finding], None]]:
+    """What draws a frame's finding and writes it to the annotated video, a frame or two behind; nothing where none is wanted."""
+    if not settings.annotate:
+        yield lambda *_: None
+        return
+    with writing(out / VIDEO, rate=clip.rate / settings.stride, lines=(describe(settings),)) as writer, behind(BEHIND) as calls:
+        yield lambda frame, finding: calls.do(
+            lambda: writer.write(contours(frame.pixels, finding), frame.seconds))
 
 
 class _Eye:
@@ -135,9 +144,12 @@ class _Eye:
         self.lower = self.threshold * settings.lower
         self.smoother, self.presence = Smoother(settings.smoothing), Presence(settings.persistence)
 
-    def look(self, frame: Frame) -> tuple[FrameRow, Finding]:
-        """The row of a frame, and the finding to draw on it."""
-        seen = see(frame.pixels, self.model, self.delta, keep=False)
+    def see(self, frame: Frame) -> Seen:
+        """What the model makes of a frame on its own; frames may be seen in any order and several at once."""
+        return see(frame.pixels, self.model, self.delta, keep=False)
+
+    def look(self, frame: Frame, seen: Seen) -> tuple[FrameRow, Finding]:
+        """The row of the next frame, and the finding to draw on it."""
         assessment, probability = seen.assessment, seen.probability
         if not assessment.assessable:
             self.smoother.forget()

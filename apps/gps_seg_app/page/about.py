@@ -20,7 +20,7 @@ def build(context: Context) -> None:
     """Lay the tab out."""
     for folder in context.models.runs.values():
         try:
-            text = card(folder).markdown()
+            text = card(folder, fast=context.models.fast).markdown()
         except GpsSegError as error:
             text = str(error)
         gr.Markdown(text, elem_classes=["card"])

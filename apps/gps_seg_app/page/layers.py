@@ -15,11 +15,14 @@ from gps_seg_app.intake.pictures import shrunk
 
 Pixels = NDArray[np.uint8]
 LARGEST_SIDE = 4096  # pixels a side of what is sent; coordinates stay native
+# differences to the left in Huffman's code alone: of a frame as small as by level 1 with its search for repeats, in half the time
+QUICK = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY,
+         cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_SUB)
 MAP_SIDE = 640  # a probability map is smooth: the model computes it at less
 
 
 def picture_png(pixels: Pixels, side: int = LARGEST_SIDE) -> bytes:
-    """RGB (H, W, 3) as PNG, shrunk if a side is longer than ``side``. Level 1: three times as fast, a tenth larger."""
+    """RGB (H, W, 3) as PNG, shrunk if a side is longer than ``side``."""
     return _png(cv2.cvtColor(shrunk(pixels, side), cv2.COLOR_RGB2BGR))
 
 
@@ -45,4 +48,4 @@ def alt_text(result: Result) -> str:
 
 
 def _png(pixels: NDArray[Any]) -> bytes:
-    return cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+    return cv2.imencode(".png", pixels, QUICK)[1].tobytes()

@@ -113,5 +113,6 @@ def _tell(context: Context, request: gr.Request) -> tuple[Any, ...]:
     if 0 < len(without) < len(predictor.names):
         known = f"calibrated, but not those of {', '.join(without)}"
     own = nearest_step(predictor.threshold)
-    return (f"The model is ready on {predictor.device}. Its probabilities are {known}.", gr.Timer(active=False),
+    fast = f" Fast: it looks at {predictor.input_size} pixels a side, less than it was trained on." if predictor.fast else ""
+    return (f"The model is ready on {predictor.device}.{fast} Its probabilities are {known}.", gr.Timer(active=False),
             context.session(request).threshold or own, own, own)

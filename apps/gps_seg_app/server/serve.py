@@ -14,6 +14,7 @@ from pathlib import Path
 
 from gps_seg.errors import ConfigError, GpsSegError
 from gps_seg_app.inference.loading import Models
+from gps_seg_app.server.gradio_import import without_stubs
 from gps_seg_app.server.guard import Guard, Rules
 from gps_seg_app.server.scratch import Scratch
 from gps_seg_app.settings import Settings
@@ -78,8 +79,10 @@ def hosts(port: int) -> frozenset[str]:
 def build(settings: Settings, models: Models, port: int, scratch: Scratch | None = None) -> Guard:
     """The ASGI application: the door, behind it FastAPI with our files and Gradio's page."""
     os.environ.update(QUIET)
-    import gradio as gr
     from fastapi import FastAPI
+
+    with without_stubs():
+        import gradio as gr
 
     from gps_seg_app.page.page import CSS, HEAD, build_page, theme
     from gps_seg_app.server.routes import add_routes
@@ -118,7 +121,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         import uvicorn
 
         with Scratch() as scratch, _terminable():
-            models = Models(settings.runs, device=settings.device, threshold=settings.threshold)
+            models = Models(settings.runs, device=settings.device, threshold=settings.threshold, fast=settings.fast)
             app = build(settings, models, port, scratch)
             config = uvicorn.Config(app, log_level="critical", access_log=False, server_header=False, ws="none", lifespan="on",
                                     timeout_graceful_shutdown=2, limit_concurrency=512)
