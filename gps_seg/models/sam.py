@@ -202,7 +202,7 @@ def _upscale(layers: Any, x: Tensor) -> Tensor:
     """
     first, norm, activation, second, last = layers
     y = _double(first, x)
-    return last(_double(second, activation(layer_norm(y, norm))))
+    return last(_double(second, activation(layer_norm(y, norm).to(y.dtype))))
 
 
 def _double(layer: Any, x: Tensor) -> Tensor:

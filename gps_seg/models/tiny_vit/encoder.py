@@ -70,11 +70,13 @@ def _window_block(block: Any, x: Tensor) -> Tensor:
 
 
 def _attention(attention: Any, x: Tensor, side: int) -> Tensor:
-    qkv = attention.qkv(attention.norm(x)).to(x.dtype)
+    tokens = x.flatten(1, 2)
+    qkv = attention.qkv(attention.norm(tokens)).to(x.dtype)
     padded = None
     if x.shape[1] % side or x.shape[2] % side:
         padded = attention.qkv(attention.norm(x.new_zeros(1, x.shape[-1])))[0].to(x.dtype)
-    return attention.proj(attend(qkv, attention, padded, side)).to(x.dtype)
+    mixed = attend(qkv.view(*x.shape[:3], -1), attention, padded, side)
+    return attention.proj(mixed.flatten(1, 2)).to(x.dtype).view(x.shape)
 
 
 def _neck(neck: Any, x: Tensor) -> Tensor:

@@ -71,7 +71,8 @@ def pointwise(x: Tensor, layer: Any, norm: Any) -> Tensor:
     """A 1 x 1 convolution and its batch norm on channels-last x (..., C)."""
     weight, bias, values, where = fold(layer, norm)
     if values is None or where is None:
-        return F.linear(x, weight.to(x.dtype), bias.to(x.dtype))
+        flat = F.linear(x.reshape(-1, x.shape[-1]), weight.to(x.dtype), bias.to(x.dtype))
+        return flat.view(*x.shape[:-1], -1)
     return linear(x, weight, bias, values, where)
 
 
@@ -95,9 +96,9 @@ def channels_first(function: Any, x: Tensor) -> Tensor:
 
 
 def layer_norm(x: Tensor, layer: Any) -> Tensor:
-    """A plain norm over the last dimension, of an ``nn.LayerNorm`` or a ``LayerNorm2d``, in the type of x.
+    """A plain norm over the last dimension, of an ``nn.LayerNorm`` or a ``LayerNorm2d``.
 
-    Computed in the type of gain and shift: torch sums their gradients in that of its input, which in bf16 left a third of
-    the gain's gradient wrong.
+    Computed and answered in the type of gain and shift: torch sums their gradients in that of its input, which in bf16 left
+    a third of the gain's gradient wrong.
     """
-    return F.layer_norm(x.to(layer.weight.dtype), layer.weight.shape, layer.weight, layer.bias, layer.eps).to(x.dtype)
+    return F.layer_norm(x.to(layer.weight.dtype), layer.weight.shape, layer.weight, layer.bias, layer.eps)

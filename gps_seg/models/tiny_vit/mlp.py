@@ -81,7 +81,7 @@ class _MlpFunction(torch.autograd.Function):
 def mlp(x: Tensor, module: Any) -> Tensor:
     """x plus the packaged MLP of it, for channels-last x (B, H, W, C)."""
     if not can_fuse(module):
-        return x + module(x).to(x.dtype)
+        return x + module(x.flatten(1, 2)).to(x.dtype).view(x.shape)  # tokens, for which torch adds the bias in the product
     norm, layers = module.norm, (module.fc1, module.fc2)
     places = tuple(layer.selected_positions if isinstance(layer, SparseLinear) else None for layer in layers)
     values = [layer.selected_values if isinstance(layer, SparseLinear) else None for layer in layers]
