@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd import profiler_legacy
 from torch.utils.flop_counter import FlopCounterMode
 
-from gps_seg.config import OPTIONS
+from gps_seg.config import OPTIONS, Recompute
 from gps_seg.core.attach import attach
 from gps_seg.core.roles import matches
 from gps_seg.core.scores import gradient_scores
@@ -39,7 +39,7 @@ class Setting:
     device: str
     compiled: bool = False
     frozen_storage: str = "fp32"
-    checkpoint_blocks: bool = False
+    recompute: Recompute = "none"
 
     def build(self) -> tuple[nn.Module, Tensor]:
         """The model with random weights and one batch of noise (B, 3, S, S), on the device."""
@@ -47,7 +47,7 @@ class Setting:
         model: Any
         if self.model in MODELS:
             model = build_sam(self.model, input_size=self.size)
-            model.checkpoint_blocks = self.checkpoint_blocks
+            model.recompute = self.recompute
             side = model.spec.input_size
         else:
             model = build_backbone(self.model, input_size=self.size)
