@@ -23,6 +23,7 @@ Treatment = Literal["select", "train", "freeze"]
 Score = Literal["gradient", "gradient_abs", "gradient_squared", "gradient_weight", "magnitude", "random"]
 Level = Literal["neuron", "layer", "network"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Recompute = Literal["none", "cheap", "blocks"]
 
 
 def _part(value: Any) -> Any:
@@ -390,8 +391,10 @@ class SegmentationTrainConfig(TrainConfig):
         "bce_iou", description="bce_iou: binary cross-entropy + soft IoU, the paper's"
     )
     box_probability: float = Field(0.0, ge=0, le=1, description="part of the steps that see boxes around the polyps as prompts")
-    checkpoint_blocks: bool = Field(
-        False, description="recompute encoder blocks in the backward pass: less memory, about a third more time"
+    recompute: Recompute = Field(
+        "none", description="what the blocks of SAM's ViT compute again in the backward pass instead of keeping it, with the "
+        "same result: cheap: all but attention, a third of what is kept for a tenth more time; blocks: all, the least memory, a "
+        "third more time; of lite_medsam's encoder blocks alone, where cheap means none"
     )
 
 
@@ -479,6 +482,12 @@ class SegmentationConfig(RunConfig):
     train: SegmentationTrainConfig = Field(SegmentationTrainConfig(), description="the fine-tuning")
     evaluate: SegmentationEvaluateConfig = Field(SegmentationEvaluateConfig(), description="the scoring")
 
+    @model_validator(mode="after")
+    def _cheap_needs_the_parts_of_attention(self) -> SegmentationConfig:
+        if self.train.recompute == "cheap" and self.model.attention == "stock":
+            raise ValueError("train.recompute=cheap needs model.attention=efficient; use it, or train.recompute=blocks")
+        return self
+
 
 class ClassificationConfig(RunConfig):
     """A run of task classification."""
@@ -499,6 +508,7 @@ RENAMED = {
     "evaluate.test": "data.protocol: tune never reads the test part", "selection.lora_rank": "selection.rank",
     "selection.lora_alpha": "selection.alpha", "selection.shira_rank": "selection.rank",
     "selection.adapter_width": "selection.width", "selection.prompt_tokens": "selection.tokens",
+    "train.checkpoint_blocks": "train.recompute: blocks where it was true, else none",
 }
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from gps_seg.cli.options import Device, Fast, Json, RunFolder
+from gps_seg.config import Recompute
 
 app = typer.Typer(no_args_is_help=True, help="Measure what training and scoring cost.", rich_markup_mode=None)
 
@@ -24,13 +25,13 @@ def benchmark_cost(
     batch: Annotated[int, typer.Option(min=1)] = 1,
     methods: Annotated[
         str, typer.Option(help="Comma-separated; the first is the reference. Beside methods there are floor (nothing trains) "
-                               "and contrastive (a batch of that selection pass).")
+                               "and contrastive (a batch of that selection pass). gps:cheap is gps with --recompute cheap.")
     ] = "floor,gps,full,bitfit,lora",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "fp32",
     repetitions: Annotated[int, typer.Option(min=1)] = 7,
     compiled: Annotated[bool, typer.Option("--compiled", help="Under torch.compile.")] = False,
     frozen_storage: Annotated[str, typer.Option(help="fp32, or compute: gps keeps frozen weights in --precision.")] = "fp32",
-    checkpoint_blocks: Annotated[bool, typer.Option("--checkpoint-blocks", help="Recompute SAM's blocks backwards.")] = False,
+    recompute: Annotated[Recompute, typer.Option(help="What the blocks of SAM's encoder compute again backwards.")] = "none",
     json: Annotated[Path | None, typer.Option(help="File to write all numbers to.")] = None,
     plot: Annotated[Path | None, typer.Option(help="PNG of time against memory, the floor drawn in.")] = None,
     device: Device = "auto",
@@ -45,7 +46,7 @@ def benchmark_cost(
         raise ConfigError(f"--frozen-storage: expected fp32 or compute, got {frozen_storage!r}")
     place = resolve_device(device)
     setting = Setting(model, size, batch, resolve_precision(precision, place), str(place), compiled=compiled,
-                      frozen_storage=frozen_storage, checkpoint_blocks=checkpoint_blocks)
+                      frozen_storage=frozen_storage, recompute=recompute)
     typer.echo(benchmark(setting, methods.split(","), repetitions=repetitions, json_path=json, plot_path=plot))
 
 

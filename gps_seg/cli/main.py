@@ -132,7 +132,7 @@ def main() -> None:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
             raise
         _stop("not enough GPU memory: use a smaller model.input_size or train.batch_size, more train.accumulate, "
-              "train.checkpoint_blocks=true, or selection.last_blocks")
+              "train.recompute=cheap or blocks, or selection.last_blocks")
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise

@@ -21,8 +21,24 @@ from gps_seg.core.products import KEEP_COLUMNS_BELOW, choose, choose_taps, selec
 VALUES = "selected_values"
 
 
+def _sparse_linear(x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor, where: Positions) -> Tensor:
+    """y = x W^T + b with a backward that skips dW. x (n, in), y (n, out). A flat y is no view: callers may change it.
+
+    The product comes after all is saved: a recomputation for the backward stops there and never multiplies (as for torch's own
+    linear layer).
+    """
+    y = _LinearFunction.apply(x, weight, bias, values, where.rows, where.columns, where.used, where.backend)
+    with torch.no_grad():
+        cast = weight.to(x.dtype).T
+        if bias is None:
+            torch.mm(x, cast, out=y.detach())
+        else:
+            torch.addmm(bias.to(x.dtype), x, cast, out=y.detach())
+    return y
+
+
 class _LinearFunction(torch.autograd.Function):
-    """y = x W^T + b with a backward that skips dW. x (n, in), dy (n, out). A flat y is no view: callers may change it."""
+    """The graph of :func:`_sparse_linear`; its output is not yet filled."""
 
     @staticmethod
     def forward(
@@ -33,7 +49,7 @@ class _LinearFunction(torch.autograd.Function):
         kept = x.index_select(1, used) if keeps_columns else x  # a copy: a view would keep the whole input alive
         ctx.save_for_backward(kept, weight, rows, columns if keeps_columns else used[columns])
         ctx.bias_dtype, ctx.backend = None if bias is None else bias.dtype, backend
-        return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+        return x.new_empty(len(x), weight.shape[0])
 
     @staticmethod
     @once_differentiable
@@ -193,8 +209,7 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor, where: Positions) -> Tensor:
     """x W^T + b for x (..., in) in the type of x; the gradient of W is computed at ``where`` alone and given to ``values``."""
     with torch.autocast(x.device.type, enabled=False):
-        y = _LinearFunction.apply(
-            x.reshape(-1, x.shape[-1]), weight, bias, values, where.rows, where.columns, where.used, where.backend)
+        y = _sparse_linear(x.reshape(-1, x.shape[-1]), weight, bias, values, where)
     return y.view(*x.shape[:-1], y.shape[-1])
 
 

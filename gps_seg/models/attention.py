@@ -11,93 +11,121 @@ Source of the attention: Li et al., ViTDet, ECCV 2022, arXiv 2203.16527; Kirillo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-# Within a block whose activations are recomputed the checkpoint decides what is kept, and its hooks must be the innermost.
+Tables = tuple[Tensor, Tensor]  # vectors of relative rows (H, H, d) and columns (W, W, d)
+Wide = tuple[Tensor, Tensor, Tensor]  # query, key and value (B, heads, N, d + H + W)
+OUTPUT = -1  # what a hook keeps for attention's own output, which lies in memory anyway
+
+# Within a block whose activations are all recomputed the checkpoint decides what is kept, its hooks the innermost.
 _PLAIN: ContextVar[bool] = ContextVar("plain attention", default=False)
 
 
-def recomputed(block: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Run a block under ``torch.utils.checkpoint``, which then keeps its input alone."""
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Within, attention keeps for the backward what torch keeps."""
     token = _PLAIN.set(True)
     try:
-        return block(x)
+        yield
     finally:
         _PLAIN.reset(token)
 
 
 def _forward(self: Any, x: Tensor) -> Tensor:
     """Attention over x (B, H, W, C), as the stock module to rounding."""
-    batch, height, width, _ = x.shape
-    tokens = height * width
-    qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-    query, key, value = qkv.unbind(0)  # each (B, heads, N, d)
-    if not self.use_rel_pos:
-        mixed = F.scaled_dot_product_attention(query, key, value, scale=self.scale)
+    return self.proj(mix(self, self.qkv(x)))
+
+
+def mix(attention: Any, projected: Tensor) -> Tensor:
+    """A module's attention between its two projections: queries, keys and values (B, H, W, 3 C) -> their mixture (B, H, W, C).
+
+    Keeps only these two for the backward.
+    """
+    batch, height, width, _ = projected.shape
+    parts = projected.reshape(batch, height * width, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
+    query, key, value = parts.unbind(0)  # each (B, heads, N, d)
+    if not attention.use_rel_pos:
+        mixed = _merge_heads(F.scaled_dot_product_attention(query, key, value, scale=attention.scale))
     else:
-        tables = (relative_table(height, self.rel_pos_h).to(query.dtype), relative_table(width, self.rel_pos_w).to(query.dtype))
-        mixed = _attend(query, key, value, tables, self.scale)
-    return self.proj(mixed.permute(0, 2, 1, 3).reshape(batch, height, width, -1))
+        tables = (relative_table(height, attention.rel_pos_h).to(query.dtype),
+                  relative_table(width, attention.rel_pos_w).to(query.dtype))
+        mixed = _attend(query, key, value, tables, attention.scale)
+    return mixed.view(batch, height, width, -1)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, tables: tuple[Tensor, Tensor], scale: float) -> Tensor:
-    """Attention with the position bias; (B, heads, N, d). Keeps only query, key, value and the output for the backward.
+def _merge_heads(mixed: Tensor) -> Tensor:
+    """(B, heads, N, d) -> (B, N, heads * d), a copy."""
+    return mixed.permute(0, 2, 1, 3).flatten(2)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, tables: Tables, scale: float) -> Tensor:
+    """Attention with the position bias; (B, heads, N, d) -> (B, N, heads * d). Keeps only inputs and output for the backward.
 
     The widened inputs are up to three times as wide as the plain ones and cheap to make, so they are made again.
     """
-    wide = _widen(query, key, value, tables, scale)
-    width, extra = value.shape[-1], wide[0].shape[-1] - value.shape[-1]
+    parts, width = (query, key, value, tables, scale), value.shape[-1]
     if torch.compiler.is_compiling() or not torch.is_grad_enabled() or _PLAIN.get():
-        return F.scaled_dot_product_attention(*wide, scale=1.0)[..., :width]
+        return _merge_heads(F.scaled_dot_product_attention(*_widen(*parts), scale=1.0)[..., :width])
+    is_trained = any(table.requires_grad for table in tables)  # its gradient reads two permuted copies of the query
+    wide: Wide = checkpoint(_widen, *parts, use_reentrant=False) if is_trained else _widen(*parts)
     query, key, value, tables = query.detach(), key.detach(), value.detach(), (tables[0].detach(), tables[1].detach())
     places = {part.data_ptr(): index for index, part in enumerate(wide)}
     shape, dtype = wide[0].shape, wide[0].dtype
+    merged: Tensor
 
-    def pack(tensor: Tensor) -> Tensor | tuple[int, Tensor | None]:
+    def pack(tensor: Tensor) -> Tensor | int:
         if tensor.shape != shape or tensor.dtype != dtype:
             return tensor
-        place = places.get(tensor.data_ptr())
-        if place is not None:
-            return place, None
         # What is left is the output, unless the map of weights (N, N) happens to have its shape: the math back-end keeps it.
-        return tensor if shape[-2] == shape[-1] else (-1, tensor[..., :width].clone())
+        return places.get(tensor.data_ptr(), tensor if shape[-2] == shape[-1] else OUTPUT)
 
-    def unpack(packed: Tensor | tuple[int, Tensor | None]) -> Tensor:
+    def unpack(packed: Tensor | int) -> Tensor:
         if isinstance(packed, Tensor):
             return packed
-        place, output = packed
-        if output is not None:
-            return F.pad(output, (0, extra))  # the padded values gave zeros
         with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
-            return _widen(query, key, value, tables, scale)[place]
+            if packed == 0:
+                return _wide_query(query, tables, scale)
+            if packed == 1:
+                return _wide_key(key, tables)
+            plain = value if packed == 2 else merged.unflatten(2, (-1, width)).transpose(1, 2)
+            return F.pad(plain, (0, shape[-1] - width))  # the padded values gave zeros
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         mixed = F.scaled_dot_product_attention(*wide, scale=1.0)
-    return mixed[..., :width]
+    output = _merge_heads(mixed[..., :width])
+    merged = output.detach()
+    return output
 
 
-def _widen(
-    query: Tensor, key: Tensor, value: Tensor, tables: tuple[Tensor, Tensor], scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _widen(query: Tensor, key: Tensor, value: Tensor, tables: Tables, scale: float) -> Wide:
     """Scaled queries and keys (B, heads, N, d + H + W) whose dot products contain the position bias, and padded values.
 
     The fused kernels want one width for query, key and value.
     """
-    height, width = len(tables[0]), len(tables[1])
-    grid = query.unflatten(2, (height, width))  # (B, heads, H, W, d)
+    padded = F.pad(value, (0, len(tables[0]) + len(tables[1])))
+    return _wide_query(query, tables, scale), _wide_key(key, tables), padded
+
+
+def _wide_query(query: Tensor, tables: Tables, scale: float) -> Tensor:
+    grid = query.unflatten(2, (len(tables[0]), len(tables[1])))  # (B, heads, H, W, d)
     rows = torch.einsum("bnhwc,hkc->bnhwk", grid, tables[0]).flatten(2, 3)
     columns = torch.einsum("bnhwc,wkc->bnhwk", grid, tables[1]).flatten(2, 3)
-    places = torch.arange(height * width, device=query.device)
+    return torch.cat([query * scale, rows.to(query.dtype), columns.to(query.dtype)], -1)
+
+
+def _wide_key(key: Tensor, tables: Tables) -> Tensor:
+    height, width = len(tables[0]), len(tables[1])
+    places = torch.arange(height * width, device=key.device)
     codes = torch.cat([F.one_hot(places // width, height), F.one_hot(places % width, width)], -1).to(key.dtype)
-    codes = codes.expand(*key.shape[:2], -1, -1)
-    wide = torch.cat([query * scale, rows.to(query.dtype), columns.to(query.dtype)], -1)
-    return wide, torch.cat([key, codes], -1), F.pad(value, (0, height + width))
+    return torch.cat([key, codes.expand(*key.shape[:2], -1, -1)], -1)
 
 
 def relative_table(size: int, table: Tensor) -> Tensor:
@@ -120,8 +148,13 @@ def use_efficient_attention(encoder: nn.Module) -> None:
 def use_stock_attention(encoder: nn.Module) -> None:
     """Undo :func:`use_efficient_attention`."""
     for module in encoder.modules():
-        if type(module).__name__ == "EfficientAttention":
+        if is_efficient(module):
             module.__class__ = type(module).stock  # type: ignore[attr-defined]
+
+
+def is_efficient(module: nn.Module) -> bool:
+    """Whether :func:`use_efficient_attention` has changed this attention."""
+    return type(module).__name__ == "EfficientAttention"
 
 
 def _is_stock_attention(module: nn.Module) -> bool:

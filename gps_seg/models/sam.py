@@ -16,15 +16,14 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from gps_seg.config import Recompute
 from gps_seg.core.roles import Treatment
 from gps_seg.errors import ConfigError
-from gps_seg.models.attention import recomputed
+from gps_seg.models.recompute import Through, keep_all, way_through
 from gps_seg.models.tiny_vit.encoder import encode as encode_lean
 from gps_seg.models.tiny_vit.folding import layer_norm
 
-Through = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
 Encode = Callable[[Any, Tensor, Through], Tensor]
 
 
@@ -70,7 +69,7 @@ class SamModel(nn.Module):
         spec: what it expects of an image.
         head_patterns, encoder_patterns, official_rules: what a selection asks, see :mod:`gps_seg.methods.parts`.
         lean: compute a TinyViT by :mod:`gps_seg.models.tiny_vit` instead of its packaged modules; the result is the same.
-        checkpoint_blocks: recompute encoder blocks in the backward pass instead of keeping their activations.
+        recompute: what the encoder's blocks compute again in the backward pass, see :mod:`gps_seg.models.recompute`.
     """
 
     head_patterns = ("mask_decoder.*",)
@@ -83,8 +82,8 @@ class SamModel(nn.Module):
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
         self.spec = spec
-        self.checkpoint_blocks = False
         self.lean = True
+        self.recompute: Recompute = "none"
         self.set_input_size(spec.input_size)
 
     def set_input_size(self, input_size: int) -> None:
@@ -114,10 +113,11 @@ class SamModel(nn.Module):
         if image.shape[2:] != (self.spec.input_size, self.spec.input_size):
             raise ConfigError(f"expected images of {self.spec.input_size} x {self.spec.input_size} pixels, "
                               f"got {image.shape[2]} x {image.shape[3]}")
+        through = way_through(self.image_encoder, self.recompute) if torch.is_grad_enabled() else keep_all
         encode: Encode = _encode_vit
         if self._is_tiny_vit:  # a compiler fuses the packaged layers by itself and would unroll the lean path's loops
             encode = encode_lean if self.lean and not torch.compiler.is_compiling() else _encode_tiny_vit
-        return encode(self.image_encoder, image, _recompute if self.checkpoint_blocks and self.training else _run)
+        return encode(self.image_encoder, image, through)
 
     @property
     def _is_tiny_vit(self) -> bool:
@@ -142,14 +142,6 @@ class SamModel(nn.Module):
             positions = self.prompt_encoder.get_dense_pe()
         sparse = sparse.expand(batch, -1, -1)
         return _decode_masks(self.mask_decoder, embedding + dense, positions.expand(batch, -1, -1, -1), sparse)
-
-
-def _run(block: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    return block(x)
-
-
-def _recompute(block: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    return checkpoint(recomputed, block, x, use_reentrant=False)
 
 
 def _encode_vit(encoder: Any, image: Tensor, through: Through) -> Tensor:

@@ -58,6 +58,19 @@ def cache_folder() -> Path:
     return Path(os.environ.get("GPS_SEG_CACHE") or Path.home() / ".cache" / "gps_seg")
 
 
+def has_weights(name: str) -> bool:
+    """Whether a model's published weights are at hand without a download."""
+    published = PUBLISHED.get(name)
+    if published is None:
+        return False
+    if not published.url.startswith("package:"):
+        return (cache_folder() / published.url.rsplit("/", 1)[1]).is_file()
+    try:
+        return _packaged_file(published.url).is_file()
+    except CheckpointError:
+        return False
+
+
 def find_weights(name: str) -> Path:
     """The path of a model's published weight file, verified; downloads it to the cache if it is not there.
 

@@ -1,4 +1,4 @@
-"""The settings of runs made before there was one page for both tasks, in today's words. Loads without torch."""
+"""The settings of runs made under former pages of settings, in today's words. Loads without torch."""
 
 from __future__ import annotations
 
@@ -25,9 +25,13 @@ def modernise(values: Values) -> Values:
     Where an option of a method had no effect it is left out.
     """
     sections = ("selection", "selection_loss", "train", "data", "evaluate")
-    if "task" in values or not all(isinstance(values.get(name, {}), dict) for name in sections):
+    if not all(isinstance(values.get(name, {}), dict) for name in sections):
         return values
     values = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+    if "checkpoint_blocks" in values.get("train", {}):
+        values["train"]["recompute"] = "blocks" if values["train"].pop("checkpoint_blocks") else "none"
+    if "task" in values:
+        return values
     method, selection = values.get("method", "gps"), values.get("selection", {})
     if "selection_loss" in values:
         loss = values.pop("selection_loss")
@@ -44,8 +48,10 @@ def modernise(values: Values) -> Values:
 
 
 def is_old(values: Values) -> bool:
-    """Whether these are the settings that a run of former times left in its folder: they name every method's options."""
-    return "task" not in values and isinstance(values.get("selection"), dict) and "lora_rank" in values["selection"]
+    """Whether these are the settings that a run of former times left in its folder: they name every setting."""
+    if "task" not in values:
+        return isinstance(values.get("selection"), dict) and "lora_rank" in values["selection"]
+    return isinstance(values.get("train"), dict) and {"checkpoint_blocks", "checkpoint_every"} <= set(values["train"])
 
 
 def _drop_unread(values: Values) -> None:

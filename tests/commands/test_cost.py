@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from torch import nn
 from gps_seg.commands.benchmarks.cost import measure
 from gps_seg.commands.benchmarks.memory import peak_resident, swap_seconds
 from gps_seg.commands.benchmarks.step import Bench, Setting
+from gps_seg.commands.benchmarks.variants import parse_variants
 from gps_seg.errors import ConfigError
 from gps_seg.models.classifiers import build_backbone
 from gps_seg.models.sam_zoo import build_sam
@@ -48,6 +50,32 @@ def test_the_contrastive_selection_costs_two_full_steps_as_it_sees_two_views() -
     assert 1.9 < contrastive.flops / full.flops < 2.1 and contrastive.step_s > 0 and contrastive.state_bytes == 0
     with pytest.raises(ConfigError, match="contrastive is a selection of classifiers; tiny is none"):
         measure(Setting("tiny", 64, 1, "fp32", "cpu"), ["contrastive"], repetitions=1, resident=False)
+
+
+def test_words_behind_a_method_change_its_setting_alone() -> None:
+    names = ["full", "gps", "gps:cheap", "gps:blocks"]
+    rows = measure(replace(TINY, size=256), names, repetitions=1, say=lambda _: None, resident=False)
+    assert [row.name for row in rows] == names and [row.method for row in rows] == ["full", "gps", "gps", "gps"]
+    assert [row.recompute for row in rows] == ["none", "none", "cheap", "blocks"]
+    none, cheap, blocks = rows[1:]
+    assert none.saved_bytes > cheap.saved_bytes > blocks.saved_bytes and none.flops < cheap.flops < blocks.flops
+    common = parse_variants(["gps", "gps:none"], replace(TINY, recompute="cheap"))
+    assert [variant.setting.recompute for variant in common] == ["cheap", "none"]
+
+
+@pytest.mark.parametrize(("names", "message"), [
+    (["gps", "lora", "gps"], "expected each once, got gps, lora, gps"), (["gsp"], "expected some of floor, .*, got 'gsp'"),
+    (["gps:cheep"], "expected none, cheap, blocks after a method's colon, got 'cheep' in 'gps:cheep'"),
+    (["gps:cheap:blocks"], "expected one recompute a method, got 'gps:cheap:blocks'"),
+])
+def test_a_wrong_name_of_what_to_measure_is_explained(names: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_variants(names, TINY)
+
+
+def test_recomputation_is_a_setting_of_sams() -> None:
+    with pytest.raises(ConfigError, match="cheap is a setting of SAMs; vit_tiny_patch16_224 is none"):
+        parse_variants(["gps:cheap"], Setting("vit_tiny_patch16_224", None, 2, "fp32", "cpu"))
 
 
 @pytest.mark.parametrize("groups", [1, 4, 8])
@@ -87,15 +115,15 @@ def test_an_unknown_backbone_names_the_nearest() -> None:
 
 def test_the_command_prints_a_table_writes_json_and_a_plot(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "gps_seg.cli", "benchmark", "cost", "--model", "tiny", "--repetitions", "1",
-               "--methods", "floor,full,gps,lora,shira", "--json", str(tmp_path / "cost.json"),
+               "--methods", "floor,full,gps,gps:cheap,lora,shira", "--json", str(tmp_path / "cost.json"),
                "--plot", str(tmp_path / "cost.png")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "GFLOP" in done.stdout and "hot swap of a gps delta" in done.stdout
     document = json.loads((tmp_path / "cost.json").read_text())
     rows = document["rows"]
-    assert [row["method"] for row in rows] == ["floor", "full", "gps", "lora", "shira"] and rows[0]["ratio"] == 1
+    assert [row["method"] for row in rows] == ["floor", "full", "gps", "gps", "lora", "shira"] and rows[0]["ratio"] == 1
     assert {"compiled", "step_s", "flops", "forward_s", "peak_bytes", "saved_bytes", "state_bytes", "delta_bytes",
-            "selection_s"} <= set(rows[0])
+            "selection_s", "name", "recompute"} <= set(rows[0])
     assert {"hardware", "versions", "setting", "swap_s"} <= set(document)
     with Image.open(tmp_path / "cost.png") as picture:
         assert picture.width > 500

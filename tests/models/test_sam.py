@@ -13,8 +13,6 @@ from torch import Tensor
 from torch.autograd import profiler_legacy
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gps_seg.core.attach import attach
-from gps_seg.core.selection import Selection
 from gps_seg.errors import CheckpointError, ConfigError
 from gps_seg.files import sha256
 from gps_seg.models.attention import use_efficient_attention, use_stock_attention
@@ -197,24 +195,6 @@ def test_efficient_attention_keeps_far_less_for_the_backward() -> None:
     assert 0 < kept["efficient"] < 0.6 * kept["stock"], kept
 
 
-@pytest.mark.parametrize("name", TINY)
-def test_recomputing_blocks_changes_no_gradient_of_an_attached_model(name: str) -> None:
-    gradients = []
-    for recompute in (False, True):
-        model = build_sam(name).train()
-        for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.eval()
-        model.checkpoint_blocks = recompute
-        names = [key for key, parameter in model.named_parameters() if key.startswith("image_encoder") and parameter.ndim > 1
-                 and key.endswith("weight")]
-        attached = attach(model, Selection({key: torch.tensor([0, 3]) for key in names}, {}, ""))
-        model(torch.ones(1, 3, 64, 64)).logits.square().sum().backward()
-        gradients.append([parameter.grad for parameter in attached.trainable().values()])
-    for expected, found in zip(*gradients, strict=True):
-        torch.testing.assert_close(expected, found)
-
-
 @pytest.mark.slow
 def test_the_real_lite_medsam_equals_its_package_with_a_box_and_survives_the_way_to_stock_and_back() -> None:
     assert sha256(find_weights("lite_medsam")) == PUBLISHED["lite_medsam"].sha256
@@ -245,15 +225,3 @@ def test_attention_is_right_where_the_map_has_the_shape_of_the_widened_inputs(di
         ours(x).square().sum().backward()
     stock(x).square().sum().backward()
     torch.testing.assert_close(ours.qkv.weight.grad, stock.qkv.weight.grad)
-
-
-def test_recomputing_blocks_keeps_their_inputs_alone() -> None:
-    kept = {}
-    for recompute in (False, True):
-        model = build_sam("tiny", input_size=512).train()
-        model.checkpoint_blocks = recompute
-        with profiler_legacy.profile(profile_memory=True) as events:
-            embedding = model.encode(torch.randn(1, 3, 512, 512))
-        kept[recompute] = sum(event.self_cpu_memory_usage for event in events.function_events or ())
-        del embedding
-    assert kept[True] < 0.55 * kept[False], kept

@@ -103,6 +103,14 @@ def test_every_methods_gradients_equal_those_through_the_packaged_encoder(method
     compare(model, 64, 2, torch.float64)
 
 
+def test_gains_that_train_beside_selected_weights_have_the_packaged_gradients() -> None:
+    model = awake(build_sam("tiny_lite"))
+    options = OPTIONS["gps"](norm="train", scale="train", embedding="train")
+    attach(model, METHODS["gps"](model, options, lambda names: data_free_scores(model, names, score="random"), 0))
+    names = compare(model.double(), 64, 2, torch.float64)
+    assert {"image_encoder.patch_embed.seq.0.bn.weight", "image_encoder.layers.1.blocks.0.local_conv.bn.weight"} < names
+
+
 @pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize("backend", ["auto", "gather", "dense"])
 def test_selected_gradients_agree_whatever_back_end_is_asked_for(k: int, backend: str) -> None:

@@ -19,7 +19,7 @@ from gps_seg.config import ClassGPSConfig, LoraOptions, RunConfig, load_config, 
 from gps_seg.errors import CheckpointError, ConfigError, TrainingError
 from gps_seg.models.sam_zoo import build_sam
 from gps_seg.runs.fit import Fit
-from gps_seg.runs.folder import read_config
+from gps_seg.runs.folder import load_settings, read_config
 from gps_seg.runs.load import load_run
 from gps_seg.runs.old_settings import modernise
 from support.settings import SETTINGS, classification, silent
@@ -53,6 +53,20 @@ def test_the_settings_of_an_old_classification_run_are_read_in_todays_words() ->
 def test_the_page_of_all_methods_options_becomes_the_methods_own(method: str) -> None:
     values = {**old("segmentation"), "method": method}
     assert parse_config(modernise(values), "old").method == method
+
+
+@pytest.mark.parametrize(("former", "today"), [(True, "blocks"), (False, "none")])
+def test_recomputed_blocks_have_another_word_today(former: bool, today: str, tmp_path: Path) -> None:
+    values = old("segmentation", train={"checkpoint_blocks": former})
+    assert parse_config(modernise(values), "old").train.recompute == today  # type: ignore[attr-defined]
+    page = load_config(None, SETTINGS).model_dump(mode="json")
+    page["train"]["checkpoint_blocks"] = former
+    del page["train"]["recompute"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(page))
+    expected = load_config(None, [*SETTINGS, f"train.recompute={today}"])
+    assert read_config(tmp_path) == load_settings(tmp_path / "config.yaml") == expected
+    with pytest.raises(ConfigError, match="'train.checkpoint_blocks': it is train.recompute: blocks where it was true"):
+        load_config(None, ["train.checkpoint_blocks=true"])
 
 
 SMALL = ["data.few_shot=2", "model.name=vit_tiny_patch16_224", "model.input_size=32", "train.max_steps=4", "train.batch_size=10",

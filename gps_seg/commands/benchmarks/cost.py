@@ -6,7 +6,6 @@ runs: compare ratios, not seconds. Beside the time stands what no noise touches,
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,12 +14,10 @@ from statistics import median
 import torch
 
 from gps_seg.commands.benchmarks.memory import peak_allocated, peak_resident, swap_seconds
-from gps_seg.commands.benchmarks.step import CONTRASTIVE, Bench, Setting
-from gps_seg.errors import ConfigError
+from gps_seg.commands.benchmarks.step import Bench, Setting
+from gps_seg.commands.benchmarks.variants import Variant, parse_variants
 from gps_seg.files import write_json
-from gps_seg.methods import METHODS
 from gps_seg.metrics.plots.pictures import cost_plot
-from gps_seg.models.sam_zoo import MODELS
 from gps_seg.runs.provenance import surroundings
 
 
@@ -29,6 +26,9 @@ class Row:
     """One method's cost. Times in seconds, ``step_s`` and ``forward_s`` minima over repetitions; ``*_bytes`` in bytes.
 
     Attributes:
+        name: the method and the words behind it, such as gps:cheap.
+        encoder: how LiteMedSAM's TinyViT computes, lean or stock.
+        recompute: what the blocks of SAM's encoder compute again in the backward.
         compiled: whether torch.compile ran.
         ratio: median of the paired ratios of step times to the first row's.
         flops: of a step, matrix products and convolutions as torch counts them.
@@ -39,7 +39,10 @@ class Row:
         selection_s: one gradient pass over the batch and the choice.
     """
 
+    name: str
     method: str
+    encoder: str
+    recompute: str
     compiled: bool
     step_s: float
     ratio: float
@@ -60,50 +63,47 @@ def measure(
     """Measure every method, interleaved; rows in the order of ``methods``, ratios against the first.
 
     Args:
+        methods: see :func:`gps_seg.commands.benchmarks.variants.parse_variants`, which raises ConfigError.
         resident: on a CPU, measure each method's peak memory in a fresh process of its own.
-
-    Raises:
-        ConfigError: an unknown method, or ``contrastive`` on a SAM.
     """
-    known = ["floor", CONTRASTIVE, *METHODS]
-    unknown = sorted(set(methods) - set(known))
-    if len(set(methods)) < len(methods):
-        raise ConfigError(f"--methods: expected each once, got {', '.join(methods)}")
-    if CONTRASTIVE in methods and setting.model in MODELS:
-        raise ConfigError(f"--methods: {CONTRASTIVE} is a selection of classifiers; {setting.model} is none")
-    if unknown:
-        raise ConfigError(f"--methods: expected some of {', '.join(known)}, got {unknown[0]!r}")
-    peaks = {method: peak_resident(setting, method) for method in methods} if resident and setting.device == "cpu" else {}
-    model, image = setting.build()
-    benches = [Bench(method, copy.deepcopy(model), image, setting) for method in methods]
+    variants = parse_variants(methods, setting)
+    resident = resident and setting.device == "cpu"
+    peaks = [peak_resident(variant.setting, variant.method) if resident else 0 for variant in variants]
+    benches = [Bench(variant.method, *variant.setting.build(), variant.setting) for variant in variants]
     extras = []
-    for bench in benches:
+    for bench, peak in zip(benches, peaks, strict=True):
         bench.step()  # warm-up, and the optimizer's state
-        extras.append((bench.flops(), bench.saved_bytes(), peaks.get(bench.method, 0) or peak_allocated(bench)))
-    times: dict[str, list[tuple[float, float]]] = {bench.method: [] for bench in benches}
+        extras.append((bench.flops(), bench.saved_bytes(), peak or peak_allocated(bench)))
+    times: list[list[tuple[float, float]]] = [[] for _ in benches]
     for repetition in range(repetitions):
-        for bench in benches:
-            times[bench.method].append(bench.step())
-        say(f"repetition {repetition + 1}/{repetitions}: " + ", ".join(f"{m} {t[-1][1]:.3f} s" for m, t in times.items()))
-    first = [whole for _, whole in times[methods[0]]]
-    rows = []
-    for bench, (flops, saved, peak) in zip(benches, extras, strict=True):
-        forward, whole = zip(*times[bench.method], strict=True)
-        ratio = median(a / b for a, b in zip(whole, first, strict=True))
-        rows.append(Row(
-            bench.method, setting.compiled, min(whole), ratio, min(forward), flops, saved,
-            peak, bench.state_bytes(encoder_only=False), bench.delta_bytes(), bench.state_bytes(encoder_only=True),
-            bench.selection_s, list(whole),
-        ))
-    return rows
+        for bench, own in zip(benches, times, strict=True):
+            own.append(bench.step())
+        last = [f"{name} {own[-1][1]:.3f} s" for name, own in zip(methods, times, strict=True)]
+        say(f"repetition {repetition + 1}/{repetitions}: {', '.join(last)}")
+    first = [whole for _, whole in times[0]]
+    return [_row(*parts, first) for parts in zip(variants, benches, extras, times, strict=True)]
+
+
+def _row(
+    variant: Variant, bench: Bench, extras: tuple[int, int, int], times: Sequence[tuple[float, float]], first: Sequence[float]
+) -> Row:
+    forward, whole = zip(*times, strict=True)
+    ratio = median(a / b for a, b in zip(whole, first, strict=True))
+    setting = variant.setting
+    return Row(
+        variant.name, variant.method, setting.encoder, setting.recompute, setting.compiled, min(whole), ratio, min(forward), *extras,
+        bench.state_bytes(encoder_only=False), bench.delta_bytes(), bench.state_bytes(encoder_only=True), bench.selection_s,
+        list(whole),
+    )
 
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as text."""
-    lines = [f"{'method':<8} {'step s':>8} {'ratio':>6} {'forward s':>9} {'GFLOP':>8} {'saved MB':>9} {'peak MB':>9} "
+    width = max(8, *(len(row.name) for row in rows))
+    lines = [f"{'method':<{width}} {'step s':>8} {'ratio':>6} {'forward s':>9} {'GFLOP':>8} {'saved MB':>9} {'peak MB':>9} "
              f"{'state MB':>9} {'delta MB':>9}"]
     for row in rows:
-        lines.append(f"{row.method:<8} {row.step_s:>8.3f} {row.ratio:>6.2f} {row.forward_s:>9.3f} {row.flops / 1e9:>8.1f} "
+        lines.append(f"{row.name:<{width}} {row.step_s:>8.3f} {row.ratio:>6.2f} {row.forward_s:>9.3f} {row.flops / 1e9:>8.1f} "
                      f"{row.saved_bytes / 1e6:>9.1f} {row.peak_bytes / 1e6:>9.1f} {row.state_bytes / 1e6:>9.2f} "
                      f"{row.delta_bytes / 1e6:>9.2f}")
     return "\n".join(lines)
@@ -114,13 +114,13 @@ def benchmark(
 ) -> str:
     """Measure and write; returns the table.
 
-    Weights are random: they cost the same as real ones, but their gradients spread over more input columns than a trained
-    model's, so GPS looks a little dearer than it is.
+    Random weights cost the same as real ones, but their gradients spread over more input columns than a trained model's, so
+    GPS looks a little dearer with them than it is: published ones are read where they are at hand.
     """
     rows = measure(setting, methods, repetitions=repetitions)
     how = f"batch {setting.batch}, {setting.precision}{', compiled' if setting.compiled else ''}"
     title = f"{setting.model} at {setting.size or 'its own'} px, {how}"
-    document = {"setting": asdict(setting), "rows": [asdict(row) for row in rows], "swap_s": swap_seconds(setting),
+    document = {"setting": asdict(setting), "pretrained": setting.pretrained, "rows": [asdict(row) for row in rows], "swap_s": swap_seconds(setting),
                 **surroundings(torch.device(setting.device), setting.precision)}
     if json_path:
         write_json(json_path, document)

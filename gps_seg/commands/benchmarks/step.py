@@ -6,21 +6,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import profiler_legacy
 from torch.utils.flop_counter import FlopCounterMode
 
-from gps_seg.config import OPTIONS
+from gps_seg.config import OPTIONS, Recompute
 from gps_seg.core.attach import attach
 from gps_seg.core.roles import matches
 from gps_seg.core.scores import gradient_scores
 from gps_seg.core.selection import Selection
 from gps_seg.methods import METHODS
 from gps_seg.models.classifiers import build_backbone
-from gps_seg.models.sam_zoo import MODELS, build_sam
+from gps_seg.models.sam_zoo import MODELS, build_sam, load_sam
+from gps_seg.models.weights import has_weights
 from gps_seg.runs.device import autocast, compute_dtype, training_mode
 from gps_seg.tasks.classification.losses import features_of, supervised_contrastive
 
@@ -39,21 +40,29 @@ class Setting:
     device: str
     compiled: bool = False
     frozen_storage: str = "fp32"
-    checkpoint_blocks: bool = False
+    recompute: Recompute = "none"
+    encoder: Literal["lean", "stock"] = "lean"
 
     def build(self) -> tuple[nn.Module, Tensor]:
-        """The model with random weights and one batch of noise (B, 3, S, S), on the device."""
+        """The model and one batch of noise (B, 3, S, S), on the device; published weights where they are at hand, else random."""
         device = torch.device(self.device)
         model: Any
         if self.model in MODELS:
-            model = build_sam(self.model, input_size=self.size)
-            model.checkpoint_blocks = self.checkpoint_blocks
+            load = load_sam if self.pretrained else build_sam
+            model = load(self.model, input_size=self.size, encoder=self.encoder)
+            model.recompute = self.recompute
             side = model.spec.input_size
         else:
             model = build_backbone(self.model, input_size=self.size)
             side = self.size or model.pretrained_cfg["input_size"][-1]
         image = torch.randn(self.batch, 3, side, side, generator=torch.Generator().manual_seed(0))
         return model.to(device), image.to(device)
+
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the weights are the published ones."""
+        return self.model in MODELS and has_weights(self.model)
 
 
 def output_of(model: Any, image: Tensor) -> Tensor:

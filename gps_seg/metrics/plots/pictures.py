@@ -86,7 +86,7 @@ def cost_plot(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> None
     """Write a PNG of step time against memory, a dot a method, with the floor's time and memory drawn as lines.
 
     Args:
-        rows: of the cost benchmark: ``method``, ``step_s``, and ``peak_bytes`` or, where that is zero, ``saved_bytes``.
+        rows: of the cost benchmark: ``name``, ``method``, ``step_s``, and ``peak_bytes`` or, where that is zero, ``saved_bytes``.
     """
     from matplotlib.figure import Figure
 
@@ -95,7 +95,7 @@ def cost_plot(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> None
     axis = figure.subplots()
     for number, row in enumerate(rows):
         axis.scatter(row[key] / 1e9, row["step_s"], s=64, marker="D" if row["method"] == "gps" else "o", color=f"C{number % 10}",
-                     label=row["method"], zorder=3)
+                     label=row["name"], zorder=3)
         if row["method"] == "floor":
             axis.axhline(row["step_s"], color=f"C{number % 10}", linewidth=0.9, linestyle="--", zorder=1)
             axis.axvline(row[key] / 1e9, color=f"C{number % 10}", linewidth=0.9, linestyle="--", zorder=1)

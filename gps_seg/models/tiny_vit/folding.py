@@ -63,12 +63,14 @@ def fold(layer: Any, norm: Any) -> Folded:
     bias = norm.bias - norm.running_mean * scale
     weight = layer.weight * scale.view(-1, 1, 1, 1)
     where = layer.selected_positions if isinstance(layer, SparseConv2d) else None
-    values = None if where is None else layer.selected_values * scale[where.rows]
+    values = None if where is None else layer.selected_values * scale.detach()[where.rows]  # the weight has the gain's part
     return Folded(weight.flatten(1) if layer.kernel_size == (1, 1) else weight, bias, values, where)
 
 
 def pointwise(x: Tensor, layer: Any, norm: Any) -> Tensor:
     """A 1 x 1 convolution and its batch norm on channels-last x (..., C)."""
+    if not _may_fold(layer, norm):
+        return channels_first(lambda y: norm(layer(y)), x)
     weight, bias, values, where = fold(layer, norm)
     if values is None or where is None:
         flat = F.linear(x.reshape(-1, x.shape[-1]), weight.to(x.dtype), bias.to(x.dtype))
@@ -78,7 +80,7 @@ def pointwise(x: Tensor, layer: Any, norm: Any) -> Tensor:
 
 def depthwise(x: Tensor, layer: Any, norm: Any) -> Tensor:
     """A depthwise convolution and its batch norm on channels-last x (B, H, W, C)."""
-    if not is_plain(layer, norm):
+    if not _may_fold(layer, norm):
         return channels_first(lambda y: norm(layer(y)), x)
     weight, bias, values, where = fold(layer, norm)
     geometry = (layer.stride, layer.padding, layer.dilation, layer.groups)
@@ -88,6 +90,11 @@ def depthwise(x: Tensor, layer: Any, norm: Any) -> Tensor:
     else:
         y = conv2d(y, weight, bias, values, where, geometry)
     return y.permute(0, 2, 3, 1)
+
+
+def _may_fold(layer: Any, norm: Any) -> bool:
+    """A gain that trains needs the gradient of the whole folded weight, which the sparse layers do not compute."""
+    return is_plain(layer, norm) and not (isinstance(layer, SparseConv2d) and norm.weight.requires_grad)
 
 
 def channels_first(function: Any, x: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ class Segmentation:
         sam = self.sam
         model = load_sam(sam.name, checkpoint=sam.checkpoint, input_size=sam.input_size, resize=sam.resize,
                          attention=sam.attention, encoder=sam.encoder)
-        model.checkpoint_blocks = self.train.checkpoint_blocks
+        model.recompute = self.train.recompute
         return model
 
     def facts(self, model: Any) -> Document:

@@ -1,0 +1,53 @@
+"""What the cost benchmark measures side by side: methods, each with settings of its own, such as ``gps:cheap``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gps_seg.commands.benchmarks.step import CONTRASTIVE, Setting
+from gps_seg.errors import ConfigError
+from gps_seg.methods import METHODS
+from gps_seg.models.sam_zoo import MODELS
+
+# What may follow a method, after a colon: the field of Setting that it changes. A word means one thing.
+WORDS = {"none": "recompute", "cheap": "recompute", "blocks": "recompute", "lean": "encoder", "stock": "encoder"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method under a setting; ``name`` is what the user wrote, ``method[:word[:word]]``."""
+
+    name: str
+    method: str
+    setting: Setting
+
+
+def parse_variants(names: Sequence[str], setting: Setting) -> list[Variant]:
+    """Each name with the setting that its words make of the common one.
+
+    Raises:
+        ConfigError: an unknown method or word, one given twice, or ``contrastive`` on a SAM.
+    """
+    if len(set(names)) < len(names):
+        raise ConfigError(f"--methods: expected each once, got {', '.join(names)}")
+    return [_parse(name, setting) for name in names]
+
+
+def _parse(name: str, setting: Setting) -> Variant:
+    method, *words = name.split(":")
+    known = ["floor", CONTRASTIVE, *METHODS]
+    if method not in known:
+        raise ConfigError(f"--methods: expected some of {', '.join(known)}, got {method!r}")
+    if method == CONTRASTIVE and setting.model in MODELS:
+        raise ConfigError(f"--methods: {CONTRASTIVE} is a selection of classifiers; {setting.model} is none")
+    if unknown := [word for word in words if word not in WORDS]:
+        raise ConfigError(f"--methods: expected {', '.join(WORDS)} after a method's colon, got {unknown[0]!r} in {name!r}")
+    fields = [WORDS[word] for word in words]
+    if len(set(fields)) < len(fields):
+        raise ConfigError(f"--methods: expected one {fields[0]} a method, got {name!r}")
+    if words and setting.model not in MODELS:
+        raise ConfigError(f"--methods: {words[0]} is a setting of SAMs; {setting.model} is none")
+    changes: dict[str, Any] = dict(zip(fields, words, strict=True))
+    return Variant(name, method, replace(setting, **changes))
