@@ -14,6 +14,7 @@ from gps_seg.core.kernels import why_not
 from gps_seg.data.batches import EpochBatches
 from gps_seg.data.splits import Splits
 from gps_seg.errors import ConfigError
+from gps_seg.runs.allocator import keep_freed_memory
 from gps_seg.runs.device import resolve_device, resolve_precision
 from gps_seg.runs.task_model import TaskModel, make_task
 
@@ -61,6 +62,7 @@ def prepare(config: RunConfig, say: Say = print) -> Setup:
     Raises:
         DataError, ConfigError, CheckpointError: what is wrong, in one line.
     """
+    keep_freed_memory()
     device = resolve_device(config.device)
     precision = resolve_precision(config.train.precision, device)
     if config.train.backend == "triton" and (reason := why_not(device)):

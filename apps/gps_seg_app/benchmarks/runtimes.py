@@ -32,7 +32,6 @@ from gps_seg.runs.provenance import surroundings
 from gps_seg.tasks.segmentation.pairs import Pair
 from gps_seg.tasks.segmentation.sets import set_pairs
 from gps_seg_app.benchmarks.load import load_average
-from gps_seg_app.inference.encoder import FastTinyViT
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime", "openvino")
 THREADS = 2
@@ -40,14 +39,16 @@ Encode = Callable[[Tensor], Tensor]
 
 
 class _Encoder(nn.Module):
-    """The packaged encoder alone, as exporters want it."""
+    """The encoder alone, as exporters want it, on one of its ways."""
 
-    def __init__(self, model: SamModel) -> None:
+    def __init__(self, model: SamModel, *, lean: bool, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.lean, self.dtype = model, lean, dtype
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.model.encode(image)
+        self.model.lean = self.lean
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            return self.model.encode(image)
 
 
 def benchmark(data: str, *, images: int, repetitions: int, batches: Sequence[int] = (1, 4), json_path: Path | None = None) -> str:
@@ -91,11 +92,12 @@ def runtimes(model: SamModel, batch: int, folder: Path) -> dict[str, Encode]:
     path = folder / f"encoder-{batch}.onnx"
     side = model.spec.input_size
     with torch.inference_mode(mode=False), torch.no_grad():
-        torch.onnx.export(_Encoder(model).eval(), (torch.zeros(batch, 3, side, side),), path, dynamo=True, verbose=False)
+        torch.onnx.export(_Encoder(model, lean=False).eval(), (torch.zeros(batch, 3, side, side),), path, dynamo=True, verbose=False)
     return {
-        "packaged fp32": model.encode,
-        "ours fp32": FastTinyViT(model.image_encoder, torch.float32),
-        "ours bf16": FastTinyViT(model.image_encoder, torch.bfloat16),
+        "packaged fp32": _Encoder(model, lean=False),
+        "packaged bf16": _Encoder(model, lean=False, dtype=torch.bfloat16),
+        "ours fp32": _Encoder(model, lean=True),
+        "ours bf16": _Encoder(model, lean=True, dtype=torch.bfloat16),
         "onnxruntime fp32": _onnxruntime(path),
         "onnxruntime int8": _onnxruntime(_quantised(path)),
         "openvino fp32": _openvino(path, "f32"),

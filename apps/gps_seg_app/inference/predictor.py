@@ -20,7 +20,6 @@ from gps_seg.metrics.temperature import rescale
 from gps_seg.runs.calibration import Calibration, read_calibration
 from gps_seg.runs.device import autocast
 from gps_seg.tasks.segmentation.task import to_native
-from gps_seg_app.inference.encoder import FastTinyViT, is_tiny_vit
 from gps_seg_app.inference.model import Timing
 from gps_seg_app.inference.model_card import ModelCard, card
 from gps_seg_app.inference.prompts import pull
@@ -80,7 +79,6 @@ class Predictor:
         self.fast = fast
         self._folders = {name: Path(folder) for name, folder in runs.items()}
         self._calibration: dict[str, Calibration | None] = {name: read_calibration(path) for name, path in self._folders.items()}
-        self._encoders: dict[str | None, FastTinyViT] = {}
         self._base: tuple[Tensor, Tensor] | None = None  # the last picture a box was drawn on, and the base's embedding
         self._kept: OrderedDict[tuple[str, str], Embedding] = OrderedDict()
         self._most, self._lock, self._threshold = cache, threading.Lock(), threshold
@@ -224,11 +222,6 @@ class Predictor:
         """By a delta, or with None by the base. The lock is held."""
         loaded = self._loaded
         loaded.switch(name)
-        if loaded.plain and loaded.device.type == "cpu" and is_tiny_vit(loaded.model.image_encoder):
-            if name not in self._encoders:
-                dtype = torch.bfloat16 if loaded.precision == "bf16" else torch.float32
-                self._encoders[name] = FastTinyViT(loaded.model.image_encoder, dtype)
-            return self._encoders[name](image)
         with autocast(loaded.device, loaded.precision):
             return loaded.model.encode(image).float()
 

@@ -41,11 +41,6 @@ class Loaded:
     device: torch.device
     precision: str
 
-    @property
-    def plain(self) -> bool:
-        """Whether the model's modules are the stock ones."""
-        return self.board is not None
-
     def switch(self, name: str | None) -> None:
         """Make a delta the active one, or with None the untuned base; costs nothing if it is already."""
         if self.board is not None and self.board.active != name:

@@ -18,6 +18,7 @@ from gps_seg.commands.benchmarks.step import Bench, Setting
 from gps_seg.commands.benchmarks.variants import Variant, parse_variants
 from gps_seg.files import write_json
 from gps_seg.metrics.plots.pictures import cost_plot
+from gps_seg.runs.allocator import keep_freed_memory
 from gps_seg.runs.provenance import surroundings
 
 
@@ -69,6 +70,7 @@ def measure(
     variants = parse_variants(methods, setting)
     resident = resident and setting.device == "cpu"
     peaks = [peak_resident(variant.setting, variant.method) if resident else 0 for variant in variants]
+    keep_freed_memory()  # as a run does
     benches = [Bench(variant.method, *variant.setting.build(), variant.setting) for variant in variants]
     extras = []
     for bench, peak in zip(benches, peaks, strict=True):
@@ -91,9 +93,9 @@ def _row(
     ratio = median(a / b for a, b in zip(whole, first, strict=True))
     setting = variant.setting
     return Row(
-        variant.name, variant.method, setting.encoder, setting.recompute, setting.compiled, min(whole), ratio, min(forward), *extras,
-        bench.state_bytes(encoder_only=False), bench.delta_bytes(), bench.state_bytes(encoder_only=True), bench.selection_s,
-        list(whole),
+        variant.name, variant.method, setting.encoder, setting.recompute, setting.compiled, min(whole), ratio, min(forward),
+        *extras, bench.state_bytes(encoder_only=False), bench.delta_bytes(), bench.state_bytes(encoder_only=True),
+        bench.selection_s, list(whole),
     )
 
 
@@ -120,8 +122,8 @@ def benchmark(
     rows = measure(setting, methods, repetitions=repetitions)
     how = f"batch {setting.batch}, {setting.precision}{', compiled' if setting.compiled else ''}"
     title = f"{setting.model} at {setting.size or 'its own'} px, {how}"
-    document = {"setting": asdict(setting), "pretrained": setting.pretrained, "rows": [asdict(row) for row in rows], "swap_s": swap_seconds(setting),
-                **surroundings(torch.device(setting.device), setting.precision)}
+    document = {"setting": asdict(setting), "pretrained": setting.pretrained, "rows": [asdict(row) for row in rows],
+                "swap_s": swap_seconds(setting), **surroundings(torch.device(setting.device), setting.precision)}
     if json_path:
         write_json(json_path, document)
     if plot_path:

@@ -63,7 +63,7 @@ def fold(layer: Any, norm: Any) -> Folded:
     bias = norm.bias - norm.running_mean * scale
     weight = layer.weight * scale.view(-1, 1, 1, 1)
     where = layer.selected_positions if isinstance(layer, SparseConv2d) else None
-    values = None if where is None else layer.selected_values * scale.detach()[where.rows]  # the weight has the gain's part
+    values = None if where is None else layer.selected_values * scale.detach()[where.rows]
     return Folded(weight.flatten(1) if layer.kernel_size == (1, 1) else weight, bias, values, where)
 
 

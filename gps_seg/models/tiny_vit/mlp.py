@@ -20,13 +20,13 @@ from gps_seg.models.tiny_vit.sums import Sums
 
 CHUNK_BYTES = 4 << 20  # of the hidden activations that are worked on at once
 
-gelu = torch.ops.aten.gelu.out
 gelu_backward = torch.ops.aten.gelu_backward.grad_input
 
 
-def _chunks(tokens: int, hidden: Tensor) -> Iterator[slice]:
-    step = tokens if hidden.is_cuda else max(1, CHUNK_BYTES // (hidden.shape[1] * hidden.element_size()))
-    return (slice(start, min(tokens, start + step)) for start in range(0, tokens, step))
+def _chunks(x: Tensor, hidden: int) -> Iterator[slice]:
+    """Slices over tokens x (n, C) whose hidden activations are small enough."""
+    step = len(x) if x.is_cuda else max(1, CHUNK_BYTES // (hidden * x.element_size()))
+    return (slice(start, min(len(x), start + step)) for start in range(0, len(x), step))
 
 
 def _normalise(x: Tensor, gain: Tensor, shift: Tensor, eps: float, *, trains: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -43,11 +43,12 @@ class _MlpFunction(torch.autograd.Function):
         products = [tensor for index, tensor in enumerate(tensors) if index not in (4, 7)]  # all but the selected values
         gain, shift, *linear = (tensor for tensor in products if tensor is not None)
         w1, b1, w2, b2 = (tensor.to(x.dtype) for tensor in linear)
-        hidden, out = x.new_empty(len(x), len(w1)), torch.empty_like(x)
-        for chunk in _chunks(len(x), hidden):
+        keeps, out = any(ctx.needs_input_grad), torch.empty_like(x)
+        hidden = x.new_empty(len(x) if keeps else 0, len(w1))
+        for chunk in _chunks(x, len(w1)):
             normed = _normalise(x[chunk], gain, shift, eps, trains=False)[0].to(x.dtype)
-            torch.addmm(b1, normed, w1.T, out=hidden[chunk])
-            torch.addmm(b2, torch.ops.aten.gelu(hidden[chunk]), w2.T, out=out[chunk])
+            before = torch.addmm(b1, normed, w1.T, out=hidden[chunk]) if keeps else torch.addmm(b1, normed, w1.T)
+            torch.addmm(b2, torch.ops.aten.gelu(before), w2.T, out=out[chunk])
             out[chunk] += x[chunk]
         ctx.eps, ctx.places = eps, places
         ctx.save_for_backward(x, hidden, gain, shift, w1, w2)
@@ -62,7 +63,7 @@ class _MlpFunction(torch.autograd.Function):
         second = Sums(w2, wanted[8:11], ctx.places[1], narrow=True)
         dx, norms = torch.empty_like(x), [wanted[3], wanted[4]]
         dnorm = [torch.zeros_like(gain, dtype=torch.promote_types(x.dtype, torch.float32)) if one else None for one in norms]
-        for chunk in _chunks(len(x), hidden):
+        for chunk in _chunks(x, len(w1)):
             dy, before = dout[chunk], hidden[chunk]
             second.add(dy, None if second.dw is None else torch.ops.aten.gelu(second.read(before)))
             dh = dy @ w2
