@@ -92,7 +92,8 @@ def runtimes(model: SamModel, batch: int, folder: Path) -> dict[str, Encode]:
     path = folder / f"encoder-{batch}.onnx"
     side = model.spec.input_size
     with torch.inference_mode(mode=False), torch.no_grad():
-        torch.onnx.export(_Encoder(model, lean=False).eval(), (torch.zeros(batch, 3, side, side),), path, dynamo=True, verbose=False)
+        encoder, image = _Encoder(model, lean=False).eval(), torch.zeros(batch, 3, side, side)
+        torch.onnx.export(encoder, (image,), path, dynamo=True, verbose=False)
     return {
         "packaged fp32": _Encoder(model, lean=False),
         "packaged bf16": _Encoder(model, lean=False, dtype=torch.bfloat16),
