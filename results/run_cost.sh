@@ -23,6 +23,9 @@ else
   for entry in ${MODELS-vit_base_patch16_224:224:8 lite_medsam:256:1 sam_vit_b:512:1}; do
     measure "$entry" $all cpu_fp32 "$@"
   done
-  for entry in ${FEW-sam_vit_b:1024:1}; do measure "$entry" $few cpu_fp32 "$@"; done
+  for entry in ${FEW-sam_vit_b:1024:1}; do measure "$entry" full,floor,gps,gps:cheap,gps:blocks,lora cpu_fp32 "$@"; done
+  for entry in ${LEAN-lite_medsam:128:4 lite_medsam:256:4}; do
+    measure "$entry" gps:stock,gps:lean,floor:stock,floor:lean,full:stock,full:lean,lora:stock,lora:lean cpu_bf16 --precision bf16 "$@"
+  done
   for entry in ${COMPILED-vit_base_patch16_224:224:8}; do measure "$entry" $few cpu_fp32_compiled --compiled "$@"; done
 fi

@@ -52,6 +52,13 @@ def test_the_contrastive_selection_costs_two_full_steps_as_it_sees_two_views() -
         measure(Setting("tiny", 64, 1, "fp32", "cpu"), ["contrastive"], repetitions=1, resident=False)
 
 
+def test_lean_and_stock_encoder_are_rows_of_one_run_and_lean_keeps_less() -> None:
+    setting = Setting("tiny_lite", 64, 2, "fp32", "cpu")
+    stock, lean = measure(setting, ["gps:stock", "gps:lean"], repetitions=1, say=lambda _: None, resident=False)
+    assert (stock.encoder, lean.encoder) == ("stock", "lean") and lean.saved_bytes < 0.6 * stock.saved_bytes
+    assert any("mm" in name for name in lean.profile) and all(seconds > 0 for seconds in lean.profile.values())
+
+
 def test_words_behind_a_method_change_its_setting_alone() -> None:
     names = ["full", "gps", "gps:cheap", "gps:blocks"]
     rows = measure(replace(TINY, size=256), names, repetitions=1, say=lambda _: None, resident=False)

@@ -15,7 +15,6 @@ from gps_seg.methods import METHODS
 from gps_seg.models.sam import SamModel
 from gps_seg.models.sam_zoo import build_sam
 from gps_seg.models.tiny_vit import strips, windows
-from gps_seg.models.tiny_vit.mlp import can_fuse
 from gps_seg.runs.device import training_mode
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -120,7 +119,7 @@ def test_selected_gradients_agree_whatever_back_end_is_asked_for(k: int, backend
     model.double()
     names = compare(model, 64, 2, torch.float64)
     assert "image_encoder.layers.0.blocks.0.conv2.c.selected_values" in names
-    assert can_fuse(model.get_submodule("image_encoder.layers.1.blocks.0.mlp")) is (backend == "auto")
+    assert strips.fits(model.get_submodule("image_encoder.layers.0.blocks.0")) is (backend == "auto")
 
 
 @pytest.mark.parametrize("lines", [1, 2, 5, 64])
@@ -156,6 +155,16 @@ def test_batch_norms_that_train_are_left_to_the_packaged_blocks() -> None:
     before = model.get_buffer("image_encoder.layers.0.blocks.0.conv1.bn.running_mean").clone()
     model.encode(torch.rand(2, 3, 64, 64))
     assert not torch.equal(before, model.get_buffer("image_encoder.layers.0.blocks.0.conv1.bn.running_mean"))
+
+
+def test_a_model_that_answered_in_inference_mode_can_train() -> None:
+    model = awake(build_sam("tiny_lite"))
+    training_mode(model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("attention_biases" not in name)
+    with torch.inference_mode():
+        model.encode(torch.rand(1, 3, 64, 64))
+    model.encode(torch.rand(1, 3, 64, 64)).sum().backward()
 
 
 def test_position_biases_follow_their_table() -> None:

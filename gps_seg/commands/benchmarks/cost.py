@@ -38,6 +38,7 @@ class Row:
             above its imports; 0 where neither can be read.
         state_bytes: gradients plus optimizer state; ``encoder_state_bytes`` the encoder's part.
         selection_s: one gradient pass over the batch and the choice.
+        profile: self seconds of the dearest operations of one further step.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Row:
     encoder_state_bytes: int
     selection_s: float
     times: list[float] = field(default_factory=list, repr=False)
+    profile: dict[str, float] = field(default_factory=dict, repr=False)
 
 
 def measure(
@@ -95,7 +97,7 @@ def _row(
     return Row(
         variant.name, variant.method, setting.encoder, setting.recompute, setting.compiled, min(whole), ratio, min(forward),
         *extras, bench.state_bytes(encoder_only=False), bench.delta_bytes(), bench.state_bytes(encoder_only=True),
-        bench.selection_s, list(whole),
+        bench.selection_s, list(whole), bench.profile(),
     )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gps_seg.models.tiny_vit.folding import channels_first, depthwise, has_hooks, is_plain, layer_norm, pointwise
 from gps_seg.models.tiny_vit.mlp import mlp
-from gps_seg.models.tiny_vit.strips import chain
+from gps_seg.models.tiny_vit.strips import chain, fits
 from gps_seg.models.tiny_vit.windows import attend
 
 Through = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
@@ -50,14 +50,14 @@ def _embed(patch_embed: Any, x: Tensor) -> Tensor:
 
 def _block(block: Any, x: Tensor) -> Tensor:
     if not hasattr(block, "attn"):
-        return chain(x, block, residual=True) if is_plain(block) else channels_first(block, x)
+        return chain(x, block, residual=True) if fits(block) else channels_first(block, x)
     if has_hooks(block) or has_hooks(block.attn) or not isinstance(block.drop_path, nn.Identity):
         return block(x.flatten(1, 2)).view(x.shape)
     return _window_block(block, x)
 
 
 def _downsample(layer: Any, x: Tensor) -> Tensor:
-    if is_plain(layer):
+    if fits(layer):
         return chain(x, layer, residual=False)
     stride = layer.conv2.c.stride[0]
     flat = layer(x.permute(0, 3, 1, 2))  # (B, tokens, C)

@@ -43,6 +43,12 @@ def _is_stock(part: Any) -> bool:
     return type(part).forward in STOCK or type(part).__name__ in KNOWN
 
 
+def takes_products(*layers: Any) -> bool:
+    """Whether nobody asked for another back-end of selected gradients than the one that the lean path has."""
+    sparse = (layer for layer in layers if isinstance(layer, (SparseLinear, SparseConv2d)))
+    return all(layer.selected_positions.backend in ("auto", "product") for layer in sparse)
+
+
 class Folded(NamedTuple):
     """A product with its norm folded in.
 

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from gps_seg.core.layers import SparseLinear
 from gps_seg.core.positions import Positions
-from gps_seg.models.tiny_vit.folding import is_plain
+from gps_seg.models.tiny_vit.folding import is_plain, takes_products
 from gps_seg.models.tiny_vit.sums import Sums
 
 CHUNK_BYTES = 4 << 20  # of the hidden activations that are worked on at once
@@ -81,7 +81,7 @@ class _MlpFunction(torch.autograd.Function):
 
 def mlp(x: Tensor, module: Any) -> Tensor:
     """x plus the packaged MLP of it, for channels-last x (B, H, W, C)."""
-    if not can_fuse(module):
+    if not (is_plain(module) and takes_products(module.fc1, module.fc2)):
         return x + module(x.flatten(1, 2)).to(x.dtype).view(x.shape)  # tokens, for which torch adds the bias in the product
     norm, layers = module.norm, (module.fc1, module.fc2)
     places = tuple(layer.selected_positions if isinstance(layer, SparseLinear) else None for layer in layers)
@@ -90,11 +90,3 @@ def mlp(x: Tensor, module: Any) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         y = _MlpFunction.apply(x.reshape(-1, x.shape[-1]), norm.eps, places, norm.weight, norm.bias, *tensors)
     return y.view(x.shape)
-
-
-def can_fuse(module: Any) -> bool:
-    """Whether nothing is inserted, and no back-end asked for."""
-    if not is_plain(module):
-        return False
-    layers = (module.fc1, module.fc2)
-    return all(not isinstance(layer, SparseLinear) or layer.selected_positions.backend in ("auto", "product") for layer in layers)

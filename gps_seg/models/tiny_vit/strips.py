@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gps_seg.core.positions import Positions
-from gps_seg.models.tiny_vit.folding import fold
+from gps_seg.models.tiny_vit.folding import fold, is_plain, takes_products
 from gps_seg.models.tiny_vit.sums import Sums
 
 STRIP_BYTES = 3 << 20  # of one hidden activation; measured best of 0.25 to 8 MB
@@ -158,6 +158,11 @@ def _strip_backward(chain: _Chain, sums: list[Sums], x: Tensor, strip: _Strip, d
     sums[0].add(dh, rows)
     if dx is not None:
         dx[strip.image, strip.inputs].view(rows.shape).addmm_(dh, chain.w1)
+
+
+def fits(block: Any) -> bool:
+    """Whether :func:`chain` may compute a block: its modules are plain, and nobody asked for another back-end."""
+    return is_plain(block) and takes_products(*(pair.c for pair in (block.conv1, block.conv2, block.conv3)))
 
 
 def chain(x: Tensor, block: Any, *, residual: bool) -> Tensor:

@@ -72,7 +72,7 @@ def _biases(attention: Any, parts: tuple[Region, ...], side: int) -> list[Tensor
     source = (table.data_ptr(), table._version, table.dtype, table.device, parts)
     known = _KNOWN.get(attention)
     if known is None or known.source != source:
-        with torch.no_grad():
+        with torch.inference_mode(mode=False), torch.no_grad():  # a later training step may use them
             known = _KNOWN[attention] = _Biases(source, _make_biases(attention, parts, side))
     return known.biases
 
