@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gps_seg.errors import CheckpointError, DataError
 from gps_seg.files import sha256
+from gps_seg.packages import import_torchvision
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ def find_weights(name: str) -> Path:
 
 
 def _packaged_file(url: str) -> Path:
+    import_torchvision()  # asking where a file lies imports the package that holds it, and that may import torchvision
     package, _, file = url.removeprefix("package:").partition("/")
     try:
         return Path(str(resources.files(package).joinpath(file)))
