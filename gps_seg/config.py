@@ -393,8 +393,8 @@ class SegmentationTrainConfig(TrainConfig):
     box_probability: float = Field(0.0, ge=0, le=1, description="part of the steps that see boxes around the polyps as prompts")
     recompute: Recompute = Field(
         "none", description="what the blocks of SAM's ViT compute again in the backward pass instead of keeping it, with the "
-        "same result: cheap: all but attention, a third of what is kept for a tenth more time; blocks: all, the least memory, a "
-        "third more time; of lite_medsam's encoder blocks alone, where cheap means none"
+        "same result: cheap: all but attention, an eighth of what is kept for a tenth more time; blocks: all, the least memory, "
+        "a third more time; of lite_medsam's encoder blocks alone, where cheap means none"
     )
 
 

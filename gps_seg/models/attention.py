@@ -11,7 +11,7 @@ Source of the attention: Li et al., ViTDet, ECCV 2022, arXiv 2203.16527; Kirillo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-Tables = tuple[Tensor, Tensor]  # vectors of relative rows (H, H, d) and columns (W, W, d)
 Wide = tuple[Tensor, Tensor, Tensor]  # query, key and value (B, heads, N, d + H + W)
 OUTPUT = -1  # what a hook keeps for attention's own output, which lies in memory anyway
 
@@ -41,44 +40,29 @@ def plain_attention() -> Iterator[None]:
 
 def _forward(self: Any, x: Tensor) -> Tensor:
     """Attention over x (B, H, W, C), as the stock module to rounding."""
-    return self.proj(mix(self, self.qkv(x)))
+    return self.proj(attend(self, widen, self, self.qkv(x)).view(x.shape))
 
 
-def mix(attention: Any, projected: Tensor) -> Tensor:
-    """A module's attention between its two projections: queries, keys and values (B, H, W, 3 C) -> their mixture (B, H, W, C).
+def attend(attention: Any, make: Callable[..., Wide], *inputs: Any) -> Tensor:
+    """Attention between queries, keys and values that ``make(*inputs)`` gives -> (B, N, C).
 
-    Keeps only these two for the backward.
+    Keeps the inputs and its output for the backward. The widened queries, keys and values are up to three times as wide as the
+    plain ones and are made again.
     """
-    batch, height, width, _ = projected.shape
-    parts = projected.reshape(batch, height * width, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
-    query, key, value = parts.unbind(0)  # each (B, heads, N, d)
-    if not attention.use_rel_pos:
-        mixed = _merge_heads(F.scaled_dot_product_attention(query, key, value, scale=attention.scale))
-    else:
-        tables = (relative_table(height, attention.rel_pos_h).to(query.dtype),
-                  relative_table(width, attention.rel_pos_w).to(query.dtype))
-        mixed = _attend(query, key, value, tables, attention.scale)
-    return mixed.view(batch, height, width, -1)
+    width = attention.rel_pos_h.shape[1] if attention.use_rel_pos else None
+    if torch.compiler.is_compiling():  # asked first: a context variable cannot be traced
+        return _merge_heads(_mix(checkpoint(make, *inputs, use_reentrant=False)), width)
+    if _PLAIN.get() or not torch.is_grad_enabled():
+        return _merge_heads(_mix(make(*inputs)), width)
+    return _attend_lightly(checkpoint(_keeping, make, *inputs, use_reentrant=False), width)
 
 
-def _merge_heads(mixed: Tensor) -> Tensor:
-    """(B, heads, N, d) -> (B, N, heads * d), a copy."""
-    return mixed.permute(0, 2, 1, 3).flatten(2)
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, tables: Tables, scale: float) -> Tensor:
-    """Attention with the position bias; (B, heads, N, d) -> (B, N, heads * d). Keeps only inputs and output for the backward.
-
-    The widened inputs are up to three times as wide as the plain ones and cheap to make, so they are made again.
-    """
-    parts, width = (query, key, value, tables, scale), value.shape[-1]
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or _PLAIN.get():
-        return _merge_heads(F.scaled_dot_product_attention(*_widen(*parts), scale=1.0)[..., :width])
-    is_trained = any(table.requires_grad for table in tables)  # its gradient reads two permuted copies of the query
-    wide: Wide = checkpoint(_widen, *parts, use_reentrant=False) if is_trained else _widen(*parts)
-    query, key, value, tables = query.detach(), key.detach(), value.detach(), (tables[0].detach(), tables[1].detach())
+def _attend_lightly(wide: Wide, width: int | None) -> Tensor:
+    """Attention that keeps its output, unpadded, and asks the checkpoint of its inputs for them."""
+    source: Any = wide[0].grad_fn
     places = {part.data_ptr(): index for index, part in enumerate(wide)}
     shape, dtype = wide[0].shape, wide[0].dtype
+    again: dict[int, Tensor] = {}
     merged: Tensor
 
     def pack(tensor: Tensor) -> Tensor | int:
@@ -90,42 +74,65 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, tables: Tables, scale: fl
     def unpack(packed: Tensor | int) -> Tensor:
         if isinstance(packed, Tensor):
             return packed
-        with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
-            if packed == 0:
-                return _wide_query(query, tables, scale)
-            if packed == 1:
-                return _wide_key(key, tables)
-            plain = value if packed == 2 else merged.unflatten(2, (-1, width)).transpose(1, 2)
-            return F.pad(plain, (0, shape[-1] - width))  # the padded values gave zeros
+        if packed == OUTPUT:  # the padded values gave zeros
+            plain = merged.unflatten(2, (shape[1], -1)).transpose(1, 2)
+            return F.pad(plain, (0, shape[-1] - plain.shape[-1]))
+        if packed not in again:
+            again.update(enumerate(source.saved_tensors))
+        return again.pop(packed)
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-        mixed = F.scaled_dot_product_attention(*wide, scale=1.0)
-    output = _merge_heads(mixed[..., :width])
+        mixed = _mix(wide)
+    output = _merge_heads(mixed, width)
     merged = output.detach()
     return output
 
 
-def _widen(query: Tensor, key: Tensor, value: Tensor, tables: Tables, scale: float) -> Wide:
-    """Scaled queries and keys (B, heads, N, d + H + W) whose dot products contain the position bias, and padded values.
+def _mix(wide: Wide) -> Tensor:
+    return F.scaled_dot_product_attention(*wide, scale=1.0)
 
-    The fused kernels want one width for query, key and value.
+
+class _Kept(torch.autograd.Function):
+    """The identity, which saves its tensors: what a checkpoint around it makes again can be read from its node."""
+
+    @staticmethod
+    def forward(ctx: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(*tensors)
+        return tuple(tensor.view_as(tensor) for tensor in tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG004 - torch's signature
+        return gradients
+
+
+def _keeping(make: Callable[..., Wide], *inputs: Any) -> Wide:
+    return _Kept.apply(*make(*inputs))
+
+
+def _merge_heads(mixed: Tensor, width: int | None) -> Tensor:
+    """The first ``width`` channels of each head, (B, heads, N, d) -> (B, N, heads * width), a copy."""
+    return mixed[..., :width].transpose(1, 2).flatten(2)
+
+
+def widen(attention: Any, projected: Tensor) -> Wide:
+    """Queries, keys and values (B, H, W, 3 C) as heads whose dot products contain the scale and the position bias.
+
+    Values are padded, as the fused kernels want one width for query, key and value.
     """
-    padded = F.pad(value, (0, len(tables[0]) + len(tables[1])))
-    return _wide_query(query, tables, scale), _wide_key(key, tables), padded
-
-
-def _wide_query(query: Tensor, tables: Tables, scale: float) -> Tensor:
-    grid = query.unflatten(2, (len(tables[0]), len(tables[1])))  # (B, heads, H, W, d)
-    rows = torch.einsum("bnhwc,hkc->bnhwk", grid, tables[0]).flatten(2, 3)
-    columns = torch.einsum("bnhwc,wkc->bnhwk", grid, tables[1]).flatten(2, 3)
-    return torch.cat([query * scale, rows.to(query.dtype), columns.to(query.dtype)], -1)
-
-
-def _wide_key(key: Tensor, tables: Tables) -> Tensor:
-    height, width = len(tables[0]), len(tables[1])
-    places = torch.arange(height * width, device=key.device)
+    batch, height, width, _ = projected.shape
+    parts = projected.reshape(batch, height * width, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
+    query, key, value = parts.unbind(0)  # each (B, heads, N, d)
+    if not attention.use_rel_pos:
+        return query * attention.scale, key, value
+    row_table = relative_table(height, attention.rel_pos_h).to(query.dtype)
+    column_table = relative_table(width, attention.rel_pos_w).to(query.dtype)
+    grid = query.unflatten(2, (height, width))  # (B, heads, H, W, d)
+    rows = torch.einsum("bnhwc,hkc->bnhwk", grid, row_table).flatten(2, 3)
+    columns = torch.einsum("bnhwc,wkc->bnhwk", grid, column_table).flatten(2, 3)
+    places = torch.arange(height * width, device=query.device)
     codes = torch.cat([F.one_hot(places // width, height), F.one_hot(places % width, width)], -1).to(key.dtype)
-    return torch.cat([key, codes.expand(*key.shape[:2], -1, -1)], -1)
+    wide = torch.cat([query * attention.scale, rows.to(query.dtype), columns.to(query.dtype)], -1)
+    return wide, torch.cat([key, codes.expand(*key.shape[:2], -1, -1)], -1), F.pad(value, (0, height + width))
 
 
 def relative_table(size: int, table: Tensor) -> Tensor:

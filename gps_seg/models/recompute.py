@@ -2,9 +2,9 @@
 
 In units of tokens x width a block of SAM's ViT keeps 16 when all its weights train: the inputs of the norms (1 + 1) and of the
 layer behind the first (1), queries, keys and values (3), attention's output (1), and the inputs of the MLP's first layer (1), of
-GELU (4) and of the second layer (4). ``cheap`` keeps 5: the block's input, queries, keys, values and attention's output. The rest
-comes from them by the norms, attention's output projection, the MLP's first layer and GELU: 5 of the 12 products of a token with
-width x width weights in the forward pass, and nothing of attention. ``blocks`` keeps 1, the block's input, and repeats all.
+GELU (4) and of the second layer (4). ``cheap`` keeps 2, the block's input and attention's output, and repeats the norms, GELU and
+the linear layers but the last (8 of 12 products of a token with width x width weights in the forward pass), never attention.
+``blocks`` keeps 1, the block's input, and repeats attention too.
 
 Source: Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016, arXiv 1604.06174.
 """
@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gps_seg.config import Recompute
 from gps_seg.errors import ConfigError
-from gps_seg.models.attention import is_efficient, mix, plain_attention
+from gps_seg.models.attention import Wide, attend, is_efficient, plain_attention, widen
 
 Through = Callable[[Any, Tensor], Tensor]
 
@@ -52,13 +52,12 @@ def keep_input(block: nn.Module, x: Tensor) -> Tensor:
 
 
 def keep_attention(block: Any, x: Tensor) -> Tensor:
-    """The same result for a block of SAM's ViT, x (B, H, W, C); keeps x, queries, keys, values and attention's output.
+    """The same result for a block of SAM's ViT, x (B, H, W, C); keeps x and attention's output.
 
-    A recomputation ends with the last tensor that is read, so neither the layer of queries, keys and values nor the MLP's second
-    is multiplied again.
+    A recomputation ends with the last tensor that is read, so the MLP's second layer is not multiplied again.
     """
-    projected = checkpoint(_before_attention, block, x, use_reentrant=False)
-    return checkpoint(_after_attention, block, x, mix(block.attn, projected), use_reentrant=False)
+    mixed = attend(block.attn, _before_attention, block, x)
+    return checkpoint(_after_attention, block, x, mixed, use_reentrant=False)
 
 
 def _plainly(block: nn.Module, x: Tensor) -> Tensor:
@@ -68,22 +67,23 @@ def _plainly(block: nn.Module, x: Tensor) -> Tensor:
         return block(x)
 
 
-def _before_attention(block: Any, x: Tensor) -> Tensor:
-    """x (B, H, W, C) -> queries, keys and values (B * windows, side, side, 3 C)."""
+def _before_attention(block: Any, x: Tensor) -> Wide:
+    """x (B, H, W, C) -> what attention mixes, in windows if the block has them."""
     x = block.norm1(x)
     if block.window_size > 0:
         x, _ = _stock(block).window_partition(x, block.window_size)
-    return block.attn.qkv(x)
+    return widen(block.attn, block.attn.qkv(x))
 
 
 def _after_attention(block: Any, x: Tensor, mixed: Tensor) -> Tensor:
-    """The block's input x (B, H, W, C) and attention's output (B * windows, side, side, C) -> the block's output."""
+    """The block's input x (B, H, W, C) and attention's output (B * windows, N, C) -> the block's output."""
     mixed = block.attn.proj(mixed)
     if block.window_size > 0:
         height, width = x.shape[1:3]
         padded = (height + -height % block.window_size, width + -width % block.window_size)
+        mixed = mixed.unflatten(1, (block.window_size, block.window_size))
         mixed = _stock(block).window_unpartition(mixed, block.window_size, padded, (height, width))
-    x = x + mixed
+    x = x + mixed.view(x.shape)
     return x + block.mlp(block.norm2(x))
 
 

@@ -104,6 +104,15 @@ def test_a_compiled_step_is_the_same_to_rounding(recompute: Recompute) -> None:
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # dynamo's own
+def test_a_compiled_model_predicts_the_same_to_rounding() -> None:
+    torch._dynamo.reset()
+    model = build_sam("tiny").eval()
+    with torch.no_grad():
+        found = torch.compile(model, backend="aot_eager")(images(2, 64)).logits
+        torch.testing.assert_close(found, model(images(2, 64)).logits, rtol=1e-4, atol=1e-6)
+
+
 DISTRIBUTED = """
 import torch
 from gps_seg.runs.device import make_accelerator
@@ -164,20 +173,20 @@ def kept_bytes(method: str, recompute: Recompute, kind: str, count: int, image: 
 
 @pytest.mark.parametrize("kind", ["windowed", "global"])
 @pytest.mark.parametrize("method", ["gps", "full", "bitfit", "lora", "adapter", "ssf"])
-@pytest.mark.parametrize(("recompute", "most"), [("cheap", 5), ("blocks", 1)])
-def test_a_block_keeps_its_input_queries_keys_values_and_attentions_output(
+@pytest.mark.parametrize(("recompute", "most"), [("cheap", 2), ("blocks", 1)])
+def test_a_block_keeps_its_input_and_attentions_output_or_its_input_alone(
     method: str, kind: str, recompute: Recompute, most: int
 ) -> None:
     image = images(8, 256)
     unit = 8 * 16 * 16 * 32 * 4
     kept = [kept_bytes(method, recompute, kind, count, image, "fp32") for count in (1, 2)]
-    assert 0.9 * most < (kept[1] - kept[0]) / unit < most + 0.5  # the rest are sums of attention's weights and position tables
+    assert 0.9 * most < (kept[1] - kept[0]) / unit < most + 0.2  # the rest are sums of attention's weights
 
 
 @pytest.mark.parametrize("method", ["gps", "full"])
 def test_under_autocast_only_the_blocks_input_is_kept_in_full_precision(method: str) -> None:
     kept = [kept_bytes(method, "cheap", "global", count, images(8, 256), "bf16") for count in (1, 2)]
-    assert (kept[1] - kept[0]) / (8 * 16 * 16 * 32 * 2) < 2 + 4 + 0.7
+    assert (kept[1] - kept[0]) / (8 * 16 * 16 * 32 * 2) < 2 + 1 + 0.5
 
 
 # What is computed again
@@ -196,10 +205,11 @@ def operations(method: str, recompute: Recompute, kind: str) -> int:
 
 @pytest.mark.parametrize("kind", ["windowed", "global"])
 @pytest.mark.parametrize("method", ["gps", "full", "bitfit"])
-def test_only_attentions_output_projection_and_the_mlps_first_layer_multiply_again(method: str, kind: str) -> None:
+def test_all_but_attention_and_the_mlps_last_layer_multiplies_again(method: str, kind: str) -> None:
     tokens, width = 2 * 16 * 16, 32
-    projections = 2 * tokens * width * (width + 4 * width)
-    assert operations(method, "cheap", kind) - operations(method, "none", kind) == projections
+    before, behind, first = 3 * width, width, 4 * width
+    layers = 2 * tokens * width * (before + behind + first)
+    assert operations(method, "cheap", kind) - operations(method, "none", kind) == layers
 
 
 @pytest.mark.parametrize("recompute", ["cheap", "blocks"])
