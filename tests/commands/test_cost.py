@@ -65,7 +65,8 @@ def test_words_behind_a_method_change_its_setting_alone() -> None:
     assert [row.name for row in rows] == names and [row.method for row in rows] == ["full", "gps", "gps", "gps"]
     assert [row.recompute for row in rows] == ["none", "none", "cheap", "blocks"]
     none, cheap, blocks = rows[1:]
-    assert none.saved_bytes > cheap.saved_bytes > blocks.saved_bytes and none.flops < cheap.flops < blocks.flops
+    assert none.saved_bytes > cheap.saved_bytes > blocks.saved_bytes
+    assert none.flops < cheap.flops <= blocks.flops  # attention, which blocks alone repeats, is not among what torch counts
     common = parse_variants(["gps", "gps:none"], replace(TINY, recompute="cheap"))
     assert [variant.setting.recompute for variant in common] == ["cheap", "none"]
 
