@@ -19,7 +19,7 @@ from gps_seg_app.answer.outlines import mask_of_run_lengths
 from support.browser import PATIENCE, large, png, scene
 from support.dicoms import SECRETS, make
 from support.server import Served
-from support.steps import PASTE, after, cut, expect, fetch, give, shown, shown_mask, wait, with_picture
+from support.steps import PASTE, after, cut, expect, fetch, give, shown, shown_mask, turn, wait, with_picture
 
 
 def test_a_picture_is_answered_in_words_and_numbers_and_the_threshold_moves_both(page: Any, app: Served) -> None:
@@ -221,8 +221,7 @@ def test_a_dicom_object_opens_frame_by_frame_and_names_nobody(page: Any, app: Se
     wait(page, "#timing", "320 x 240 pixels")
     expect(page.locator("#frame")).to_be_visible()
     assert np.array_equal(picture(page, app), views[0])
-    page.locator("#frame input[type=number]").fill("3")
-    after(page, lambda: page.locator("#frame input[type=number]").press("Tab"))
+    after(page, lambda: turn(page, "3"))
     wait(page, "#timing", "320 x 240 pixels")
     assert np.array_equal(picture(page, app), views[2])
     report = fetch(page, "JSON").decode()
@@ -239,8 +238,7 @@ def test_a_frame_chosen_while_the_first_is_at_work_is_the_one_that_is_shown(
     views, file = np.stack([large(1200, 900, index) for index in (4, 5, 6)]), tmp_path / "three.dcm"
     file.write_bytes(make(views))
     give(page, "#upload", file)
-    page.locator("#frame input[type=number]").fill("3")
-    page.locator("#frame input[type=number]").press("Tab")
+    turn(page, "3")
     wait(page, "#timing", "1200 x 900 pixels")
     for _ in range(PATIENCE // 100):
         if np.array_equal(picture(page, app), views[2]):
@@ -297,8 +295,7 @@ def test_corrections_of_a_frame_are_there_again_when_it_is_turned_back_to(page: 
     points = shown(page, app)["points"]
     assert len(points) == 1
     for frame in ("2", "1"):
-        page.locator("#frame input[type=number]").fill(frame)
-        after(page, lambda: page.locator("#frame input[type=number]").press("Tab"))
+        after(page, lambda: turn(page, frame))
         wait(page, "#timing", "320 x 240 pixels")
     assert shown(page, app)["points"] == points
     expect(page.locator("#undo")).to_be_enabled()

@@ -46,6 +46,11 @@ def cut(page: Any, threshold: str) -> None:
     page.locator("#threshold input[type=number]").press("Tab")
 
 
+def turn(page: Any, frame: str) -> None:
+    page.locator("#frame input[type=number]").fill(frame)
+    page.locator("#frame input[type=number]").press("Tab")
+
+
 def mark(page: Any) -> str:
     return str(re.search(r"[\w-]{20,}:\d+", page.locator("#image-mark").inner_text())[0])  # type: ignore[index]
 

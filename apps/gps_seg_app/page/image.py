@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
@@ -56,21 +56,20 @@ def _wire(context: Context, parts: Parts, tools: Tools, buttons: list[gr.Button]
             raise
         session.frames = frames if len(frames) > 1 else []
         bounds: dict[str, Any] = {"maximum": max(2, len(frames)), "visible": len(frames) > 1}
-        yield from _put(context, session, parts, frames[0], name, [gr.Slider(value=1, **bounds)] * 2)
+        yield from _put(context, session, parts, frames[0], name, gr.Slider(value=1, **bounds))
 
     @guard
     def shown(label: str, name: str, request: gr.Request) -> Iterator[Update]:
         session = context.session(request)
         session.frames, session.corrected = [], {}
-        yield from _put(context, session, parts, example(label), name, [gr.Slider(visible=False)] * 2)
+        yield from _put(context, session, parts, example(label), name, gr.Slider(visible=False))
 
     @guard
     def turned(number: float, name: str, request: gr.Request) -> Iterator[Update]:
         session = context.session(request)
         if 0 < number <= len(session.frames):
             session.lay_aside()
-            places = [number, gr.skip()]  # it may stand elsewhere by another frame's answer, and move on during this one's
-            yield from _put(context, session, parts, session.frames[int(number) - 1], name, places)
+            yield from _put(context, session, parts, session.frames[int(number) - 1], name, number)
 
     parts.upload.upload(opened, [parts.upload, parts.model], out, trigger_mode="multiple", **MODEL, **PRIVATE)
     reopen(context, parts.upload)
@@ -82,13 +81,13 @@ def _wire(context: Context, parts: Parts, tools: Tools, buttons: list[gr.Button]
 
 
 def _put(
-    context: Context, session: Session, parts: Parts, picture: Picture, name: str, frame: Sequence[Any]
+    context: Context, session: Session, parts: Parts, picture: Picture, name: str, frame: Any
 ) -> Iterator[Update]:
-    """Show the picture at once, then the model's answer to it, and each time what the frame's slider becomes."""
+    """Show the picture at once and the frame's slider at its place, then the model's answer, during which the slider may move on."""
     waiting = "Looking at the picture ..." if context.models.ready else LOADING
-    yield {**_cleared(session, parts, picture), parts.words: waiting, parts.frame: frame[0]}
+    yield {**_cleared(session, parts, picture), parts.words: waiting, parts.frame: frame}
     session.place(picture, context.models.get(), name)
-    yield {**view(session, parts), **threshold_of(session, parts), parts.frame: frame[1]}
+    yield {**view(session, parts), **threshold_of(session, parts)}
 
 
 def _cleared(session: Session, parts: Parts, picture: Picture | None) -> Update:
