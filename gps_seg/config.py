@@ -194,12 +194,12 @@ class MethodOptions(Section):
 
 
 class HeadOptions(MethodOptions):
-    """Options of bitfit and ssf, and the one that most methods share."""
+    """Options of bitfit and ssf, and the one that most methods share; gps has its own."""
 
     head: Literal["train", "freeze"] = Field("train", description="the mask decoder or classifier, as a whole")
 
 
-class PassOptions(HeadOptions):
+class PassOptions(MethodOptions):
     """Options of a method that asks for scores of weights."""
 
     score: Score = Field("gradient", description="gradient: |sum over batches of the gradient|, the paper's")
@@ -230,6 +230,12 @@ class GPSConfig(PassOptions):
     level: Level = Field("neuron", description="where the k x neurons best scores are looked for: row, tensor or whole model")
     weight: Treatment = Field("select", description="linear and convolution weights in the encoder")
     bias: Treatment = Field("train", description="linear and convolution biases in the encoder")
+    head: Treatment = Field(
+        "train", description="the mask decoder: as a whole; or select: its weights by connections as the encoder's, its biases, "
+        "norms and tokens as a whole, and what no mask loss reads (three mask heads, the quality head) frozen"
+    )
+    head_k: int | None = Field(None, ge=1, description="of head=select: connections per neuron; default: k")
+    head_score: Score | None = Field(None, description="of head=select; default: score")
     norm: Treatment = Field("freeze", description="weights and biases of normalisation layers")
     scale: Treatment = Field("train", description="one-dimensional scales, such as LayerScale's gamma")
     embedding: Treatment = Field("freeze", description="class tokens, absolute and relative position tables")
@@ -267,6 +273,15 @@ class GPSConfig(PassOptions):
         return self
 
     @model_validator(mode="after")
+    def _head_is_selected_from(self) -> GPSConfig:
+        for name in ("head_k", "head_score"):
+            if getattr(self, name) is not None and self.head != "select":
+                raise ValueError(f"{name} is read with head=select alone, head is {self.head}")
+        if self.head == "select" and (self.preset == "official" or self.files):
+            raise ValueError("head=select: not with preset=official or files, which know a head that trains or is frozen")
+        return self
+
+    @model_validator(mode="after")
     def _files_hold_what_was_chosen(self) -> GPSConfig:
         for name in ("k", "score", "level"):
             if self.files and getattr(self, name) != type(self).model_fields[name].default:
@@ -284,11 +299,21 @@ class GPSConfig(PassOptions):
 class ClassGPSConfig(GPSConfig):
     """GPS of a classifier, whose head is still random when connections are chosen."""
 
+    head: Treatment = Field("train", description="the classifier, as a whole")
+
     loss: Literal["supcon", "cross_entropy"] = Field(
         "supcon", description="of the selection pass; supcon: supervised contrastive over two views, which needs no head, the "
         "paper's; cross_entropy: through the random head, 0.67 points lower on FGVC in the paper"
     )
     temperature: float = Field(0.07, gt=0, description="of supcon: divides the similarities")
+
+    @field_validator("head")
+    @classmethod
+    def _head_is_fresh(cls, value: Treatment) -> Treatment:
+        if value == "select":
+            raise PydanticCustomError("head", "input should be train or freeze: a classifier's head is random, with no "
+                                      "pretrained connections to choose from")
+        return value
 
     @model_validator(mode="after")
     def _temperature_is_of_supcon(self) -> ClassGPSConfig:
@@ -347,6 +372,8 @@ class TrainConfig(Section):
     accumulate: int = Field(1, ge=1, description="a step's images are worked through in this many pieces, to save memory")
     optimizer: Literal["adamw", "adam", "sgd"] = Field("adamw", description="over the trained values only")
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    lr_selected: float | None = Field(None, gt=0, description="of selected connections, in encoder and head; default: lr")
+    lr_bias: float | None = Field(None, gt=0, description="of the encoder's biases, norms and scales; default: lr")
     weight_decay: float = Field(0.0, ge=0, description="acts on trained values only; frozen weights never move")
     momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
     warmup: Part = Field(0.05, ge=0, lt=1, description="part of the steps with linearly rising rate, such as 0.05 or 10/110")

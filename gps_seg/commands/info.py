@@ -16,6 +16,7 @@ from gps_seg.data.places import search_folder
 from gps_seg.errors import DataError
 from gps_seg.files import read_json
 from gps_seg.methods.added import add_modules
+from gps_seg.methods.parts import head_of
 from gps_seg.methods.selection_file import load_selection
 from gps_seg.models.sam_zoo import MODELS
 from gps_seg.models.weights import PUBLISHED, cache_folder
@@ -90,7 +91,7 @@ def describe_run(folder: Path) -> str:
         model = make_task(config).model(tuple(description.get("classes") or ()))
         chosen = load_selection(folder / SELECTION_FILE, model)
         add_modules(model, chosen.meta)
-        lines += [table(chosen, model), describe_counts(config.method, counts(chosen, model))]
+        lines += [table(chosen, model), describe_counts(config.method, counts(chosen, model, head_of(model)))]
         lines += _describe_backends(model, chosen, config)
     if (folder / RESULT_FILE).exists():
         result = read_json(folder / RESULT_FILE, "a result")

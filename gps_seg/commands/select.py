@@ -8,6 +8,7 @@ from gps_seg.config import RunConfig
 from gps_seg.core.selection import counts
 from gps_seg.core.table import table
 from gps_seg.errors import ConfigError
+from gps_seg.methods.parts import head_of
 from gps_seg.methods.selection_file import save_selection
 from gps_seg.runs.select import describe_counts, make_selection
 from gps_seg.runs.setup import Say, prepare
@@ -26,4 +27,4 @@ def select_once(config: RunConfig, out: Path, say: Say = print) -> str:
     setup = prepare(config, say)
     chosen = make_selection(setup, say)
     save_selection(out, chosen)
-    return f"{table(chosen, setup.model)}\n{describe_counts(config.method, counts(chosen, setup.model))}"
+    return f"{table(chosen, setup.model)}\n{describe_counts(config.method, counts(chosen, setup.model, head_of(setup.model)))}"

@@ -15,6 +15,7 @@ from gps_seg.config import RunConfig
 from gps_seg.core.attach import Attached, attach
 from gps_seg.core.selection import Selection, counts
 from gps_seg.files import read_json, write_json
+from gps_seg.methods.parts import head_of
 from gps_seg.methods.selection_file import save_selection
 from gps_seg.metrics.plots.pictures import training_curve
 from gps_seg.models.weights import PUBLISHED
@@ -56,7 +57,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, say: Say = prin
         write_config(out, config)
         if not (out / SELECTION_FILE).exists():
             save_selection(out / SELECTION_FILE, selection)
-    sizes = counts(selection, setup.model)
+    sizes = counts(selection, setup.model, head_of(setup.model))
     say(describe_counts(config.method, sizes))
     attached = bind(setup, selection, say)
     facts = description(setup)

@@ -11,7 +11,7 @@ differences, so that merge, unmerge and swap are exact.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from gps_seg.core.layers import SparseLinear
 from gps_seg.core.products import check_backend, fastest
+from gps_seg.core.roles import Role
 from gps_seg.core.selection import Selection, counts
 from gps_seg.core.slot import Slot
 from gps_seg.errors import CheckpointError, TrainingError
@@ -66,9 +67,13 @@ class Attached:
         """Name -> parameter for the optimizer: fp32 vectors under their weight's name, dense tensors under their own."""
         return {**{name: slot.values for name, slot in self._slots.items()}, **self._dense}
 
-    def counts(self) -> dict[str, int]:
+    def counts(self, head: Sequence[str] = ()) -> dict[str, int]:
         """Trainable scalars by role, over the stock parameters; see :func:`gps_seg.core.selection.counts`."""
-        return counts(self.selection, self._stock_parameters)
+        return counts(self.selection, self._stock_parameters, head)
+
+    def role_of(self, name: str) -> Role | None:
+        """Why a trained parameter trains as a whole; None: its connections are selected."""
+        return self.selection.dense.get(name)
 
     def store_frozen(self, dtype: torch.dtype) -> None:
         """Keep the weights that are selected from in ``dtype`` on their device, and the originals in main memory.

@@ -26,7 +26,8 @@ TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 class Policy:
     """How roles become treatments. Patterns are globs over parameter names; ``*`` crosses dots.
 
-    Order of decision: ``overrides`` (first hit wins), ``head`` patterns, ``exclude``, not in ``include``, role.
+    Order of decision: ``overrides`` (first hit wins), ``head`` patterns, ``exclude``, not in ``include``, role. In a head that is
+    selected from, what has no rows trains as a whole.
     """
 
     roles: Mapping[Role, Treatment]
@@ -102,7 +103,7 @@ def _treatment(name: str, role: Role, policy: Policy) -> Treatment:
         if fnmatchcase(name, pattern):
             return treatment
     if matches(name, policy.head):
-        return policy.head_treatment
+        return "train" if policy.head_treatment == "select" and role != "weight" else policy.head_treatment
     if matches(name, policy.exclude) or not matches(name, policy.include):
         return "freeze"
     return policy.roles[role]

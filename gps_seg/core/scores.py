@@ -5,7 +5,7 @@ Source: Zhang et al., GPS, CVPR 2024, arXiv 2312.10136: the absolute value of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, TypeVar
 
 import torch
@@ -16,6 +16,7 @@ from gps_seg.errors import TrainingError
 Score = Literal["gradient", "gradient_abs", "gradient_squared", "gradient_weight", "magnitude", "random"]
 BatchT = TypeVar("BatchT")
 Scores = Callable[[Sequence[str]], dict[str, Tensor]]  # runs the selection pass: weight names -> fp32 scores in their shapes
+DATA_FREE = ("magnitude", "random")
 
 
 def gradient_scores(
@@ -24,7 +25,7 @@ def gradient_scores(
     batches: Iterable[BatchT],
     loss: Callable[[nn.Module, BatchT], Tensor],
     *,
-    score: Score = "gradient",
+    score: Score | Mapping[str, Score] = "gradient",
 ) -> dict[str, Tensor]:
     """One pass over the batches: name -> fp32 score of every scalar, in the weight's shape. Weights do not move.
 
@@ -37,12 +38,13 @@ def gradient_scores(
         batches: what ``loss`` takes; the order matters only to rounding.
         loss: (model, batch) -> scalar tensor.
         score: ``gradient``, ``gradient_abs`` (sum of |g|), ``gradient_squared`` (sum of g^2, an empirical Fisher),
-            ``gradient_weight`` (|w * sum of g|).
+            ``gradient_weight`` (|w * sum of g|); or the score of each name.
 
     Raises:
         TrainingError: there was no batch, or a loss or score is not a finite number.
     """
     parameters = dict(model.named_parameters())
+    kind = _of_each(names, score)
     running = {name: torch.zeros_like(parameters[name], dtype=torch.float32) for name in names}
     required = {name: parameter.requires_grad for name, parameter in parameters.items()}
     handles = []
@@ -50,7 +52,7 @@ def gradient_scores(
         for name, parameter in parameters.items():
             parameter.requires_grad_(name in running)
             if name in running:
-                handles.append(parameter.register_post_accumulate_grad_hook(_adding_to(running[name], score)))
+                handles.append(parameter.register_post_accumulate_grad_hook(_adding_to(running[name], kind[name])))
         count = 0
         for count, batch in enumerate(batches, start=1):
             value = loss(model, batch)
@@ -64,7 +66,7 @@ def gradient_scores(
             parameter.requires_grad_(required[name])
     if count == 0:
         raise TrainingError("selection pass: expected at least one batch, got none")
-    return {name: _finish(name, total, parameters[name], score) for name, total in running.items()}
+    return {name: _finish(name, total, parameters[name], kind[name]) for name, total in running.items()}
 
 
 def _adding_to(total: Tensor, score: Score) -> Callable[[Tensor], None]:
@@ -91,10 +93,24 @@ def _finish(name: str, total: Tensor, parameter: Tensor, score: Score) -> Tensor
     return total.abs_()
 
 
-def data_free_scores(model: nn.Module, names: Sequence[str], *, score: Score, seed: int = 0) -> dict[str, Tensor]:
+def data_free_scores(
+    model: nn.Module, names: Sequence[str], *, score: Score | Mapping[str, Score], seed: int = 0
+) -> dict[str, Tensor]:
     """Scores that need no data: ``magnitude`` (|w|) or ``random`` (uniform, from the seed and the order of names)."""
-    parameters = dict(model.named_parameters())
-    if score == "magnitude":
-        return {name: parameters[name].detach().float().abs() for name in names}
+    parameters, kind = dict(model.named_parameters()), _of_each(names, score)
     generator = torch.Generator().manual_seed(seed)
-    return {name: torch.rand(parameters[name].shape, generator=generator) for name in names}
+    return {name: parameters[name].detach().float().abs() if kind[name] == "magnitude"
+            else torch.rand(parameters[name].shape, generator=generator) for name in names}
+
+
+def scores_of_each(
+    model: nn.Module, score: Mapping[str, Score], run_pass: Callable[[Sequence[str]], dict[str, Tensor]], *, seed: int = 0
+) -> dict[str, Tensor]:
+    """Scores of several kinds: one pass over the data, ``run_pass(names)``, for all that need it, none for the others."""
+    free = [name for name, kind in score.items() if kind in DATA_FREE]
+    rest = [name for name in score if name not in free]
+    return data_free_scores(model, free, score=score, seed=seed) | (run_pass(rest) if rest else {})
+
+
+def _of_each(names: Sequence[str], score: Score | Mapping[str, Score]) -> dict[str, Score]:
+    return {name: score if isinstance(score, str) else score[name] for name in names}

@@ -46,15 +46,17 @@ def select(
     scores: Mapping[str, Tensor],
     *,
     k: int,
+    head_k: int | None = None,
     level: Level = "neuron",
     meta: Mapping[str, str] | None = None,
 ) -> Selection:
     """Keep the best connections under one budget: k times the number of neurons, whatever the level.
 
     ``neuron`` keeps the k best of every row (all of a row shorter than k); ``layer`` the best of each tensor; ``network``
-    the best of all tensors together. Ties follow ``torch.topk``.
+    the best of all tensors together, the head's apart from the others. Ties follow ``torch.topk``.
 
     Args:
+        head_k: of parameters with the role ``head``; default: k.
         scores: name -> score in the weight's shape, for every parameter whose treatment is ``select``.
 
     Raises:
@@ -66,17 +68,23 @@ def select(
                             "images, of at least two classes, in a batch")
     owner_of = owners(model)
     rows = {name: neuron_rows(owner_of[name][0], scores[name]) for name in names}
-    budget = {name: view.shape[0] * min(k, view.shape[1]) for name, view in rows.items()}
-    if level == "neuron":
-        chosen = {name: _best_of_rows(rows[name], k) for name in names}
-    elif level == "layer":
-        chosen = {name: rows[name].flatten().topk(budget[name]).indices for name in names}
-    else:
-        chosen = _best_of_all(rows, sum(budget.values()))
+    head = {name: view for name, view in rows.items() if plan[name].role == "head"}
+    chosen = _best({name: view for name, view in rows.items() if name not in head}, k, level)
+    chosen |= _best(head, k if head_k is None else head_k, level)
     sparse = {name: _to_weight_order(owner_of[name][0], scores[name], chosen[name]) for name in names}
     dense = {name: assignment.role for name, assignment in plan.items() if assignment.treatment == "train"}
     kept = {name: indices for name, indices in sparse.items() if len(indices)}
     return Selection(kept, dense, fingerprint(model), dict(meta or {}))
+
+
+def _best(rows: Mapping[str, Tensor], k: int, level: Level) -> dict[str, Tensor]:
+    """Flat indices into each tensor of neurons."""
+    if level == "neuron":
+        return {name: _best_of_rows(view, k) for name, view in rows.items()}
+    budget = {name: view.shape[0] * min(k, view.shape[1]) for name, view in rows.items()}
+    if level == "layer":
+        return {name: view.flatten().topk(budget[name]).indices for name, view in rows.items()}
+    return _best_of_all(rows, sum(budget.values())) if rows else {}
 
 
 def _best_of_rows(rows: Tensor, k: int) -> Tensor:
@@ -121,15 +129,21 @@ def fingerprint(model: nn.Module, skip: Sequence[str] = ()) -> str:
     return digest.hexdigest()
 
 
-def counts(selection: Selection, parameters: nn.Module | Mapping[str, Tensor]) -> dict[str, int]:
+def counts(
+    selection: Selection, parameters: nn.Module | Mapping[str, Tensor], head: Sequence[str] = ()
+) -> dict[str, int]:
     """Trainable scalars by role, their sum as ``trainable``, and the model's size as ``parameters``.
 
     Args:
         parameters: the model before anything is attached to it, or its parameters by name.
+        head: globs of names whose selected connections count as ``head``, not as ``selected``.
     """
     named = dict(parameters.named_parameters()) if isinstance(parameters, nn.Module) else parameters
     sizes = {name: parameter.numel() for name, parameter in named.items()}
-    found = {"selected": sum(len(indices) for indices in selection.sparse.values())}
+    found = {"selected": 0}
+    for name, indices in selection.sparse.items():
+        role = "head" if matches(name, head) else "selected"
+        found[role] = found.get(role, 0) + len(indices)
     for name, role in selection.dense.items():
         found[role] = found.get(role, 0) + sizes[name]
     found["trainable"] = sum(found.values())

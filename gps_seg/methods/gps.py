@@ -5,17 +5,17 @@ Source: Zhang et al., Gradient-based Parameter Selection for Efficient Fine-Tuni
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import nn
 
-from gps_seg.config import GPSConfig
+from gps_seg.config import GPSConfig, PassOptions, Score
 from gps_seg.core.overlap import ENCODER, union
 from gps_seg.core.roles import Assignment, Policy, Role, Treatment, assign, matches
 from gps_seg.core.scores import Scores
 from gps_seg.core.selection import Selection, fingerprint, select
 from gps_seg.errors import CheckpointError, ConfigError
-from gps_seg.methods.parts import before_last_blocks, encoder_of, head_of, official_rules
+from gps_seg.methods.parts import before_last_blocks, encoder_of, head_of, official_rules, unread_by
 from gps_seg.methods.selection_file import load_selection
 
 
@@ -38,7 +38,16 @@ def gps(model: nn.Module, options: GPSConfig, scores: Scores, seed: int) -> Sele
         raise ConfigError("selection.k=auto: expected a number here; only gps-seg train and classify choose one by trials")
     names = [name for name, assignment in plan.items() if assignment.treatment == "select"]
     meta = {"method": "gps", "k": str(options.k), "score": options.score, "level": options.level, "preset": options.preset}
-    return select(model, plan, scores(names) if names else {}, k=options.k, level=options.level, meta=meta | encoder)
+    if options.head == "select":
+        meta |= {"head_k": str(options.head_k or options.k), "head_score": options.head_score or options.score}
+    return select(model, plan, scores(names) if names else {}, k=options.k, head_k=options.head_k, level=options.level,
+                  meta=meta | encoder)
+
+
+def score_kinds(model: nn.Module, options: PassOptions, names: Sequence[str]) -> dict[str, Score]:
+    """The score that decides about each weight."""
+    own = options.head_score if isinstance(options, GPSConfig) else None
+    return {name: own if own and matches(name, head_of(model)) else options.score for name in names}
 
 
 def _from_files(model: nn.Module, options: GPSConfig, plan: Mapping[str, Assignment], encoder: Mapping[str, str]) -> Selection:
@@ -65,6 +74,8 @@ def policy_of(model: nn.Module, options: GPSConfig) -> Policy:
     }
     last = before_last_blocks(model, options.last_blocks) if options.last_blocks else ()
     overrides: list[tuple[str, Treatment]] = [*((name, "freeze") for name in last), *options.overrides]
+    if options.head == "select":
+        overrides += [(pattern, "freeze") for pattern in unread_by(model)]
     if options.preset == "official":
         overrides += [*_decided_by_options(model, options), *official_rules(model)]
     return Policy(roles, options.include or encoder_of(model), options.exclude, overrides, head_of(model), options.head)

@@ -3,6 +3,7 @@
 All of it is optional, as attributes of the model:
 
 - ``encoder_patterns``, ``head_patterns``: globs of parameter names; without them everything is encoder and nothing is head.
+- ``unread_patterns``: globs of what lies in the head and no training loss reads, which a selection leaves frozen.
 - ``encoder_blocks``: name prefixes of the encoder's blocks, from the image to the head.
 - ``official_rules``: (glob, treatment) pairs, first hit wins, of the released GPS code for this kind of model.
 """
@@ -25,6 +26,11 @@ def encoder_of(model: nn.Module) -> tuple[str, ...]:
 def head_of(model: nn.Module) -> tuple[str, ...]:
     """Globs of the head's parameters."""
     return tuple(getattr(model, "head_patterns", ()))
+
+
+def unread_by(model: nn.Module) -> tuple[str, ...]:
+    """Globs of the head's parameters that no training loss reads."""
+    return tuple(getattr(model, "unread_patterns", ()))
 
 
 def encoder_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

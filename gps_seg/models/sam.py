@@ -67,13 +67,16 @@ class SamModel(nn.Module):
 
     Attributes:
         spec: what it expects of an image.
-        head_patterns, encoder_patterns, official_rules: what a selection asks, see :mod:`gps_seg.methods.parts`.
+        head_patterns, encoder_patterns, unread_patterns, official_rules: what a selection asks, see :mod:`gps_seg.methods.parts`.
         lean: compute a TinyViT by :mod:`gps_seg.models.tiny_vit` instead of its packaged modules; the result is the same.
         recompute: what the encoder's blocks compute again in the backward pass, see :mod:`gps_seg.models.recompute`.
     """
 
     head_patterns = ("mask_decoder.*",)
     encoder_patterns = ("image_encoder.*",)
+    unread_patterns = (  # one mask an image: the three of several masks, and the estimate of quality, which no mask loss reaches
+        "mask_decoder.output_hypernetworks_mlps.[123].*", "mask_decoder.iou_prediction_head.*",
+    )
     official_rules = OFFICIAL_RULES
 
     def __init__(self, image_encoder: nn.Module, prompt_encoder: Any, mask_decoder: Any, spec: SamSpec) -> None:

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from gps_seg.config import TrainConfig
 from gps_seg.core.attach import Attached
+from gps_seg.core.roles import Role
 from gps_seg.data.batches import Batch, EpochBatches
 from gps_seg.errors import ConfigError, TrainingError
 from gps_seg.runs.device import repeatable, training_mode
@@ -42,17 +43,41 @@ class FitResult:
     stopped: str
 
 
-def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
-    """Linear warm-up, cosine from ``lr`` to ``min_lr``, and a cooldown there; ``step`` counts from 0."""
+def learning_rate(step: int, steps: int, config: TrainConfig, peak: float | None = None) -> float:
+    """Linear warm-up, cosine from ``peak`` (``lr``) to ``min_lr``, and a cooldown there; ``step`` counts from 0."""
+    peak = config.lr if peak is None else peak
     warmup, steps = int(config.warmup * steps), steps - int(config.cooldown * steps)
     if step < warmup:
-        return config.warmup_lr + (config.lr - config.warmup_lr) * (step + 1) / warmup
+        return config.warmup_lr + (peak - config.warmup_lr) * (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-    return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+    return config.min_lr + (peak - config.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def make_optimizer(config: TrainConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW, Adam or SGD over the trained values only; fused, as there are hundreds of small vectors."""
+def peak_rate(role: Role | None, config: TrainConfig) -> float:
+    """The highest rate of what trains under a role; None: of selected connections."""
+    own = config.lr_selected if role is None else config.lr_bias if role in ("bias", "norm", "scale") else None
+    return config.lr if own is None else own
+
+
+def rate_groups(attached: Attached, config: TrainConfig) -> list[dict[str, Any]]:
+    """What trains, grouped by its highest rate (``peak``), as torch's optimizers take it.
+
+    Raises:
+        ConfigError: a rate was given for what the method does not train.
+    """
+    roles = {name: attached.role_of(name) for name in attached.trainable()}
+    for name, reads in (("lr_selected", None in roles.values()),
+                        ("lr_bias", not {"bias", "norm", "scale"}.isdisjoint(roles.values()))):
+        if getattr(config, name) is not None and not reads:
+            raise ConfigError(f"train.{name} is not read here: nothing of its kind trains")
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in attached.trainable().items():
+        groups.setdefault(peak_rate(roles[name], config), []).append(parameter)
+    return [{"params": parameters, "lr": peak, "peak": peak} for peak, parameters in groups.items()]
+
+
+def make_optimizer(config: TrainConfig, parameters: list[Any]) -> torch.optim.Optimizer:
+    """AdamW, Adam or SGD over the trained values only (or groups of them); fused: there are hundreds of small vectors."""
     if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
@@ -70,7 +95,7 @@ class Fit:
         self.accelerator = accelerator
         self.model, self.plain = accelerator.prepare(model), model
         self.parameters = list(attached.trainable().values())
-        optimizer = make_optimizer(config, self.parameters)
+        optimizer = make_optimizer(config, rate_groups(attached, config))
         attached.follow(optimizer)
         self.optimizer = accelerator.prepare(optimizer)
         if not isinstance(loader.batch_sampler, EpochBatches):
@@ -104,7 +129,7 @@ class Fit:
         began = time.perf_counter()
         training_mode(self.model)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, self.steps, self.config)
+            group["lr"] = learning_rate(step, self.steps, self.config, group["peak"])
         total = 0.0
         for number, piece in enumerate(pieces, start=1):
             with self.accelerator.autocast(), self._sync(last=number == len(pieces)):

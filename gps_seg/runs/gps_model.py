@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from gps_seg.config import GPSConfig
 from gps_seg.core.attach import Attached, attach
-from gps_seg.core.scores import data_free_scores, gradient_scores
+from gps_seg.core.scores import gradient_scores, scores_of_each
 from gps_seg.errors import ConfigError
 from gps_seg.methods import METHODS
 from gps_seg.methods.added import add_modules, fold_modules, remove_modules
+from gps_seg.methods.gps import score_kinds
 from gps_seg.runs.delta import load_delta, save_delta
 
 
@@ -109,10 +110,13 @@ def get_gps_model(
     config = config or GPSConfig()
 
     def scores(names: Sequence[str]) -> dict[str, Tensor]:
-        if config.score in ("magnitude", "random"):
-            return data_free_scores(model, names, score=config.score, seed=seed)
-        if dataloader is None or loss_fn is None:
-            raise ConfigError(f"the score {config.score!r} needs dataloader and loss_fn; magnitude and random do not")
-        return gradient_scores(model, names, dataloader, loss_fn, score=config.score)
+        kinds = score_kinds(model, config, names)
+
+        def run_pass(scored: Sequence[str]) -> dict[str, Tensor]:
+            if dataloader is None or loss_fn is None:
+                raise ConfigError(f"the score {kinds[scored[0]]!r} needs dataloader and loss_fn; magnitude and random do not")
+            return gradient_scores(model, scored, dataloader, loss_fn, score=kinds)
+
+        return scores_of_each(model, kinds, run_pass, seed=seed)
 
     return GPSModel(model, attach(model, METHODS["gps"](model, config, scores, seed)), config)

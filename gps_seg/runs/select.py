@@ -12,13 +12,14 @@ from typing import Any
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from gps_seg.config import GPSConfig, PassOptions
-from gps_seg.core.scores import data_free_scores, gradient_scores
+from gps_seg.config import GPSConfig, PassOptions, Score
+from gps_seg.core.scores import gradient_scores, scores_of_each
 from gps_seg.core.selection import Selection
 from gps_seg.data.seeding import seeded
 from gps_seg.errors import ConfigError
 from gps_seg.methods import METHODS
 from gps_seg.methods.added import add_modules
+from gps_seg.methods.gps import score_kinds
 from gps_seg.methods.selection_file import load_selection
 from gps_seg.runs.choose_k import TRIALS, Trial, choose_k, is_open
 from gps_seg.runs.device import autocast, resolve_precision, training_mode
@@ -67,16 +68,23 @@ def selection_scores(setup: Setup, names: Sequence[str], say: Say = print) -> di
     options = setup.config.selection
     if not isinstance(options, PassOptions):
         raise TypeError(f"method {setup.config.method} asks for scores: its page of options must be one of PassOptions")
-    if options.score in ("magnitude", "random"):
-        return data_free_scores(setup.model, names, score=options.score, seed=setup.config.seed)
+    kinds = score_kinds(setup.model, options, names)
+
+    def run_pass(scored: Sequence[str]) -> dict[str, Tensor]:
+        return _run_pass(setup, options, {name: kinds[name] for name in scored}, say)
+
+    return scores_of_each(setup.model, kinds, run_pass, seed=setup.config.seed)
+
+
+def _run_pass(setup: Setup, options: PassOptions, kinds: Mapping[str, Score], say: Say) -> dict[str, Tensor]:
     released = setup.config.data.protocol == "released"
     items = (setup.splits.test if released else setup.splits.train)[: options.max_images]
     say(f"selection pass: {len(items)} training images")
     loader = setup.task.selection_loader(setup.model, items, options)
     training_mode(setup.model)
     with seeded(setup.config.seed, setup.device):
-        return gradient_scores(setup.model, names, tqdm(loader, desc="select", unit="batch", disable=not sys.stderr.isatty()),
-                               _loss(setup, options), score=options.score)
+        shown = tqdm(loader, desc="select", unit="batch", disable=not sys.stderr.isatty())
+        return gradient_scores(setup.model, list(kinds), shown, _loss(setup, options), score=kinds)
 
 
 def _loss(setup: Setup, options: PassOptions) -> Callable[[nn.Module, Any], Tensor]:

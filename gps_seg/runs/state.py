@@ -62,7 +62,7 @@ def save_state(path: Path, state: TrainingState, attached: Attached, optimizer: 
     tensors = {f"value/{name}": value for name, value in attached.state().items()}
     tensors |= {f"best/{name}": value.clone() for name, value in state.best.items()}
     tensors |= {f"ema/{name}": value for name, value in state.ema.items()}
-    names = list(attached.trainable())
+    names = _names(attached, optimizer)
     for index, slots in optimizer.state_dict()["state"].items():
         for key, value in slots.items():
             if isinstance(value, Tensor):
@@ -82,7 +82,7 @@ def load_state(path: Path, attached: Attached, optimizer: torch.optim.Optimizer,
         raise CheckpointError(f"{path}: expected a training state of this run, got another; start with a new --out folder")
     numbers = json.loads(metadata["state"])
     attached.load(_part(tensors, "value/"))
-    index_of = {name: index for index, name in enumerate(attached.trainable())}
+    index_of = {name: index for index, name in enumerate(_names(attached, optimizer))}
     slots: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _part(tensors, "optimizer/").items():
         parameter, _, key = name.rpartition("/")
@@ -95,6 +95,12 @@ def load_state(path: Path, attached: Attached, optimizer: torch.optim.Optimizer,
         numbers["step"], numbers["best_step"], best_score, numbers["validations_without_gain"], numbers["scores"],
         _part(tensors, "best/"), _part(tensors, "ema/"),
     )
+
+
+def _names(attached: Attached, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Names in the optimizer's order, which is by group."""
+    name_of = {id(parameter): name for name, parameter in attached.trainable().items()}
+    return [name_of[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -33,8 +33,10 @@ from gps_seg.runs.log import read_log
 
 MODELS = ("tiny", "tiny_lite")
 WITHOUT_A_PLACE_IN_SAM = ("vpt_shallow", "vpt_deep")
+IN_THE_HEAD = "gps with head=select"
 every = pytest.mark.parametrize(
-    ("method", "name"), [(method, name) for method in METHODS for name in MODELS if method not in WITHOUT_A_PLACE_IN_SAM]
+    ("method", "name"),
+    [(method, name) for method in (*METHODS, IN_THE_HEAD) for name in MODELS if method not in WITHOUT_A_PLACE_IN_SAM],
 )
 
 
@@ -49,6 +51,8 @@ def prepared(method: str, name: str) -> tuple[SamModel, Selection, Tensor]:
     def scores(names: object) -> dict[str, Tensor]:
         return gradient_scores(model, list(names), [image], loss_of)  # type: ignore[call-overload]
 
+    if method == IN_THE_HEAD:
+        return model, METHODS["gps"](model, GPSConfig(head="select"), scores, 0), image
     return model, METHODS[method](model, OPTIONS[method](), scores, 0), image
 
 

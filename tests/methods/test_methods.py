@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gps_seg.config import OPTIONS, GPSConfig, HeadOptions, PartialOptions
+from gps_seg.config import OPTIONS, GPSConfig, HeadOptions, PartialOptions, parse_config
 from gps_seg.core.attach import attach
 from gps_seg.core.roles import assign, matches
-from gps_seg.core.scores import Scores, data_free_scores
+from gps_seg.core.scores import Scores, data_free_scores, scores_of_each
 from gps_seg.core.selection import counts, fingerprint
 from gps_seg.errors import ConfigError
 from gps_seg.methods import METHODS
 from gps_seg.methods.added import ADDITIONS, add_modules
 from gps_seg.methods.dense import bitfit, partial
-from gps_seg.methods.gps import gps, policy_of
+from gps_seg.methods.gps import gps, policy_of, score_kinds
 from gps_seg.methods.parts import head_of
 from gps_seg.models.classifiers import build_backbone, load_backbone
 from gps_seg.models.sam_zoo import build_sam
@@ -51,6 +51,62 @@ def test_sam_vit_b_counts_are_the_published_ones() -> None:
     paper = counts(gps(model, GPSConfig(), magnitude(model), 0), model)
     assert (paper["selected"], paper["bias"], paper["head"]) == (84_224, 83_712, 4_058_340)
     assert set(paper) == {"selected", "bias", "head", "trainable", "parameters"}  # no norm, no embedding
+
+
+def test_a_head_that_is_selected_from_trains_its_best_connections_and_all_that_has_no_rows() -> None:
+    """LiteMedSAM at k = 1: 65,856 of 9.8 million, 27,008 of them in the decoder, one connection for each of its neurons."""
+    with torch.device("meta"):
+        model = build_sam("lite_medsam")
+    plan = assign(model, policy_of(model, GPSConfig(head="select")))
+    head = {name: part for name, part in plan.items() if matches(name, head_of(model))}
+    assert {part.role for part in head.values()} == {"head"}
+    unread = ("output_hypernetworks_mlps.1", "output_hypernetworks_mlps.2", "output_hypernetworks_mlps.3", "iou_prediction_head")
+    for name, part in head.items():
+        frozen = name.removeprefix("mask_decoder.").startswith(unread)
+        rows = name.endswith(".weight") and not any(word in name for word in ("norm", "iou_token", "mask_tokens", "upscaling.1"))
+        assert part.treatment == ("freeze" if frozen else "select" if rows else "train"), name
+    connections = sum(part.neurons for part in head.values() if part.treatment == "select")
+    whole = sum(part.numel for part in head.values() if part.treatment == "train")
+    assert connections + whole == 27_008
+
+
+def test_the_head_has_its_own_k_and_score() -> None:
+    model = build_sam("tiny")
+    options = GPSConfig(head="select", k=1, head_k=3, score="magnitude", head_score="random")
+    selection = gps(model, options, lambda names: scores_of_each(model, score_kinds(model, options, names), unasked, seed=5), 0)
+    weight = dict(model.named_parameters())["image_encoder.blocks.0.attn.qkv.weight"]
+    best = weight.abs().argmax(1) + torch.arange(len(weight)) * weight.shape[1]
+    assert torch.equal(selection.sparse["image_encoder.blocks.0.attn.qkv.weight"], best)
+    name = "mask_decoder.transformer.layers.0.self_attn.q_proj.weight"
+    rows = selection.sparse[name] // dict(model.named_parameters())[name].shape[1]
+    assert torch.equal(rows.bincount(), torch.full((int(rows.max()) + 1,), 3))
+    sizes = counts(selection, model, head_of(model))
+    encoder = sum(len(indices) for key, indices in selection.sparse.items() if key.startswith("image_encoder."))
+    assert sizes["selected"] == encoder
+    assert sizes["trainable"] == counts(selection, model)["trainable"]
+    assert selection.meta["head_k"] == "3" and selection.meta["head_score"] == "random"
+
+
+def test_a_budget_of_the_whole_network_is_the_heads_apart_from_the_encoders() -> None:
+    model = build_sam("tiny")
+    sizes = [counts(gps(model, GPSConfig(head="select", score="magnitude", level=level), magnitude(model), 0), model, head_of(model))
+             for level in ("neuron", "network")]
+    assert sizes[0] == sizes[1]
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    ({"head_k": 2}, "head_k is read with head=select alone, head is train"),
+    ({"head_score": "random", "head": "freeze"}, "head_score is read with head=select alone, head is freeze"),
+    ({"head": "select", "preset": "official"}, "head=select: not with preset=official or files"),
+])
+def test_settings_of_the_head_that_nothing_reads_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        GPSConfig(**settings)
+
+
+def test_a_classifiers_random_head_is_not_selected_from() -> None:
+    with pytest.raises(ConfigError, match="selection.head: .*train or freeze.*no pretrained connections"):
+        parse_config({"task": "classification", "selection": {"head": "select"}}, "test")
 
 
 @pytest.mark.parametrize(("name", "neurons"), [("sam_vit_l", 222_720), ("sam_vit_h", 370_432)])

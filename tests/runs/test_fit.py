@@ -21,10 +21,11 @@ from gps_seg.errors import ConfigError, DataError, TrainingError, WriteError
 from gps_seg.files.tensors import read_tensors
 from gps_seg.models.sam_zoo import build_sam
 from gps_seg.runs.device import resolve_precision
-from gps_seg.runs.fit import learning_rate
+from gps_seg.runs.fit import learning_rate, make_optimizer, rate_groups
 from gps_seg.runs.gps_model import GPSModel, get_gps_model
 from gps_seg.runs.log import read_log
 from gps_seg.runs.setup import prepare
+from gps_seg.runs.state import TrainingState, load_state, save_state
 from gps_seg.tasks.segmentation.losses import LOSSES, make_loss, total
 from support.settings import silent
 
@@ -259,3 +260,52 @@ def test_k_is_chosen_by_short_trials_that_leave_the_base_as_it_was(tmp_path: Pat
     assert deltas[0].keys() == deltas[1].keys() and all(torch.equal(deltas[0][name], deltas[1][name]) for name in deltas[0])
     with pytest.raises(ConfigError, match="selection.k=auto: data.protocol=released validates on the test images"):
         train(config(*settings, "data.protocol=released"), tmp_path / "released", say=silent)
+
+
+def moved(settings: RunConfig, out: Path) -> dict[str, torch.Tensor]:
+    """By how much each trained value differs from the base after the run."""
+    train(settings, out, say=silent)
+    base = build_sam("tiny").state_dict()
+    values = read_tensors(out / "adapter_model.safetensors", "a delta")[0]
+    chosen = {name.removesuffix(".gps_indices"): value.long() for name, value in values.items() if name.endswith(".gps_indices")}
+    return {name: values[f"{name}.gps_values"] - base[name].flatten()[chosen[name]] if name in chosen else values[name] - base[name]
+            for name in {*chosen, *(key for key in values if ".gps_" not in key)}}
+
+
+def test_connections_and_biases_have_rates_of_their_own(tmp_path: Path) -> None:
+    once = ["selection.head=select", "train.optimizer=sgd", "train.momentum=0", "train.clip=null", "train.max_steps=1"]
+    same = moved(config(*once, "train.lr=1e-2"), tmp_path / "same")
+    apart = moved(config(*once, "train.lr=1e-2", "train.lr_selected=2e-2", "train.lr_bias=5e-3"), tmp_path / "apart")
+    for name, rate in {"image_encoder.blocks.0.attn.qkv.weight": 2.0, "image_encoder.blocks.0.attn.qkv.bias": 0.5,
+                       "mask_decoder.transformer.layers.0.self_attn.v_proj.weight": 2.0,
+                       "mask_decoder.transformer.layers.0.self_attn.v_proj.bias": 1.0, "mask_decoder.mask_tokens.weight": 1.0}.items():
+        assert same[name].abs().max() > 1e-6, name
+        torch.testing.assert_close(apart[name], rate * same[name], rtol=1e-2, atol=2e-7)
+
+
+def test_a_state_keeps_each_values_moments_whatever_its_rate(tmp_path: Path) -> None:
+    settings = TrainConfig(lr=1e-3, lr_selected=2e-3)
+    moments: list[dict[str, torch.Tensor]] = []
+    for round_ in range(2):
+        model = build_sam("tiny")
+        attached = get_gps_model(model, GPSConfig(score="magnitude", head="select")).attached
+        optimizer = make_optimizer(settings, rate_groups(attached, settings))
+        assert [group["peak"] for group in optimizer.param_groups] == [2e-3, 1e-3]
+        if round_ == 0:
+            model(torch.randn(1, 3, 64, 64)).logits.square().mean().backward()
+            optimizer.step()
+            save_state(tmp_path / "state", TrainingState(), attached, optimizer, None)
+        else:
+            load_state(tmp_path / "state", attached, optimizer, None)
+        moments.append({name: optimizer.state[value]["exp_avg"] for name, value in attached.trainable().items()
+                        if value in optimizer.state})
+    assert moments[0] and all(torch.equal(value, moments[1][name]) for name, value in moments[0].items())
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    (("train.lr_selected=1e-3", "method=head"), "train.lr_selected is not read here: nothing of its kind trains"),
+    (("train.lr_bias=1e-3", "selection.bias=freeze"), "train.lr_bias is not read here: nothing of its kind trains"),
+])
+def test_a_rate_of_what_does_not_train_is_refused(settings: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=words):
+        train(config(*settings, "train.max_steps=1"), tmp_path / "run", say=silent)
