@@ -1,11 +1,13 @@
-# make demo: train, evaluate and draw in one go.  make test: the whole suite.  Both make the environment if needed.
+# make demo: train, evaluate and draw in one go.  make test: the whole suite.  Both make the environment if needed: the demo
+# installs the package alone, all else adds the app and the tools to it.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
 .PHONY: demo test lint docs notebooks env clean
+.NOTPARALLEL:  # one pip at a time in one environment
 
-demo: $(VENV)/.ready
+demo: $(VENV)/.core
 	$(RUN)/gps-seg demo --out runs/demo
 
 # the browser tests need Chromium: installed where that is allowed (Debian, root), else they say in one line that they skip
@@ -32,11 +34,14 @@ notebooks: $(VENV)/.ready
 
 env: $(VENV)/.ready
 
-$(VENV)/.ready: pyproject.toml constraints.txt
-	@echo "making the environment in $(VENV) (a few minutes, once)"
-	$(PYTHON) -m venv $(VENV)
-	$(RUN)/pip install -qq --disable-pip-version-check -c constraints.txt -e ".[app,dev]"
-	@touch $@
+# pip would compile what it installs on one core
+$(VENV)/.ready: extras := [app,dev]
+$(VENV)/.core $(VENV)/.ready: pyproject.toml constraints.txt
+	@echo "installing .$(extras) into $(VENV) (a few minutes, once)"
+	@test -x $(RUN)/pip || $(PYTHON) -m venv $(VENV)
+	$(RUN)/pip install -qq --disable-pip-version-check --no-compile -c constraints.txt -e ".$(extras)"
+	@$(RUN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib || true  # a package's own file for another Python may not compile
+	@touch $(VENV)/.core $@
 
 clean:
 	rm -rf $(VENV) runs
