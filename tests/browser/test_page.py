@@ -8,6 +8,7 @@ import json
 import re
 import urllib.request
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -295,7 +296,7 @@ def test_corrections_of_a_frame_are_there_again_when_it_is_turned_back_to(page: 
     points = shown(page, app)["points"]
     assert len(points) == 1
     for frame in ("2", "1"):
-        after(page, lambda: turn(page, frame))
+        after(page, partial(turn, page, frame))
         wait(page, "#timing", "320 x 240 pixels")
     assert shown(page, app)["points"] == points
     expect(page.locator("#undo")).to_be_enabled()

@@ -268,17 +268,18 @@ def moved(settings: RunConfig, out: Path) -> dict[str, torch.Tensor]:
     base = build_sam("tiny").state_dict()
     values = read_tensors(out / "adapter_model.safetensors", "a delta")[0]
     chosen = {name.removesuffix(".gps_indices"): value.long() for name, value in values.items() if name.endswith(".gps_indices")}
-    return {name: values[f"{name}.gps_values"] - base[name].flatten()[chosen[name]] if name in chosen else values[name] - base[name]
-            for name in {*chosen, *(key for key in values if ".gps_" not in key)}}
+    connections = {name: values[f"{name}.gps_values"] - base[name].flatten()[where] for name, where in chosen.items()}
+    return connections | {name: value - base[name] for name, value in values.items() if ".gps_" not in name}
 
 
 def test_connections_and_biases_have_rates_of_their_own(tmp_path: Path) -> None:
     once = ["selection.head=select", "train.optimizer=sgd", "train.momentum=0", "train.clip=null", "train.max_steps=1"]
     same = moved(config(*once, "train.lr=1e-2"), tmp_path / "same")
     apart = moved(config(*once, "train.lr=1e-2", "train.lr_selected=2e-2", "train.lr_bias=5e-3"), tmp_path / "apart")
-    for name, rate in {"image_encoder.blocks.0.attn.qkv.weight": 2.0, "image_encoder.blocks.0.attn.qkv.bias": 0.5,
-                       "mask_decoder.transformer.layers.0.self_attn.v_proj.weight": 2.0,
-                       "mask_decoder.transformer.layers.0.self_attn.v_proj.bias": 1.0, "mask_decoder.mask_tokens.weight": 1.0}.items():
+    encoder, decoder = "image_encoder.blocks.0.attn.qkv", "mask_decoder.transformer.layers.0.self_attn.v_proj"
+    rates = {f"{encoder}.weight": 2.0, f"{encoder}.bias": 0.5, f"{decoder}.weight": 2.0, f"{decoder}.bias": 1.0,
+             "mask_decoder.mask_tokens.weight": 1.0}
+    for name, rate in rates.items():
         assert same[name].abs().max() > 1e-6, name
         torch.testing.assert_close(apart[name], rate * same[name], rtol=1e-2, atol=2e-7)
 

@@ -63,9 +63,9 @@ class Models:
         return self._problem or "The model is ready."
 
     def _load(self) -> None:
-        # read when torch is loaded: threads that wait for each other sleep instead of spinning, which takes the cores from
-        # whatever else is at work (a page, a clip's decoder) and made the encoder two to four times slower beside it
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        # read when torch is loaded: threads that wait for each other spin a tenth of a millisecond, then sleep. Spinning longer
+        # takes the cores from whatever else is at work (a page, a clip's decoder); sleeping at once makes the encoder slower
+        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
         try:
             from gps_seg_app.inference.predictor import Predictor
 

@@ -83,7 +83,7 @@ def _wire(context: Context, parts: Parts, tools: Tools, buttons: list[gr.Button]
 def _put(
     context: Context, session: Session, parts: Parts, picture: Picture, name: str, frame: Any
 ) -> Iterator[Update]:
-    """Show the picture at once and the frame's slider at its place, then the model's answer, during which the slider may move on."""
+    """Show the picture and the frame's slider at once, then the model's answer, during which the slider may move on."""
     waiting = "Looking at the picture ..." if context.models.ready else LOADING
     yield {**_cleared(session, parts, picture), parts.words: waiting, parts.frame: frame}
     session.place(picture, context.models.get(), name)
