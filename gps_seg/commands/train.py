@@ -29,6 +29,7 @@ from gps_seg.runs.log import RunLog, read_log
 from gps_seg.runs.provenance import peak_memory, surroundings
 from gps_seg.runs.select import describe_counts, make_selection, select_or_load
 from gps_seg.runs.setup import Say, Setup, prepare
+from gps_seg.runs.start import read_start, start_facts
 
 
 def train(config: RunConfig, out: Path, *, resume: bool = False, say: Say = print) -> dict[str, Any]:
@@ -51,7 +52,9 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, say: Say = prin
         return read_json(out / RESULT_FILE, "a result")
     setup = prepare(config, say)
     loader = setup.training_loader(accelerator.process_index, accelerator.num_processes)
-    selection, seconds = select_or_load(out / SELECTION_FILE, setup.model, lambda: make_selection(setup, say))
+    start = read_start(setup)
+    selection, seconds = select_or_load(out / SELECTION_FILE, setup.model,
+                                        lambda: start.choose(setup.model) if start else make_selection(setup, say))
     accelerator.wait_for_everyone()
     if main:  # only now, so that a mistake in the settings leaves no folder behind
         write_config(out, config)
@@ -60,6 +63,8 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, say: Say = prin
     sizes = counts(selection, setup.model, head_of(setup.model))
     say(describe_counts(config.method, sizes))
     attached = bind(setup, selection, say)
+    if start:
+        start.load(attached)
     facts = description(setup)
     log = RunLog(out, lambda values, step: save_delta(out, attached, {**facts, "best_step": step}, values), say=say,
                  enabled=main, shows_progress=sys.stderr.isatty())
@@ -69,7 +74,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, say: Say = prin
         return {}
     save_delta(out, attached, {**facts, "best_step": fitted.best_step})
     times = {"selection_s": seconds, "total_s": time.perf_counter() - began}
-    return finish(setup, out, run_facts(setup, fitted, sizes) | times | k_facts(selection), say)
+    return finish(setup, out, run_facts(setup, fitted, sizes) | times | k_facts(selection) | start_facts(setup), say)
 
 
 def bind(setup: Setup, selection: Selection, say: Say) -> Attached:

@@ -1,0 +1,77 @@
+"""A run that begins where another ended: with its selection and its values, on the same base."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from gps_seg.core.attach import Attached
+from gps_seg.core.selection import Selection
+from gps_seg.errors import CheckpointError, ConfigError
+from gps_seg.files import read_json
+from gps_seg.methods.added import add_modules, remove_modules
+from gps_seg.runs.delta import load_delta
+from gps_seg.runs.folder import RESULT_FILE, read_config
+from gps_seg.runs.setup import Setup
+from gps_seg.settings import differences
+
+
+@dataclass(frozen=True)
+class Start:
+    """What another run trained, and its values at its end."""
+
+    selection: Selection
+    state: Mapping[str, Tensor]
+
+    def choose(self, model: nn.Module) -> Selection:
+        """The selection, and on the model the modules that it trains."""
+        add_modules(model, self.selection.meta)
+        return self.selection
+
+    def load(self, attached: Attached) -> None:
+        """Begin with the values; what the other run did not train begins as the base has it."""
+        attached.load({**attached.state(), **self.state})
+
+
+def read_start(setup: Setup) -> Start | None:
+    """The run that ``train.start`` names; None if it names none. The model is the base before and after.
+
+    Raises:
+        CheckpointError: no run there, or one on another base.
+        ConfigError: it was made by another method or another selection than the settings ask for.
+    """
+    folder = setup.config.train.start
+    if folder is None:
+        return None
+    if not folder.is_dir():
+        raise CheckpointError(f"train.start: expected a run folder at {folder}, found none")
+    _check_same_method(setup, folder)
+    attached = load_delta(folder, setup.model, add_modules)
+    start = Start(attached.selection, attached.state())
+    attached.unmerge()
+    remove_modules(setup.model, start.selection.meta)
+    return start
+
+
+def _check_same_method(setup: Setup, folder: Path) -> None:
+    former, config = read_config(folder), setup.config
+    if (former.task, former.method) != (config.task, config.method):
+        raise ConfigError(f"train.start: {folder} is a run of {former.task} by method {former.method}, the settings ask for "
+                          f"{config.task} by {config.method}")
+    if changed := differences(former.selection.model_dump(), config.selection.model_dump()):
+        raise ConfigError(f"train.start: {folder} brings its selection along, and the settings ask for another one in selection."
+                          f"{', selection.'.join(changed)}: set them as they are in its config.yaml")
+
+
+def start_facts(setup: Setup) -> dict[str, Any]:
+    """For a run's result: what it began from, and the steps that were taken before; nothing if it began from the base."""
+    folder = setup.config.train.start
+    if folder is None:
+        return {}
+    former = read_json(folder / RESULT_FILE, "a result")["run"] if (folder / RESULT_FILE).is_file() else {}
+    earlier = former.get("start", {}).get("steps", 0)
+    return {"start": {"run": folder.name, "steps": former.get("steps", 0) + earlier}}
