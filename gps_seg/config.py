@@ -91,10 +91,13 @@ class AugmentConfig(Section):
     rotate: float = Field(0.5, ge=0, le=1, description="probability of a rotation, scaling and shift")
     rotate_limit: float = Field(180.0, ge=0, le=180, description="degrees; a colonoscope has no upright")
     scale_limit: float = Field(0.2, ge=0, lt=1, description="scale drawn from 1 - limit to 1 + limit")
+    shear_limit: float = Field(0.0, ge=0, lt=90, description="degrees, drawn with the rotation")
     color: float = Field(0.5, ge=0, le=1, description="probability of brightness, contrast, saturation and hue jitter")
     color_limit: float = Field(0.2, ge=0, le=1, description="relative strength of that jitter")
     blur: float = Field(0.1, ge=0, le=1, description="probability")
     noise: float = Field(0.1, ge=0, le=1, description="probability")
+    artefacts: float = Field(0.0, ge=0, le=1, description="probability of one of the artefacts of evaluate --corruptions "
+                             "(highlights, bubbles, blur, ...), of severity 1 to 3; what trains with it has seen them")
     crop: float = Field(0.0, ge=0, le=1, description="probability of a crop, enlarged to full size")
     empty_crop: float = Field(0.0, ge=0, le=1, description="probability of such a crop from beside the polyps: it teaches the "
                               "empty answer where all training images hold a polyp; use with crop, or enlarged means empty")

@@ -76,7 +76,7 @@ def augmentation(config: AugmentConfig) -> Augment:
         A.HorizontalFlip(p=config.horizontal_flip),
         A.VerticalFlip(p=config.vertical_flip),
         A.Affine(rotate=(-config.rotate_limit, config.rotate_limit), scale=(low, high), translate_percent=(-0.05, 0.05),
-                 border_mode=cv2.BORDER_CONSTANT, p=config.rotate),
+                 shear=(-config.shear_limit, config.shear_limit), border_mode=cv2.BORDER_CONSTANT, p=config.rotate),
         A.ColorJitter(brightness=(1 - limit, 1 + limit), contrast=(1 - limit, 1 + limit), saturation=(1 - limit, 1 + limit),
                       hue=(-limit / 4, limit / 4), p=config.color),
         A.GaussianBlur(sigma_limit=(0.3, 1.5), p=config.blur),

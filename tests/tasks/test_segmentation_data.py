@@ -23,6 +23,7 @@ from gps_seg.data.splits import Splits
 from gps_seg.data.transforms import augmentation, content_size, fit_image, fit_mask, normalise
 from gps_seg.errors import DataError
 from gps_seg.tasks.segmentation.audit import audit, check_pairs
+from gps_seg.tasks.segmentation.corruptions import with_artefacts
 from gps_seg.tasks.segmentation.dataset import PolypDataset, UnlabelledImages, collate
 from gps_seg.tasks.segmentation.pairs import Pair, pair_folder
 from gps_seg.tasks.segmentation.parts import load_splits, official_lists, read_list, split
@@ -425,6 +426,35 @@ def test_augmentation_moves_image_and_mask_together() -> None:
     for seed in range(10):
         moved, target = augment(image, mask, seed)
         assert ((moved[..., 0] > 127) ^ target).mean() < 0.04
+
+
+def test_shear_slants_image_and_mask_together() -> None:
+    mask = np.zeros((64, 64), np.bool_)
+    mask[16:48, 16:48] = True
+    image = np.dstack([mask * np.uint8(255)] * 3)
+    settings = AugmentConfig(rotate=1, rotate_limit=0, scale_limit=0, shear_limit=30, color=0, blur=0, noise=0,  # type: ignore[call-arg]
+                             horizontal_flip=0, vertical_flip=0)
+    slanted = 0
+    for seed in range(10):
+        moved, target = augmentation(settings)(image, mask, seed)
+        assert ((moved[..., 0] > 127) ^ target).mean() < 0.04
+        rows = [np.flatnonzero(row) for row in target if row.any()]
+        slanted += abs(int(rows[2][0]) - int(rows[-3][0])) > 4
+    assert slanted >= 5
+
+
+def test_artefacts_change_the_image_alone_by_the_seed_alone_and_at_their_rate() -> None:
+    image, mask = phantom(0, size=(64, 80))
+    plain = augmentation(AugmentConfig(rotate=0, color=0, blur=0, noise=0))  # type: ignore[call-arg]
+    augment = with_artefacts(plain, 0.5)
+    changed = []
+    for seed in range(40):
+        expected, target = plain(image, mask, seed)
+        found = augment(image, mask, seed)
+        assert np.array_equal(found[1], target) and np.array_equal(found[0], augment(image, mask, seed)[0])
+        changed.append(not np.array_equal(found[0], expected))
+    assert 10 <= sum(changed) <= 30
+    assert with_artefacts(plain, 0) is plain
 
 
 @pytest.mark.parametrize("empty", [0, 1])

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import random
 from collections.abc import Callable
 
 import cv2
@@ -26,6 +27,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from gps_seg.data.transforms import Augment, Mask
 from gps_seg.errors import ConfigError
 from gps_seg.tasks.segmentation import corruption_effects as effects
 
@@ -63,10 +65,10 @@ def corrupt(image: Pixels, name: str, severity: int, id: str, seed: int = 0) -> 
         raise ConfigError(f"{id}: expected uint8 RGB (H, W, 3) of at least {LEAST_SIDE} pixels a side, "
                           f"got {image.dtype} {image.shape}")
     digest = hashlib.sha256(f"{seed}/{name}/{id}".encode()).digest()
-    random = np.random.default_rng(int.from_bytes(digest, "big"))
+    generator = np.random.default_rng(int.from_bytes(digest, "big"))
     view = field_of_view(image)
     start = _filled(image, view) if name in MIXED else image
-    changed = effect(start.astype(np.float32), strengths[severity - 1], random, view)
+    changed = effect(start.astype(np.float32), strengths[severity - 1], generator, view)
     rounded = np.clip(np.rint(changed), 0, 255).astype(np.uint8)
     return rounded if name in WHOLE else np.where(view[..., None], rounded, image)
 
@@ -74,6 +76,21 @@ def corrupt(image: Pixels, name: str, severity: int, id: str, seed: int = 0) -> 
 def every_corruption(image: Pixels, id: str, seed: int = 0) -> dict[str, list[Pixels]]:
     """By corruption, the image itself and then one a severity, as :func:`corrupt` makes them."""
     return {name: [image, *(corrupt(image, name, severity, id, seed) for severity in SEVERITIES)] for name in CORRUPTIONS}
+
+
+def with_artefacts(augment: Augment, probability: float) -> Augment:
+    """The augmentation, and after it by chance one corruption of severity 1 to 3; the mask stays. Decided by the seed alone."""
+    if probability == 0:
+        return augment
+
+    def augmented(image: Pixels, mask: Mask, seed: int) -> tuple[Pixels, Mask]:
+        image, mask = augment(image, mask, seed)
+        chance = random.Random(f"{seed}/artefact")
+        if chance.random() < probability:
+            image = corrupt(image, chance.choice(list(CORRUPTIONS)), chance.randint(1, 3), str(seed))
+        return image, mask
+
+    return augmented
 
 
 def check_name(name: str) -> str:

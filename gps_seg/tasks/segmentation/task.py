@@ -28,6 +28,7 @@ from gps_seg.metrics.tables import headline, table, write_rows
 from gps_seg.models.sam import SamModel
 from gps_seg.models.sam_zoo import load_sam
 from gps_seg.tasks.segmentation.audit import check_pairs, say
+from gps_seg.tasks.segmentation.corruptions import with_artefacts
 from gps_seg.tasks.segmentation.dataset import MaskBatch, PolypDataset, UnlabelledImages, collate
 from gps_seg.tasks.segmentation.losses import Loss, make_loss, total
 from gps_seg.tasks.segmentation.pairs import Pair
@@ -109,7 +110,7 @@ class Segmentation:
     def dataset(self, model: Any, items: Sequence[Pair], *, training: bool, change: Change | None = None) -> PolypDataset:
         """Images and masks at the model's input size; kept in memory in training, if ``data.cache`` says so."""
         spec = model.spec
-        augment = augmentation(self.data.augment) if training else None
+        augment = with_artefacts(augmentation(self.data.augment), self.data.augment.artefacts) if training else None
         return PolypDataset(items, input_size=spec.input_size, resize=spec.resize, mean=spec.mean, std=spec.std, augment=augment,
                             seed=self.seed, cache=training and self.data.cache, change=change)
 
