@@ -6,14 +6,14 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from gps_seg.config import PassOptions
+from gps_seg.config import HeadOptions, PassOptions
 from gps_seg.core.roles import Policy, assign, neuron_rows, owners
 from gps_seg.core.scores import Scores
 from gps_seg.core.selection import Selection, fingerprint
 from gps_seg.methods.parts import encoder_of, head_of
 
 
-class NeuronOptions(PassOptions):
+class NeuronOptions(HeadOptions, PassOptions):
     """Options of neurons."""
 
     part: float = Field(0.01, gt=0, le=1, description="of each layer's neurons")

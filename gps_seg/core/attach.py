@@ -140,7 +140,7 @@ class Attached:
         silent = [name for name, slot in self._slots.items() if slot.values.grad is None]
         if silent:
             raise TrainingError(f"{len(silent)} selected weights got no gradient, as the model uses them without calling their "
-                                f"layer: {', '.join(silent[:3])}; leave them out with selection.exclude")
+                                f"layer: {', '.join(silent[:3])}; leave them out with selection.overrides")
         self._checked = True
 
     def state(self) -> dict[str, Tensor]:

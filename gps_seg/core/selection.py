@@ -63,9 +63,10 @@ def select(
         TrainingError: all scores are zero.
     """
     names = [name for name, assignment in plan.items() if assignment.treatment == "select"]
-    if names and not any(bool(scores[name].any()) for name in names):
-        raise TrainingError("selection: every score is zero, nothing tells connections apart; a contrastive loss needs several "
-                            "images, of at least two classes, in a batch")
+    for group in ([name for name in names if (plan[name].role == "head") is head] for head in (False, True)):
+        if group and not any(bool(scores[name].any()) for name in group):
+            raise TrainingError(f"selection: every score is zero from {group[0]} on, nothing tells connections apart; a "
+                                "contrastive loss needs several images, of at least two classes, in a batch")
     owner_of = owners(model)
     rows = {name: neuron_rows(owner_of[name][0], scores[name]) for name in names}
     head = {name: view for name, view in rows.items() if plan[name].role == "head"}

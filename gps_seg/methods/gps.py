@@ -96,3 +96,7 @@ def _check_patterns(model: nn.Module, options: GPSConfig) -> None:
     for pattern in (*options.include, *options.exclude, *(pattern for pattern, _ in options.overrides)):
         if not any(matches(name, [pattern]) for name in names):
             raise ConfigError(f"selection: the pattern {pattern!r} matches no parameter; names look like {names[0]!r}")
+    for pattern in (*options.include, *options.exclude):
+        if all(matches(name, head_of(model)) for name in names if matches(name, [pattern])):
+            raise ConfigError(f"selection: {pattern!r} names parts of the head alone, of which selection.head decides; use "
+                              f"selection.overrides, such as [[{pattern!r}, freeze]]")

@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from gps_seg.config import Recompute
 from gps_seg.errors import ConfigError
 from gps_seg.models.attention import Wide, attend, is_efficient, plain_attention, widen
+from gps_seg.models.tiny_vit.folding import has_hooks
 
 Through = Callable[[Any, Tensor], Tensor]
 
@@ -54,8 +55,11 @@ def keep_input(block: nn.Module, x: Tensor) -> Tensor:
 def keep_attention(block: Any, x: Tensor) -> Tensor:
     """The same result for a block of SAM's ViT, x (B, H, W, C); keeps x and attention's output.
 
-    A recomputation ends with the last tensor that is read, so the MLP's second layer is not multiplied again.
+    A recomputation ends with the last tensor that is read, so the MLP's second layer is not multiplied again. A block that
+    somebody listens to is run as it is.
     """
+    if has_hooks(block) or has_hooks(block.attn):
+        return keep_all(block, x)
     mixed = attend(block.attn, _before_attention, block, x)
     return checkpoint(_after_attention, block, x, mixed, use_reentrant=False)
 

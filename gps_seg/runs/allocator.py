@@ -10,7 +10,8 @@ import ctypes
 import os
 import platform
 
-OPTIONS = {-3: 1 << 30, -1: (1 << 31) - 1, -2: 64 << 20}  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD of malloc.h, in bytes
+# M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_TOP_PAD of malloc.h in bytes, and what an older glibc takes instead
+OPTIONS = {-3: (1 << 30, 32 << 20), -1: ((1 << 31) - 1,), -2: (64 << 20,)}
 
 
 def keep_freed_memory() -> bool:
@@ -19,4 +20,5 @@ def keep_freed_memory() -> bool:
     if chosen or platform.libc_ver()[0] != "glibc":
         return False
     tell = ctypes.CDLL(None).mallopt
-    return all(tell(option, value) == 1 for option, value in OPTIONS.items())
+    heard = [any(tell(option, value) == 1 for value in values) for option, values in OPTIONS.items()]  # all are told
+    return all(heard)

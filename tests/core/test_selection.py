@@ -158,6 +158,17 @@ def test_random_scores_repeat_with_their_seed_and_magnitude_is_the_weight() -> N
     assert torch.equal(magnitude, model[5].weight.detach().abs())
 
 
+def test_a_head_whose_scores_are_all_zero_is_refused_though_the_encoders_are_not() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    roles = Policy({"weight": "select", "bias": "train", "norm": "freeze", "scale": "train", "embedding": "freeze"},
+                   head=("1.*",), head_treatment="select")
+    plan = assign(model, roles)
+    for silent in ("0.weight", "1.weight"):
+        scores = {name: torch.full((4 if name[0] == "0" else 2, 4), float(name != silent)) for name in ("0.weight", "1.weight")}
+        with pytest.raises(TrainingError, match=f"every score is zero from {silent} on"):
+            select(model, plan, scores, k=1)
+
+
 def test_the_table_ends_with_totals_that_equal_the_counts() -> None:
     model = small_net()
     plan = assign(model, Policy(EVERYTHING.roles, head=["5.*"]))

@@ -105,6 +105,12 @@ def test_settings_of_the_head_that_nothing_reads_are_refused(settings: dict[str,
         GPSConfig(**settings)
 
 
+def test_a_pattern_that_names_parts_of_the_head_alone_is_refused_where_it_would_do_nothing() -> None:
+    model = build_sam("tiny")
+    with pytest.raises(ConfigError, match="names parts of the head alone, of which selection.head decides; use"):
+        gps(model, GPSConfig(head="select", exclude=("mask_decoder.transformer.*",)), unasked, 0)
+
+
 def test_a_classifiers_random_head_is_not_selected_from() -> None:
     with pytest.raises(ConfigError, match="selection.head: .*train or freeze.*no pretrained connections"):
         parse_config({"task": "classification", "selection": {"head": "select"}}, "test")

@@ -150,6 +150,57 @@ def test_a_hooked_layer_is_called_as_the_module_it_is() -> None:
         assert distance(hooked, model.encode(image)) < 1e-5
 
 
+@pytest.mark.parametrize("place", ["layers.1.blocks.0.local_conv", "layers.1.blocks.0.drop_path", "layers.1.blocks.0.attn.qkv",
+                                   "layers.2.blocks.0.attn.norm", "layers.1.blocks.0.attn", "neck"])
+def test_a_hook_hears_as_often_and_changes_as_much_as_in_the_packaged_walk(place: str) -> None:
+    model = awake(build_sam("tiny_lite", input_size=96)).eval()
+    image, calls = torch.rand(1, 3, 96, 96), [0]
+
+    def hook(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        calls[0] += 1
+        return 1.5 * output
+
+    model.image_encoder.get_submodule(place).register_forward_hook(hook)
+    answers, heard = [], []
+    for model.lean in (True, False):
+        calls[0] = 0
+        with torch.no_grad():
+            answers.append(model.encode(image))
+        heard.append(calls[0])
+    assert heard[0] == heard[1] > 0
+    assert distance(*answers) < 1e-5
+
+
+class Louder(nn.Module):
+    """What somebody may put around a module."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 1.5 * self.inner(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("place", ["layers.1.blocks.0", "layers.1.blocks.0.attn", "layers.1.blocks.0.local_conv",
+                                   "layers.1.blocks.0.mlp.fc1", "layers.0.blocks.0.conv1", "neck", "patch_embed"])
+@pytest.mark.parametrize("patched", [False, True])
+def test_what_somebody_replaced_is_called(place: str, patched: bool) -> None:
+    model = awake(build_sam("tiny_lite")).eval()
+    parent, _, name = place.rpartition(".")
+    holder, inner = model.image_encoder.get_submodule(parent), model.image_encoder.get_submodule(place)
+    if patched:
+        former = inner.forward
+        inner.forward = lambda x: 1.5 * former(x)  # type: ignore[method-assign]
+    else:
+        setattr(holder, name, Louder(inner))
+    image, answers = torch.rand(1, 3, 64, 64), []
+    for model.lean in (True, False):
+        with torch.no_grad():
+            answers.append(model.encode(image))
+    assert distance(*answers) < 1e-5
+
+
 def test_batch_norms_that_train_are_left_to_the_packaged_blocks() -> None:
     model = awake(build_sam("tiny_lite")).train()
     before = model.get_buffer("image_encoder.layers.0.blocks.0.conv1.bn.running_mean").clone()
@@ -179,6 +230,27 @@ def test_position_biases_follow_their_table() -> None:
         model.lean = False
         model.train().eval()  # the packaged attention keeps its biases until the mode changes
         assert distance(lean, model.encode(image)) < 1e-5
+
+
+@pytest.mark.parametrize("how", ["fused", "data"])
+def test_position_biases_follow_a_table_whose_version_does_not_change(how: str) -> None:
+    """Fused optimizers, and whoever writes through .data, move a parameter without raising its version."""
+    model = awake(build_sam("tiny_lite")).eval()
+    image = torch.rand(1, 3, 64, 64)
+    tables = [parameter for name, parameter in model.named_parameters() if "attention_biases" in name]
+    with torch.no_grad():
+        before = model.encode(image)
+    for table in tables:
+        table.grad = torch.arange(float(table.numel())).view(table.shape) % 3
+    if how == "fused":
+        torch.optim.SGD(tables, lr=1.0, fused=True).step()
+    for table in tables if how == "data" else []:
+        table.data.add_(torch.arange(float(table.numel())).view(table.shape) % 3)
+    with torch.no_grad():
+        lean = model.encode(image)
+        model.lean = False
+        model.train().eval()
+        assert distance(lean, model.encode(image)) < 1e-5 < distance(lean, before)
 
 
 def test_the_lean_path_keeps_a_fraction_of_the_activations() -> None:

@@ -32,7 +32,11 @@ def parse_variants(names: Sequence[str], setting: Setting) -> list[Variant]:
     """
     if len(set(names)) < len(names):
         raise ConfigError(f"--methods: expected each once, got {', '.join(names)}")
-    return [_parse(name, setting) for name in names]
+    variants = [_parse(name, setting) for name in names]
+    kinds = [(variant.method, variant.setting) for variant in variants]
+    if len(set(kinds)) < len(kinds):
+        raise ConfigError(f"--methods: expected different ones, got the same twice under two names in {', '.join(names)}")
+    return variants
 
 
 def _parse(name: str, setting: Setting) -> Variant:
@@ -46,7 +50,8 @@ def _parse(name: str, setting: Setting) -> Variant:
         raise ConfigError(f"--methods: expected {', '.join(WORDS)} after a method's colon, got {unknown[0]!r} in {name!r}")
     fields = [WORDS[word] for word in words]
     if len(set(fields)) < len(fields):
-        raise ConfigError(f"--methods: expected one {fields[0]} a method, got {name!r}")
+        twice = next(field for field in fields if fields.count(field) > 1)
+        raise ConfigError(f"--methods: expected one {twice} a method, got {name!r}")
     if words and setting.model not in MODELS:
         raise ConfigError(f"--methods: {words[0]} is a setting of SAMs; {setting.model} is none")
     changes: dict[str, Any] = dict(zip(fields, words, strict=True))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gps_seg.models.tiny_vit.folding import channels_first, depthwise, has_hooks, is_plain, layer_norm, pointwise
+from gps_seg.models.tiny_vit.folding import channels_first, depthwise, has_hooks, is_own, is_plain, layer_norm, pointwise
 from gps_seg.models.tiny_vit.mlp import mlp
 from gps_seg.models.tiny_vit.strips import chain, fits
 from gps_seg.models.tiny_vit.windows import attend
@@ -30,7 +30,7 @@ def encode(encoder: Any, image: Tensor, through: Through) -> Tensor:
     x = _embed(encoder.patch_embed, image.to(_compute_dtype(image)).permute(0, 2, 3, 1))
     for stage in encoder.layers:
         for block in stage.blocks:
-            x = through(lambda y, block=block: _block(block, y), x)  # type: ignore[misc]
+            x = through(lambda y, block=block, stage=stage: _block(stage, block, y), x)  # type: ignore[misc]
         if stage.downsample is not None:
             x = _downsample(stage.downsample, x)
     return _neck(encoder.neck, x).permute(0, 3, 1, 2)
@@ -48,12 +48,21 @@ def _embed(patch_embed: Any, x: Tensor) -> Tensor:
     return pointwise(activation(pointwise(x, first.c, first.bn)), second.c, second.bn)
 
 
-def _block(block: Any, x: Tensor) -> Tensor:
-    if not hasattr(block, "attn"):
+def _block(stage: Any, block: Any, x: Tensor) -> Tensor:
+    if type(stage).__name__ == "ConvLayer":
         return chain(x, block, residual=True) if fits(block) else channels_first(block, x)
-    if has_hooks(block) or has_hooks(block.attn) or not isinstance(block.drop_path, nn.Identity):
-        return block(x.flatten(1, 2)).view(x.shape)
-    return _window_block(block, x)
+    return _window_block(block, x) if _is_window_block(block) else block(x.flatten(1, 2)).view(x.shape)
+
+
+def _is_window_block(block: Any) -> bool:
+    """Whether the walk may take the block apart: it, its attention and what else is not called as a module are the packaged ones.
+
+    Of the norm and the projection behind it, which are called, a hook would hear the token of padding too.
+    """
+    if not is_own(block, "TinyViTBlock") or not is_own(block.attn, "Attention") or not is_own(block.local_conv, "Conv2d_BN"):
+        return False
+    heard = has_hooks(block.attn.norm) or has_hooks(block.attn.qkv) or has_hooks(block.drop_path)
+    return isinstance(block.drop_path, nn.Identity) and not heard
 
 
 def _downsample(layer: Any, x: Tensor) -> Tensor:
@@ -80,6 +89,8 @@ def _attention(attention: Any, x: Tensor, side: int) -> Tensor:
 
 
 def _neck(neck: Any, x: Tensor) -> Tensor:
+    if not is_own(neck, "Sequential"):
+        return channels_first(neck, x)
     for layer in neck:
         is_norm = type(layer).__name__ == "LayerNorm2d" and is_plain(layer)
         x = layer_norm(x, layer) if is_norm else channels_first(layer, x)

@@ -30,6 +30,11 @@ def is_plain(*modules: Any) -> bool:
     return all(not has_hooks(part) and _is_stock(part) for module in modules for part in module.modules())
 
 
+def is_own(module: nn.Module, name: str) -> bool:
+    """Whether this module itself, whatever it holds, is what the packaged encoder has there: neither hooked nor replaced."""
+    return type(module).__name__ == name and "forward" not in vars(module) and not has_hooks(module)
+
+
 def has_hooks(module: nn.Module) -> bool:
     """Whether something listens to this module itself."""
     return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
@@ -40,7 +45,8 @@ def _is_stock(part: Any) -> bool:
         return False
     if isinstance(part, nn.Dropout) and part.training and part.p > 0:
         return False
-    return type(part).forward in STOCK or type(part).__name__ in KNOWN
+    replaced = "forward" in vars(part)  # somebody's function on this one instance
+    return not replaced and (type(part).forward in STOCK or type(part).__name__ in KNOWN)
 
 
 def takes_products(*layers: Any) -> bool:

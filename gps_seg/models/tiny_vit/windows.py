@@ -57,23 +57,27 @@ def region_bias(table: Tensor, region: Region, side: int) -> Tensor:
 class _Biases:
     """What the biases of an attention were made from, to know when they are stale, and they."""
 
-    source: tuple[Any, ...]
+    table: Tensor
+    parts: tuple[Region, ...]
     biases: list[Tensor]
+
+    def are_of(self, table: Tensor, parts: tuple[Region, ...]) -> bool:
+        """Whether they would come out the same. By the table's contents: fused optimizers write without raising its version."""
+        return self.parts == parts and self.table.dtype == table.dtype and torch.equal(self.table, table)
 
 
 _KNOWN: WeakKeyDictionary[nn.Module, _Biases] = WeakKeyDictionary()
 
 
 def _biases(attention: Any, parts: tuple[Region, ...], side: int) -> list[Tensor]:
-    """Biases of every region; made once for a frozen table, as 30 of them cost as much as an attention."""
+    """Biases of every region; on a CPU made once for a table that rests, as 30 of them cost as much as an attention."""
     table = attention.attention_biases
-    if torch.is_grad_enabled() and table.requires_grad:
+    if (torch.is_grad_enabled() and table.requires_grad) or table.device.type != "cpu":  # elsewhere comparing would wait
         return _make_biases(attention, parts, side)
-    source = (table.data_ptr(), table._version, table.dtype, table.device, parts)
     known = _KNOWN.get(attention)
-    if known is None or known.source != source:
+    if known is None or not known.are_of(table, parts):
         with torch.inference_mode(mode=False), torch.no_grad():  # a later training step may use them
-            known = _KNOWN[attention] = _Biases(source, _make_biases(attention, parts, side))
+            known = _KNOWN[attention] = _Biases(table.detach().clone(), parts, _make_biases(attention, parts, side))
     return known.biases
 
 
