@@ -24,6 +24,7 @@ Score = Literal["gradient", "gradient_abs", "gradient_squared", "gradient_weight
 Level = Literal["neuron", "layer", "network"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Recompute = Literal["none", "cheap", "blocks"]
+MOST_CLICKS = 20  # that a simulated person sets on an image, the literature's limit (RITM, arXiv 2102.06583)
 
 
 def _part(value: Any) -> Any:
@@ -423,11 +424,26 @@ class SegmentationTrainConfig(TrainConfig):
         "bce_iou", description="bce_iou: binary cross-entropy + soft IoU, the paper's"
     )
     box_probability: float = Field(0.0, ge=0, le=1, description="part of the steps that see boxes around the polyps as prompts")
+    box_jitter: float = Field(0.1, ge=0, le=0.5, description="of these boxes: part of the side that each edge moves at most")
+    click_probability: float = Field(0.0, ge=0, le=1, description="part of the steps that see simulated clicks, the first in the "
+                                     "polyp, each later one in the largest error; what boxes and clicks leave has no prompt")
+    click_rounds: int = Field(3, ge=1, le=MOST_CLICKS, description="of these steps: answers to one click more each, from one "
+                              "embedding, each with the logits of the answer before; the loss is their mean")
     recompute: Recompute = Field(
         "none", description="what the blocks of SAM's ViT compute again in the backward pass instead of keeping it, with the "
         "same result: cheap: all but attention, an eighth of what is kept for a tenth more time; blocks: all, the least memory, "
         "a third more time; of lite_medsam's encoder blocks alone, where cheap means none"
     )
+
+    @model_validator(mode="after")
+    def _prompts_share_the_steps(self) -> SegmentationTrainConfig:
+        if (both := round(self.box_probability + self.click_probability, 9)) > 1:
+            raise ValueError("box_probability and click_probability are parts of the same steps: expected at most 1 in all, got "
+                             f"{both:g}")
+        for name, reader in (("box_jitter", "box_probability"), ("click_rounds", "click_probability")):
+            if getattr(self, name) != type(self).model_fields[name].default and not getattr(self, reader):
+                raise ValueError(f"{name} is read with {reader} above 0 alone")
+        return self
 
 
 class ClassTrainConfig(TrainConfig):
@@ -459,10 +475,18 @@ class SegmentationEvaluateConfig(EvaluateConfig):
     """How predictions become masks and scores."""
 
     threshold: float = Field(0.5, gt=0, lt=1, description="probability above which a pixel is polyp")
-    prompt: Literal["none", "box"] = Field(
-        "none", description="box: prompt with the box around each true mask; never compare with none"
+    prompt: Literal["none", "box", "clicks"] = Field(
+        "none", description="simulated from the truth: box: the box around each true mask; clicks: in its middle, then in the "
+        "middle of the largest error; never compare with none"
     )
+    clicks: int = Field(1, ge=1, le=MOST_CLICKS, description="of prompt=clicks: after how many the masks are scored")
     overlays: int = Field(3, ge=0, description="pictures of the best, the median and the worst cases, this many each")
+
+    @model_validator(mode="after")
+    def _clicks_are_a_prompt(self) -> SegmentationEvaluateConfig:
+        if self.clicks != type(self).model_fields["clicks"].default and self.prompt != "clicks":
+            raise ValueError(f"clicks is read with prompt=clicks alone, the prompt is {self.prompt}")
+        return self
 
 
 class ClassEvaluateConfig(EvaluateConfig):

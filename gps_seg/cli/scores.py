@@ -42,7 +42,9 @@ def evaluate(
     json: Json = None,
     csv: Csv = None,
     threshold: Threshold = None,
-    prompt: Annotated[str | None, typer.Option(help="none, or box: the box around each true mask; default: the run's.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="none, or simulated from the true masks: box or clicks; default: the run's.")
+    ] = None,
     device: Device = "auto",
     base: Base = None,
     blocks: Blocks = DEFAULT_BLOCKS,

@@ -107,8 +107,8 @@ def measure(
 
 
 def _check(prompt: str | None, wanted: Wanted) -> None:
-    if prompt not in (None, "none", "box"):
-        raise ConfigError(f"--prompt: expected none or box, got {prompt!r}")
+    if prompt not in (None, "none", "box", "clicks"):
+        raise ConfigError(f"--prompt: expected none, box or clicks, got {prompt!r}")
     if wanted.max_images is not None and not wanted.corruptions:
         raise ConfigError("--max-images limits what --corruptions measures: add --corruptions, or leave it out")
 

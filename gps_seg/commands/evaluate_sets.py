@@ -4,6 +4,7 @@ The JSON of several sets holds ``sets`` (name -> the document of that set alone)
 
 - ``dice``, ``iou``: for each set the mean over its images with a polyp, then the unweighted mean over sets;
 - ``negatives``: the false-positive rate on frames without a polyp, likewise, over the sets that have such frames;
+- ``prompt``: what the masks were asked with, "none" or what was simulated from the truth;
 - ``by_set``: what was averaged;
 - ``unseen_3``: Dice and IoU over CVC-ColonDB, ETIS-Larib and CVC-300 alone, where all three are among the sets.
 """
@@ -19,6 +20,7 @@ from typing import Any
 from gps_seg.commands.evaluate import Wanted, evaluate_run
 from gps_seg.errors import ConfigError
 from gps_seg.files import write_json
+from gps_seg.metrics.tables import prompt_of
 from gps_seg.runs.load import load_run
 from gps_seg.tasks.segmentation.known import GROUPS
 from gps_seg.tasks.segmentation.sets import expand, labels
@@ -86,7 +88,7 @@ def macro(documents: Mapping[str, Document]) -> dict[str, Any]:
         "dice": over(positive, "dice"), "iou": over(positive, "iou"),
         "negatives": {"sets": len(negative), "frames": sum(row["negatives"] for row in negative),
                       "false_positive_rate": over(negative, "false_positive_rate")},
-        "by_set": by_set, **unseen,
+        "prompt": prompt_of(next(iter(documents.values()), {})), "by_set": by_set, **unseen,
     }
 
 
@@ -109,5 +111,6 @@ def macro_line(found: Mapping[str, Any]) -> str:
         return f"macro: no set has images with a polyp; {apart}"
     three = found.get("unseen_3")
     apart += f"; unseen-3 mDice {three['dice']:.4f} mIoU {three['iou']:.4f}" if three else ""
+    apart += "" if found["prompt"] == "none" else f"; prompt: {found['prompt']}"
     return (f"macro mDice {found['dice']:.4f} mIoU {found['iou']:.4f} "
             f"(unweighted mean over {found['sets']} sets, images with a polyp); {apart}")

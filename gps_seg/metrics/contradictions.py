@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gps_seg.errors import DataError, GpsSegError
+from gps_seg.metrics.clicks import AFTER, MEANS
 from gps_seg.metrics.masks import METRICS, Counts, check_consistent
 from gps_seg.metrics.measures import BLOCKS
 from gps_seg.metrics.surface import BOUNDARIES
@@ -18,6 +19,7 @@ COUNTS = ("tp", "fp", "fn", "tn")
 PARTS = frozenset({  # names of numbers in 0..1, in every block; the E-measure is none, its divisor is the pixels less one
     *METRICS, "nsd", "hd95_of_diagonal", "mean_dice", "mean_iou", "max_dice", "max_iou", "weighted_f", "s_measure", "mae",
     "detection_rate", "detection_rate_centre", "f1", "false_positive_rate", "polyp_alarm_rate", "area_mean", "ece", "brier",
+    *MEANS,
 })
 
 
@@ -39,7 +41,7 @@ def check_document(document: Mapping[str, Any]) -> None:
 
 
 def _check_ranges(document: Mapping[str, Any]) -> None:
-    for block in BLOCKS:
+    for block in (*BLOCKS, "clicks"):
         for name, value in _numbers(document.get(block) or {}, block):
             last = name.rpartition(".")[2]
             if not math.isfinite(value):
@@ -63,6 +65,8 @@ def _numbers(block: Mapping[str, Any], place: str) -> Iterator[tuple[str, float]
 def _check_pairs(document: Mapping[str, Any]) -> None:
     pairs = [("per_image", "dice", "iou"), ("dataset", "dice", "iou"), ("pranet", "mean_dice", "mean_iou"),
              ("pranet", "max_dice", "max_iou")]
+    if document.get("clicks", {}).get("images"):
+        pairs += [("clicks", f"dice_after_{number}", f"iou_after_{number}") for number in AFTER]
     for block, dice, iou in pairs:
         if block in document:
             try:

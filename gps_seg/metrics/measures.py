@@ -4,6 +4,7 @@
 - ``pranet``: the 256-threshold protocol (``pranet``).
 - ``polyps``, ``negatives``: polyp by polyp, and frames without any (``lesions``).
 - ``calibration``: of probability maps only (``calibration``).
+- ``clicks``: not by name, but wherever clicks were simulated (``clicks``).
 
 Counts cost next to nothing and are always measured.
 """
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from gps_seg.data.maps import Prediction
 from gps_seg.errors import ConfigError
 from gps_seg.metrics import calibration, lesions, pranet
+from gps_seg.metrics.clicks import Clicks
 from gps_seg.metrics.masks import ImageScore, score_image
 from gps_seg.metrics.surface import TOLERANCE, Surface, surface
 
@@ -38,6 +40,7 @@ class BlockScore(ImageScore):
     sweep: pranet.Sweep | None = None
     lesions: lesions.Lesions | None = None
     reliability: calibration.Reliability | None = None
+    clicks: Clicks | None = None
 
 
 def parse_blocks(text: str) -> tuple[str, ...]:
@@ -101,4 +104,6 @@ def row(score: ImageScore) -> dict[str, Any]:
         ece, brier = calibration.errors(score.reliability.sums).tolist()
         seen = bool(score.reliability.pixels.any())
         flat |= {"calibration_ece": ece if seen else None, "calibration_brier": brier if seen else None}
+    if score.clicks:
+        flat |= score.clicks.row()
     return flat

@@ -16,16 +16,17 @@ from numpy.typing import NDArray
 
 from gps_seg.errors import ConfigError, DataError, GpsSegError
 from gps_seg.files import read_json
+from gps_seg.metrics.clicks import NEEDED
 from gps_seg.metrics.contradictions import check_document
 from gps_seg.metrics.groups import read_groups
 from gps_seg.metrics.plots.scores import box_plots
 from gps_seg.metrics.statistics import RESAMPLES, holm, interval, joint, wilcoxon
-from gps_seg.metrics.tables import escape, latex_table, markdown_table, write_forms
+from gps_seg.metrics.tables import escape, latex_table, markdown_table, prompt_of, write_forms
 
 Documents = Mapping[str, Sequence[Mapping[str, Any]]]
 Float = NDArray[np.float64]
 HIGHER_IS_WORSE = frozenset({"hd95", "hd95_of_diagonal", "fp", "fn", "polyps_false", "pranet_mae", "calibration_ece",
-                             "calibration_brier"})
+                             "calibration_brier", *NEEDED})
 
 
 def parse_methods(arguments: Sequence[str]) -> dict[str, list[Path]]:
@@ -75,7 +76,9 @@ def compare_methods(
 
     Raises:
         DataError: the reports are of different images or target masks, or lack the metric.
+        ConfigError: the reports are of different prompts, or some of none.
     """
+    _check_prompts(documents)
     first = next(iter(documents.values()))[0]
     values = {name: np.array([_column(name, seed, first, metric) for seed in seeds]) for name, seeds in documents.items()}
     return compare_values(values, [image["id"] for image in first["images"]], metric=metric, groups=groups, resamples=resamples)
@@ -110,6 +113,14 @@ def compare_values(
             "methods": {name: _mean(matrix, samples[name]) for name, matrix in values.items()},
             "pairs": _tested([_difference(values, samples, a, b) for a, b in combinations(values, 2)]),
             "scores": {name: matrix.mean(axis=0).tolist() for name, matrix in values.items()}}
+
+
+def _check_prompts(documents: Documents) -> None:
+    """A prompt that is made from the truth tells of it: its scores compare with scores of the same prompt alone."""
+    prompts = {name: {prompt_of(seed) for seed in seeds} for name, seeds in documents.items()}
+    if len(set().union(*prompts.values())) > 1:
+        found = "; ".join(f"{name}: {', '.join(sorted(own))}" for name, own in prompts.items())
+        raise ConfigError(f"expected reports of one prompt, got {found}: evaluate all with the same --prompt")
 
 
 def _mean(matrix: Float, samples: Float) -> dict[str, Any]:

@@ -6,6 +6,7 @@ The JSON document has stable keys, schema 2 (schema 1 plus what is marked +):
 - ``per_image``, ``dataset``: see ``masks.aggregate``; + ``per_image.hd95``, ``.hd95_of_diagonal``, ``.nsd`` and how many
   images have one or both masks empty, as far as boundaries were asked for;
 - + ``pranet``, ``polyps``, ``negatives``, ``calibration``: the blocks asked for, see their modules;
+- + ``clicks``: where clicks were simulated, see ``metrics.clicks``;
 - + ``intervals``: ``intervals.per_image.dice`` is [low, high], likewise for other means; none for a single image or group;
 - + ``statistics``: how the intervals were made; + ``omitted``: blocks asked for that mean nothing here, and why;
 - + ``corruptions``: under ``evaluate --corruptions`` only, see ``commands.corruptions``;
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gps_seg.metrics import calibration, lesions, pranet
+from gps_seg.metrics import calibration, clicks, lesions, pranet
 from gps_seg.metrics.contradictions import check_document
 from gps_seg.metrics.masks import METRICS, ImageScore, aggregate
 from gps_seg.metrics.measures import BlockScore, row
@@ -98,6 +99,8 @@ def _add_blocks(document: dict[str, Any], scores: Sequence[BlockScore]) -> dict[
     if found:
         document["polyps"] = lesions.summarise_polyps(found)
         document["negatives"] = lesions.summarise_negatives(found, has_probabilities=maps)
+    if clicked := [score.clicks for score in scores if score.clicks]:
+        document["clicks"] = clicks.summarise(clicked)
     if counted and maps:
         document["calibration"] = calibration.summarise(counted)
     return {"calibration": HARD} if counted and not maps else {}
@@ -111,6 +114,8 @@ def _resampled(scores: Sequence[ImageScore], full: Sequence[BlockScore], documen
         made["polyps"] = _rates([score.lesions for score in full if score.lesions])
         if document["negatives"]["frames"]:
             made["negatives"] = _alarms([score.lesions for score in full if score.lesions])
+    if "clicks" in document:
+        made["clicks"] = clicks.resampled([score.clicks for score in full if score.clicks])
     if "calibration" in document:
         columns = np.stack([score.reliability.sums for score in full if score.reliability])
         made["calibration"] = columns, lambda sums: dict(zip(("ece", "brier"), np.moveaxis(calibration.errors(sums), -1, 0),

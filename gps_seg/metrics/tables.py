@@ -34,6 +34,10 @@ LAYOUT: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
         ("false_positive_rate", "false-positive rate"), ("specificity", "specificity"), ("polyp_alarm_rate", "polyp alarm rate"),
         ("false_positives_per_frame", "false / frame"), ("area_mean", "false area, mean"), ("area_p95", "false area, 95th"),
         ("presence_auroc", "presence AUROC"))),
+    ("clicks", "simulated from the truth", (
+        ("dice_after_1", "Dice, 1 click"), ("dice_after_3", "Dice, 3 clicks"), ("dice_after_5", "Dice, 5 clicks"),
+        ("iou_after_1", "IoU, 1 click"), ("iou_after_3", "IoU, 3 clicks"), ("iou_after_5", "IoU, 5 clicks"),
+        ("noc_iou_90", "NoC@90 (IoU 0.90)"), ("noc_dice_95", "clicks to Dice 0.95"))),
     ("calibration", "band around lesions", (("ece", "ECE"), ("brier", "Brier"))),
 )
 
@@ -96,6 +100,9 @@ def _remarks(document: Mapping[str, Any]) -> list[str]:
         text.append(f"{polyps['polyps']} polyps in {polyps['frames']} frames; detection rate by area: {sizes}")
     if "negatives" in document and document["negatives"]["frames"] == 0:
         text.append("negatives: every frame has a polyp")
+    if clicks := document.get("clicks"):
+        text.append(f"clicks to a goal: at most {clicks['most']}, which is also what an image counts that never gets there: "
+                    f"{clicks['never_iou_90']} of {clicks['images']} (IoU 0.90), {clicks['never_dice_95']} (Dice 0.95)")
     text += [f"{block} omitted: {why}" for block, why in document.get("omitted", {}).items()]
     if made := document.get("statistics"):
         unit = "groups" if made["grouped"] else "images"
@@ -112,9 +119,15 @@ def _rate(value: float | None) -> str:
 
 
 def headline(document: Mapping[str, Any]) -> str:
-    """The two means, with the name of their aggregation and the number of images."""
-    mean = document["per_image"]
-    return f"mDice {mean['dice']:.4f} mIoU {mean['iou']:.4f} (per_image, {document['n']} images)"
+    """The two means, with the name of their aggregation, the number of images, and the prompt, if there was one."""
+    mean, prompt = document["per_image"], prompt_of(document)
+    told = "" if prompt == "none" else f", prompt: {prompt}"
+    return f"mDice {mean['dice']:.4f} mIoU {mean['iou']:.4f} (per_image, {document['n']} images{told})"
+
+
+def prompt_of(document: Mapping[str, Any]) -> str:
+    """What the masks were asked with: "none", or what was simulated from the truth. Scores of two prompts do not compare."""
+    return str(document.get("settings", {}).get("prompt", "none"))
 
 
 def markdown(document: Mapping[str, Any]) -> str:

@@ -25,6 +25,7 @@ from gps_seg.models.tiny_vit.encoder import encode as encode_lean
 from gps_seg.models.tiny_vit.folding import layer_norm
 
 Encode = Callable[[Any, Tensor, Through], Tensor]
+Rounds = Callable[["SamModel", Tensor], "SamOutput"]  # (model, embedding) -> the masks of one or more rounds of prompts
 
 
 @dataclass(frozen=True)
@@ -100,16 +101,19 @@ class SamModel(nn.Module):
         self.prompt_encoder.mask_input_size = (4 * grid, 4 * grid)
 
     def forward(
-        self, image: Tensor, boxes: Tensor | None = None, points: tuple[Tensor, Tensor] | None = None
+        self, image: Tensor, boxes: Tensor | None = None, points: tuple[Tensor, Tensor] | None = None,
+        rounds: Rounds | None = None,
     ) -> SamOutput:
         """Segment a batch, one mask an image.
 
         Args:
             image: float (B, 3, S, S), normalised and padded as ``spec`` says.
-            boxes: float (B, 4) xyxy in input pixels, or None.
-            points: coordinates float (B, N, 2) xy in input pixels, and labels (B, N) of 1 (polyp) or 0; or None.
+            boxes, points: see :meth:`decode`.
+            rounds: what answers in its place, once or several times from the one embedding. It is a part of this call because
+                the gradients of several processes are reduced by the call.
         """
-        return self.decode(self.encode(image), boxes, points)
+        embedding = self.encode(image)
+        return self.decode(embedding, boxes, points) if rounds is None else rounds(self, embedding)
 
     def encode(self, image: Tensor) -> Tensor:
         """Image (B, 3, S, S) -> embedding (B, C, g, g) with g = S / stride. Raises ConfigError for a wrong size."""
@@ -136,12 +140,20 @@ class SamModel(nn.Module):
                      for number in range(len(layer.blocks)))
 
     def decode(
-        self, embedding: Tensor, boxes: Tensor | None = None, points: tuple[Tensor, Tensor] | None = None
+        self, embedding: Tensor, boxes: Tensor | None = None, points: tuple[Tensor, Tensor] | None = None,
+        masks: Tensor | None = None,
     ) -> SamOutput:
-        """Embedding (B, C, g, g) and optional prompts -> masks. Prompts as in :meth:`forward`."""
+        """Embedding (B, C, g, g) and any combination of prompts -> masks.
+
+        Args:
+            boxes: float (B, 4) xyxy in input pixels.
+            points: coordinates float (B, N, 2) xy in input pixels, and labels (B, N) of 1 (polyp), 0 (not polyp) or -1 (none).
+            masks: logits (B, 1, 4g, 4g) of the round before.
+        """
         batch = len(embedding)
+        masks = None if masks is None else masks.float()
         with torch.autocast(embedding.device.type, enabled=False):  # positions in bf16 would be off by pixels
-            sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=None)
+            sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=masks)
             positions = self.prompt_encoder.get_dense_pe()
         sparse = sparse.expand(batch, -1, -1)
         return _decode_masks(self.mask_decoder, embedding + dense, positions.expand(batch, -1, -1, -1), sparse)

@@ -88,7 +88,8 @@ class TaskModel:
         """
         by_id = {item.id: item for item in items}
         scores = []
-        for id_, prediction in self.run_through(loader if loader is not None else self.loader(items, batch_size)):
+        answer = self.task.examine if blocks else self.task.predict
+        for id_, prediction in self.run_through(loader if loader is not None else self.loader(items, batch_size), answer):
             scores.append(self.task.score(by_id[id_], prediction, blocks))
             if progress:
                 progress()

@@ -61,8 +61,8 @@ def test_evaluating_again_gives_the_runs_own_numbers_and_says_what_was_trained_o
     assert whole["n"] == 24 and whole["settings"]["images_trained_on"] == 20
     with pytest.raises(DataError, match=r"expected the model's 2 classes \(bright, dark\), found 10"):
         evaluate_run(run, data="digits", device="cpu")
-    with pytest.raises(ConfigError, match="--threshold, --plots: only masks have it"):
-        evaluate_run(run, threshold=0.3, device="cpu", wanted=Wanted(plots=tmp_path))
+    with pytest.raises(ConfigError, match="--threshold, --prompt, --plots: only masks have it"):
+        evaluate_run(run, threshold=0.3, prompt="clicks", device="cpu", wanted=Wanted(plots=tmp_path))
 
 
 def test_images_without_labels_get_a_class_each(

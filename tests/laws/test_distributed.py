@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from gps_seg.files.tensors import read_tensors
@@ -47,12 +48,14 @@ def torchrun(*arguments: object) -> None:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
 
-def test_two_processes_end_where_one_with_the_whole_batch_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [[], ["train.box_probability=0.4", "train.click_probability=0.6", "train.click_rounds=2"]],
+                         ids=["without prompts", "boxes and clicks"])
+def test_two_processes_end_where_one_with_the_whole_batch_does(more: list[str], tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("seed: 1\n")
-    alone = [sys.executable, "-m", "gps_seg.cli", "train", str(config), *SETTINGS, "--out", str(tmp_path / "one")]
+    alone = [sys.executable, "-m", "gps_seg.cli", "train", str(config), *SETTINGS, *more, "--out", str(tmp_path / "one")]
     subprocess.run(alone, check=True, capture_output=True)
-    torchrun("-m", "gps_seg.cli", "train", config, *SETTINGS, "--out", tmp_path / "two")
+    torchrun("-m", "gps_seg.cli", "train", config, *SETTINGS, *more, "--out", tmp_path / "two")
     one, two = (read_tensors(tmp_path / name / "adapter_model.safetensors", "a delta")[0] for name in ("one", "two"))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")

@@ -277,7 +277,7 @@ def test_the_delta_of_sam_vit_b_without_decoder_is_under_one_and_a_half_megabyte
 
 SETTINGS = ["model.name=tiny", "data.name=phantom", "data.phantom_images=20", "train.max_steps=24", "train.batch_size=4",
             "train.validate_every=8", "train.checkpoint_every=4", "train.ema=0.9", "train.box_probability=0.3",
-            "train.accumulate=2", "train.precision=fp32", "evaluate.overlays=0", "device=cpu"]
+            "train.click_probability=0.4", "train.accumulate=2", "train.precision=fp32", "evaluate.overlays=0", "device=cpu"]
 
 
 def start(out: Path, *more: str) -> subprocess.Popen[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,46 @@ def test_with_a_box_or_points_the_logits_equal_the_stock_predictors() -> None:
         _, _, expected = predictor.predict(points, labels, multimask_output=False)
         prompt = (torch.tensor(points, dtype=torch.float)[None], torch.tensor(labels)[None])
         np.testing.assert_allclose(model(image, points=prompt).logits[0].numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+PROMPTS = {
+    "boxes": torch.tensor([[5.0, 6, 40, 30], [0.0, 0, 63, 63]]),
+    "point_coords": torch.tensor([[[10.0, 12], [30, 9]], [[50.0, 3], [7, 60]]]),
+    "mask_inputs": 9 * torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(3)),
+}
+LABELS = torch.tensor([[1, 0], [-1, 1]])
+
+
+@pytest.mark.parametrize("kinds", [kinds for number in range(4) for kinds in combinations(PROMPTS, number)], ids="+".join)
+def test_every_combination_of_box_points_and_mask_equals_the_stock_sam(kinds: tuple[str, ...]) -> None:
+    """Also where an image has fewer points than another, padded with the label -1."""
+    model = load_sam("tiny")
+    stock = to_stock(copy.deepcopy(model))
+    picture = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 255
+    records = []
+    for row in range(2):
+        record = {"image": picture[row], "original_size": (64, 64), **{kind: PROMPTS[kind][row : row + 1] for kind in kinds}}
+        records.append(record | ({"point_labels": LABELS[row : row + 1]} if "point_coords" in kinds else {}))
+    expected = stock(records, multimask_output=False)
+    boxes, masks = (PROMPTS[kind] if kind in kinds else None for kind in ("boxes", "mask_inputs"))
+    points = (PROMPTS["point_coords"], LABELS) if "point_coords" in kinds else None
+    with torch.no_grad():
+        found = model.decode(model.encode(stock.preprocess(picture)), boxes, points, masks)  # type: ignore[operator]
+    torch.testing.assert_close(found.logits, torch.cat([one["low_res_logits"] for one in expected]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.quality, torch.cat([one["iou_predictions"] for one in expected]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_prompts_under_bf16_stay_where_they_are(name: str) -> None:
+    model = load_sam(name)
+    image, points = torch.randn(2, 3, 64, 64), (PROMPTS["point_coords"], LABELS)
+    with torch.no_grad():
+        embedding = model.encode(image)
+        before = model.decode(embedding, PROMPTS["boxes"], points).logits
+        exact = model.decode(embedding, PROMPTS["boxes"], points, before).logits
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = model.decode(embedding.bfloat16(), PROMPTS["boxes"], points, before.bfloat16()).logits
+    assert (rough.float() - exact).abs().max() < 0.05 * exact.abs().max()
 
 
 def test_each_image_of_a_batch_gets_its_own_box() -> None:

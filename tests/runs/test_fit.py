@@ -104,6 +104,19 @@ def test_accumulating_a_step_in_pieces_gives_the_step_of_the_whole(tmp_path: Pat
         torch.testing.assert_close(values[1][name], value, rtol=1e-4, atol=1e-5)
 
 
+def test_a_step_with_prompts_in_pieces_is_the_step_of_the_whole(tmp_path: Path) -> None:
+    """What is drawn for an image depends on seed, step and its id, not on the piece it is in."""
+    values = []
+    for pieces in (1, 2):
+        out = tmp_path / str(pieces)
+        settings = config("train.max_steps=3", f"train.accumulate={pieces}", "train.optimizer=sgd", "train.lr=0.1", "seed=1",
+                          "train.keep=last", "train.box_probability=0.4", "train.click_probability=0.6")
+        train(settings, out, say=silent)
+        values.append(read_tensors(out / "adapter_model.safetensors", "a delta")[0])
+    for name, value in values[0].items():
+        torch.testing.assert_close(values[1][name], value, rtol=1e-4, atol=1e-5)
+
+
 def test_pieces_that_do_not_divide_the_batch_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="4 images cannot be shared by 1 processes in 3 pieces each"):
         train(config("train.accumulate=3"), tmp_path / "run", say=silent)

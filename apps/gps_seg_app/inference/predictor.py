@@ -19,7 +19,7 @@ from gps_seg.data.transforms import Geometry, fit_image, normalise
 from gps_seg.metrics.temperature import rescale
 from gps_seg.runs.calibration import Calibration, read_calibration
 from gps_seg.runs.device import autocast
-from gps_seg.tasks.segmentation.task import to_native
+from gps_seg.tasks.segmentation.native import to_native
 from gps_seg_app.inference.model import Timing
 from gps_seg_app.inference.model_card import ModelCard, card
 from gps_seg_app.inference.prompts import pull

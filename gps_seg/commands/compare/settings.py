@@ -154,7 +154,21 @@ def load_comparison(path: Path, overrides: Sequence[str] = ()) -> Comparison:
         for method in page.methods:
             for rate in page.learning_rates or (None,):
                 comparison.config(method, data, changes={} if rate is None else {"train.lr": rate})
+    _check_prompts(comparison)
     return comparison
+
+
+def _check_prompts(comparison: Comparison) -> None:
+    """A prompt that is made from the truth tells of it: all methods have the same, or none. Raises ConfigError."""
+    data, keys = comparison.trained[0], {"prompt", "clicks"}
+    asked = {method: comparison.config(method, data).evaluate.model_dump(include=keys) for method in comparison.page.methods}
+    first, *others = asked.items()
+    for method, prompt in others:
+        if prompt != first[1]:
+            got = (f"{name} has {', '.join(f'evaluate.{key}={value}' for key, value in own.items())}"
+                   for name, own in (first, (method, prompt)))
+            raise ConfigError(f"{comparison.path}: expected one prompt for all methods, {' and '.join(got)}: their scores do not "
+                              "compare")
 
 
 def _with_sets(path: Path, page: ComparisonConfig) -> Comparison:

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from gps_seg.config import GPSConfig, PolypDataConfig, SamConfig, SegmentationEvaluateConfig, SegmentationTrainConfig
+from gps_seg.config import (
+    MOST_CLICKS,
+    GPSConfig,
+    PolypDataConfig,
+    SamConfig,
+    SegmentationEvaluateConfig,
+    SegmentationTrainConfig,
+)
 from gps_seg.data.images import read_mask
 from gps_seg.data.maps import Prediction
 from gps_seg.data.splits import Splits
-from gps_seg.data.transforms import Geometry, augmentation
+from gps_seg.data.transforms import augmentation
+from gps_seg.metrics.clicks import click_scores
 from gps_seg.metrics.masks import ImageScore, aggregate, score_image
-from gps_seg.metrics.measures import row, score_blocks
+from gps_seg.metrics.measures import BlockScore, row, score_blocks
 from gps_seg.metrics.report import report
 from gps_seg.metrics.surface import TOLERANCE
 from gps_seg.metrics.tables import headline, table, write_rows
@@ -31,14 +37,14 @@ from gps_seg.tasks.segmentation.audit import check_pairs, say
 from gps_seg.tasks.segmentation.corruptions import with_artefacts
 from gps_seg.tasks.segmentation.dataset import MaskBatch, PolypDataset, UnlabelledImages, collate
 from gps_seg.tasks.segmentation.losses import Loss, make_loss, total
+from gps_seg.tasks.segmentation.native import Clicked, Map, resize, to_native
 from gps_seg.tasks.segmentation.pairs import Pair
 from gps_seg.tasks.segmentation.parts import find_pairs, is_whole, load_splits
 from gps_seg.tasks.segmentation.pictures import draw_cases
 from gps_seg.tasks.segmentation.pretraining import base_note, data_warnings
+from gps_seg.tasks.segmentation.rounds import evaluation_rounds, training_rounds
 from gps_seg.tasks.segmentation.sets import known_name, label, number_warning, overlap_warning, sequence_warning, set_pairs
 from gps_seg.tasks.task import Change, Document, Predict
-
-Map = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ class Segmentation:
     """See :class:`gps_seg.tasks.task.Task`. A prediction is the foreground probability, float32 (H, W), at native size.
 
     Attributes:
-        seed: with the step it decides which steps see boxes as prompts; with epoch and index an image's augmentation.
+        seed: with the step it decides which steps see which prompts; with epoch and index an image's augmentation.
     """
 
     sam: SamConfig = SamConfig()
@@ -135,34 +141,45 @@ class Segmentation:
         return make_loss(self.train.loss)
 
     def loss(self, model: nn.Module, batch: MaskBatch, step: int = 0) -> Tensor:
-        """Scalar training loss at the input's resolution."""
-        boxes = batch.boxes if self._prompts_at(step) else None
-        logits = model(batch.image, boxes=boxes).logits
-        return total(self._loss, _resize(logits, batch.target.shape[-2:]), batch.target, batch.valid)
+        """Scalar training loss at the input's resolution; of a step with clicks, the mean over its rounds."""
+        logits = model(batch.image, rounds=training_rounds(batch, self.train, self.seed, step)).logits
+        rounds = (len(logits) // len(batch.image), 1, 1, 1)
+        return total(self._loss, resize(logits, batch.target.shape[-2:]), batch.target.repeat(rounds), batch.valid.repeat(rounds))
 
     def selection_loss(self, model: nn.Module, batch: MaskBatch, options: object = None) -> Tensor:
         """The promptless training loss."""
         logits = model(batch.image).logits
-        return total(self._loss, _resize(logits, batch.target.shape[-2:]), batch.target, batch.valid)
-
-    def _prompts_at(self, step: int) -> bool:
-        share = self.train.box_probability
-        return share > 0 and random.Random(f"{self.seed}/{step}").random() < share
+        return total(self._loss, resize(logits, batch.target.shape[-2:]), batch.target, batch.valid)
 
     def predict(self, model: nn.Module, batch: MaskBatch) -> list[Map]:
-        """Foreground probability of each image, float32 (H, W) at its native size."""
-        boxes = batch.boxes if self.evaluate.prompt == "box" else None
-        logits = model(batch.image, boxes=boxes).logits.float()
+        """Foreground probability of each image, float32 (H, W) at its native size; after the last of ``evaluate.clicks``."""
+        logits = model(batch.image, rounds=evaluation_rounds(batch, self.evaluate)).logits[-len(batch.image) :].float()
         return [to_native(logits[index : index + 1], geometry) for index, geometry in enumerate(batch.geometry)]
+
+    def examine(self, model: nn.Module, batch: MaskBatch) -> list[Map] | list[Clicked]:
+        """The predictions; with simulated clicks those after each of 20."""
+        if self.evaluate.prompt != "clicks":
+            return self.predict(model, batch)
+        logits = model(batch.image, rounds=evaluation_rounds(batch, self.evaluate, MOST_CLICKS)).logits.float().cpu()
+        return [Clicked(logits[index :: len(batch.image)], geometry) for index, geometry in enumerate(batch.geometry)]
 
     # Judgement
 
-    def score(self, item: Pair, prediction: Map, blocks: Sequence[str] = ()) -> ImageScore:
+    def score(self, item: Pair, prediction: Map | Clicked, blocks: Sequence[str] = ()) -> ImageScore:
         """Compare with the mask file at its native size; with ``blocks`` on the probabilities, see ``metrics.measures``."""
         target = read_mask(item.mask)
+        if isinstance(prediction, Clicked):
+            return self._score_clicks(item.id, prediction, target, blocks)
         if blocks:
             return score_blocks(item.id, Prediction(prediction), target, blocks, threshold=self.evaluate.threshold)
         return score_image(item.id, prediction > self.evaluate.threshold, target)
+
+    def _score_clicks(self, id_: str, found: Clicked, target: NDArray[np.bool_], blocks: Sequence[str]) -> BlockScore:
+        """The score after ``evaluate.clicks``, and what each click gave."""
+        cut = self.evaluate.threshold
+        clicks = click_scores((found.after(number) > cut for number in range(1, len(found.logits) + 1)), target)
+        score = score_blocks(id_, Prediction(found.after(self.evaluate.clicks)), target, blocks, threshold=cut)
+        return replace(score, clicks=clicks)
 
     def mean_score(self, scores: Sequence[ImageScore]) -> float:
         """Mean Dice over images."""
@@ -174,10 +191,17 @@ class Segmentation:
         whole = is_whole(data, self.data)
         return {
             "data": label(data or self.data.name), "split": "all" if whole else split, "threshold": self.evaluate.threshold,
-            "nsd_tolerance_px": TOLERANCE, "prompt": "ground-truth box" if self.evaluate.prompt == "box" else "none",
+            "nsd_tolerance_px": TOLERANCE, "prompt": self._prompt,
             "input_size": spec.input_size, "resize": spec.resize, "model": spec.name, "base_note": base_note(spec.name),
             **data_warnings(spec.name, data or self._own, whole=whole),
         }
+
+    @property
+    def _prompt(self) -> str:
+        """For readers: what was simulated from the truth, if anything."""
+        clicks = self.evaluate.clicks
+        said = {"box": "ground-truth box", "clicks": f"{clicks} click{'s' * (clicks > 1)} simulated from the truth"}
+        return said.get(self.evaluate.prompt, "none")
 
     def report(
         self, scores: Sequence[ImageScore], *, settings: Mapping[str, Any], classes: Sequence[str] = (),
@@ -200,18 +224,3 @@ class Segmentation:
                    folder=folder / "overlays")
         write_rows(folder / "scores.csv", [row(score) for score in scores])
         return {}
-
-
-def _resize(logits: Tensor, size: Sequence[int]) -> Tensor:
-    return F.interpolate(logits.float(), tuple(size), mode="bilinear", align_corners=False)
-
-
-def to_native(logits: Tensor, geometry: Geometry) -> Map:
-    """Logits (1, 1, h, w) of one padded image -> probability (H, W) at its native size.
-
-    Upsamples to the input size, cuts off the padding, resizes logits (not probabilities): ``Sam.postprocess_masks``.
-    """
-    size = geometry.input_size
-    height, width = geometry.content_size
-    content = _resize(logits, (size, size))[..., :height, :width]
-    return _resize(content, geometry.native_size)[0, 0].sigmoid().cpu().numpy()
