@@ -157,7 +157,40 @@ class PolypDataConfig(DataConfig):
         "warn", description="what to do about near-identical images on both sides of a split (perceptual hash)"
     )
     cache: bool = Field(True, description="keep resized training images in memory, about 0.2 MB each at 256 px")
+    negatives: tuple[str, ...] = Field(
+        (), description="names or folders of further sets whose frames without a polyp are mixed into training; phantom: drawn "
+        "ones. They take no part in the selection pass and in the inner validation"
+    )
+    negative_centers: tuple[int, ...] = Field((), description="of polypgen among them: the centers, 1 to 6, whose frames train; "
+                                              "the others stay its test")
+    negative_share: float = Field(0.15, gt=0, lt=1, description="part of each epoch's images that are such frames")
+    negative_held: float = Field(0.25, gt=0, lt=1, description="part of them, in whole sequences, that never trains: gps-seg "
+                                 "calibrate chooses on it below which quality the answer is none")
+    negative_phantoms: int = Field(100, ge=10, description="of phantom among them: number of drawn frames")
     augment: AugmentConfig = Field(AugmentConfig(), description="of training images")
+
+    @field_validator("negatives", "negative_centers", mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, (str, int)) else value
+
+    @field_validator("negative_centers")
+    @classmethod
+    def _centers_leave_a_test(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not set(value) <= set(range(1, 7)) or len(set(value)) < len(value) or len(value) > 5:
+            raise PydanticCustomError("centers", "input should be at most five different numbers of PolypGen's centers, 1 to 6")
+        return value
+
+    @model_validator(mode="after")
+    def _negatives_are_there_to_be_divided(self) -> PolypDataConfig:
+        if len(set(self.negatives)) < len(self.negatives):
+            raise ValueError("negatives names a set twice")
+        for name in ("negative_centers", "negative_share", "negative_held"):
+            if not self.negatives and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is read with negatives alone, which names no set")
+        if "phantom" not in self.negatives and self.negative_phantoms != type(self).model_fields["negative_phantoms"].default:
+            raise ValueError("negative_phantoms is read with phantom among negatives alone")
+        return self
 
     @field_validator("inner_fraction", mode="before")
     @classmethod

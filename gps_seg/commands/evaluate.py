@@ -157,6 +157,8 @@ def count_trained_on(task: Task, items: Sequence[Any]) -> int | None:
         return None
     scored = [path for item in items for path in task.files(item)[:1]]
     sizes = {path.stat().st_size for path in scored}  # only files of one size can be the same
-    trained = [path for item in (*splits.train, *splits.inner) for path in task.files(item)[:1]]
+    negatives = splits.negatives
+    used = (*splits.train, *splits.inner, *negatives.train, *negatives.held)
+    trained = [path for item in used for path in task.files(item)[:1]]
     known = {sha256(path) for path in trained if path.stat().st_size in sizes}
     return sum(sha256(path) in known for path in scored)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,10 @@ from gps_seg.metrics.tables import headline, table, write_rows
 from gps_seg.models.sam import SamModel
 from gps_seg.models.sam_zoo import load_sam
 from gps_seg.tasks.segmentation.audit import check_pairs, say
+from gps_seg.tasks.segmentation.centers import center_of
 from gps_seg.tasks.segmentation.dataset import MaskBatch, PolypDataset, UnlabelledImages, collate
 from gps_seg.tasks.segmentation.losses import Loss, make_loss, total
+from gps_seg.tasks.segmentation.negatives import describe_negatives, load_negatives, with_negatives
 from gps_seg.tasks.segmentation.pairs import Pair
 from gps_seg.tasks.segmentation.parts import find_pairs, is_whole, load_splits
 from gps_seg.tasks.segmentation.pictures import draw_cases
@@ -67,8 +69,8 @@ class Segmentation:
     # Data and model
 
     def splits(self) -> Splits[Pair]:
-        """The configured data set in its parts."""
-        return load_splits(self.data)
+        """The configured data set in its parts, and the frames without a polyp that are mixed in."""
+        return replace(load_splits(self.data), negatives=load_negatives(self.data))
 
     def check(self, splits: Splits[Pair]) -> list[str]:
         """What is known of the set, near-identical images on both sides of a split, and a protocol whose scores mean nothing."""
@@ -79,7 +81,7 @@ class Segmentation:
         if self.data.protocol == "released":
             found.append("data.protocol=released selects and trains on the test images; its scores say nothing about new images")
         else:
-            found += say(check_pairs(splits, near_duplicates=self.data.near_duplicates))
+            found += say(check_pairs(with_negatives(splits), near_duplicates=self.data.near_duplicates))
         return [text for text in found if text]
 
     def items(self, data: str | None, split: str, classes: Sequence[str] = ()) -> list[Pair]:
@@ -160,7 +162,8 @@ class Segmentation:
         """Compare with the mask file at its native size; with ``blocks`` on the probabilities, see ``metrics.measures``."""
         target = read_mask(item.mask)
         if blocks:
-            return score_blocks(item.id, Prediction(prediction), target, blocks, threshold=self.evaluate.threshold)
+            found = score_blocks(item.id, Prediction(prediction), target, blocks, threshold=self.evaluate.threshold)
+            return replace(found, center=center_of(item))
         return score_image(item.id, prediction > self.evaluate.threshold, target)
 
     def mean_score(self, scores: Sequence[ImageScore]) -> float:
@@ -175,8 +178,20 @@ class Segmentation:
             "data": label(data or self.data.name), "split": "all" if whole else split, "threshold": self.evaluate.threshold,
             "nsd_tolerance_px": TOLERANCE, "prompt": "ground-truth box" if self.evaluate.prompt == "box" else "none",
             "input_size": spec.input_size, "resize": spec.resize, "model": spec.name, "base_note": base_note(spec.name),
-            **data_warnings(spec.name, data or self._own, whole=whole),
+            **data_warnings(spec.name, data or self._own, whole=whole), **self._of_negatives(data),
         }
+
+    def _of_negatives(self, data: str | None) -> Document:
+        """Which frames without a polyp trained, and whether some of the data's centers did."""
+        found: Document = {}
+        if self.data.negatives:
+            found["negatives_trained_on"] = describe_negatives(self.data)
+        if self.data.negative_centers:
+            found["trained_centers"] = list(self.data.negative_centers)
+        if self.data.negative_centers and known_name(data or self._own) == "polypgen":
+            found["center_warning"] = ("frames without a polyp of some of these centers trained the run or chose its presence "
+                                       "threshold: the numbers of the others stand apart, under unseen_centers")
+        return found
 
     def report(
         self, scores: Sequence[ImageScore], *, settings: Mapping[str, Any], classes: Sequence[str] = (),
