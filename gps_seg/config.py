@@ -451,6 +451,10 @@ class SegmentationTrainConfig(TrainConfig):
         "bce_iou", description="bce_iou: binary cross-entropy + soft IoU, the paper's"
     )
     box_probability: float = Field(0.0, ge=0, le=1, description="part of the steps that see boxes around the polyps as prompts")
+    quality: bool = Field(
+        False, description="train SAM's quality head too, whatever the method: to the IoU of the answer, 0 on frames without a "
+        "polyp; masks are the same with it. gps-seg calibrate --quality does it to a finished run"
+    )
     recompute: Recompute = Field(
         "none", description="what the blocks of SAM's ViT compute again in the backward pass instead of keeping it, with the "
         "same result: cheap: all but attention, an eighth of what is kept for a tenth more time; blocks: all, the least memory, "
@@ -489,6 +493,10 @@ class SegmentationEvaluateConfig(EvaluateConfig):
     threshold: float = Field(0.5, gt=0, lt=1, description="probability above which a pixel is polyp")
     prompt: Literal["none", "box"] = Field(
         "none", description="box: prompt with the box around each true mask; never compare with none"
+    )
+    presence: float | None = Field(
+        None, ge=0, le=1, description="of train.quality: the answer is none, an empty mask, where its own quality is below this; "
+        "null: what gps-seg calibrate chose, else masks as they are"
     )
     overlays: int = Field(3, ge=0, description="pictures of the best, the median and the worst cases, this many each")
 
@@ -546,6 +554,12 @@ class SegmentationConfig(RunConfig):
     def _cheap_needs_the_parts_of_attention(self) -> SegmentationConfig:
         if self.train.recompute == "cheap" and self.model.attention == "stock":
             raise ValueError("train.recompute=cheap needs model.attention=efficient; use it, or train.recompute=blocks")
+        return self
+
+    @model_validator(mode="after")
+    def _presence_is_a_trained_quality(self) -> SegmentationConfig:
+        if self.evaluate.presence is not None and not self.train.quality:
+            raise ValueError("evaluate.presence is read with train.quality=true alone: an untrained quality tells nothing")
         return self
 
 

@@ -94,6 +94,10 @@ class Task(Protocol):
         """One prediction an image: probabilities, before any threshold."""
         ...
 
+    def examine(self, model: nn.Module, batch: Any) -> Sequence[Any]:
+        """What a report scores: predictions, or more than a prediction of each image. For :meth:`score` with blocks."""
+        ...
+
     # Judgement
 
     def score(self, item: Any, prediction: Any, blocks: Sequence[str] = ()) -> Any:

@@ -160,6 +160,10 @@ class Classification:
         """Probability of each class."""
         return list(model(batch.image).float().softmax(1).cpu().numpy())
 
+    def examine(self, model: nn.Module, batch: Batch) -> list[Probabilities]:
+        """The predictions."""
+        return self.predict(model, batch)
+
     # Judgement
 
     def score(self, item: Item, prediction: Probabilities, blocks: Sequence[str] = ()) -> Guess:

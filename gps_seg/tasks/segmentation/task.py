@@ -22,6 +22,7 @@ from gps_seg.data.splits import Splits
 from gps_seg.data.transforms import Geometry, augmentation
 from gps_seg.metrics.masks import ImageScore, aggregate, score_image
 from gps_seg.metrics.measures import row, score_blocks
+from gps_seg.metrics.presence import evidence
 from gps_seg.metrics.report import report
 from gps_seg.metrics.surface import TOLERANCE
 from gps_seg.metrics.tables import headline, table, write_rows
@@ -36,6 +37,7 @@ from gps_seg.tasks.segmentation.pairs import Pair
 from gps_seg.tasks.segmentation.parts import find_pairs, is_whole, load_splits
 from gps_seg.tasks.segmentation.pictures import draw_cases
 from gps_seg.tasks.segmentation.pretraining import base_note, data_warnings
+from gps_seg.tasks.segmentation.quality import Answer, qualities, quality_loss
 from gps_seg.tasks.segmentation.sets import known_name, label, number_warning, overlap_warning, sequence_warning, set_pairs
 from gps_seg.tasks.task import Change, Document, Predict
 
@@ -98,6 +100,7 @@ class Segmentation:
         model = load_sam(sam.name, checkpoint=sam.checkpoint, input_size=sam.input_size, resize=sam.resize,
                          attention=sam.attention, encoder=sam.encoder)
         model.recompute = self.train.recompute
+        model.apart_patterns = model.quality_patterns if self.train.quality else ()
         return model
 
     def facts(self, model: Any) -> Document:
@@ -138,33 +141,45 @@ class Segmentation:
     def loss(self, model: nn.Module, batch: MaskBatch, step: int = 0) -> Tensor:
         """Scalar training loss at the input's resolution."""
         boxes = batch.boxes if self._prompts_at(step) else None
-        logits = model(batch.image, boxes=boxes).logits
-        return total(self._loss, _resize(logits, batch.target.shape[-2:]), batch.target, batch.valid)
+        answer = model(batch.image, boxes=boxes)
+        logits = resize(answer.logits, batch.target.shape[-2:])
+        loss = total(self._loss, logits, batch.target, batch.valid)
+        if not self.train.quality:
+            return loss
+        return loss + quality_loss(answer.quality, logits, batch.target, batch.valid, self.evaluate.threshold)
 
     def selection_loss(self, model: nn.Module, batch: MaskBatch, options: object = None) -> Tensor:
         """The promptless training loss."""
         logits = model(batch.image).logits
-        return total(self._loss, _resize(logits, batch.target.shape[-2:]), batch.target, batch.valid)
+        return total(self._loss, resize(logits, batch.target.shape[-2:]), batch.target, batch.valid)
 
     def _prompts_at(self, step: int) -> bool:
         share = self.train.box_probability
         return share > 0 and random.Random(f"{self.seed}/{step}").random() < share
 
     def predict(self, model: nn.Module, batch: MaskBatch) -> list[Map]:
-        """Foreground probability of each image, float32 (H, W) at its native size."""
+        """Foreground probability of each image, float32 (H, W) at its native size; 0 where the answer is that there is none."""
+        return [answer.shown(self.evaluate.presence) for answer in self.examine(model, batch)]
+
+    def examine(self, model: nn.Module, batch: MaskBatch) -> list[Answer]:
+        """The probabilities as they are, and the model's own estimate of their quality."""
         boxes = batch.boxes if self.evaluate.prompt == "box" else None
-        logits = model(batch.image, boxes=boxes).logits.float()
-        return [to_native(logits[index : index + 1], geometry) for index, geometry in enumerate(batch.geometry)]
+        found = model(batch.image, boxes=boxes)
+        logits, quality = found.logits.float(), qualities(found.quality) if self.train.quality else [None] * len(batch.ids)
+        return [Answer(to_native(logits[index : index + 1], geometry), quality[index])
+                for index, geometry in enumerate(batch.geometry)]
 
     # Judgement
 
-    def score(self, item: Pair, prediction: Map, blocks: Sequence[str] = ()) -> ImageScore:
+    def score(self, item: Pair, prediction: Map | Answer, blocks: Sequence[str] = ()) -> ImageScore:
         """Compare with the mask file at its native size; with ``blocks`` on the probabilities, see ``metrics.measures``."""
-        target = read_mask(item.mask)
-        if blocks:
-            found = score_blocks(item.id, Prediction(prediction), target, blocks, threshold=self.evaluate.threshold)
-            return replace(found, center=center_of(item))
-        return score_image(item.id, prediction > self.evaluate.threshold, target)
+        target, cut = read_mask(item.mask), self.evaluate.threshold
+        answer = prediction if isinstance(prediction, Answer) else Answer(prediction, None)
+        shown = answer.shown(self.evaluate.presence)
+        if not blocks:
+            return score_image(item.id, shown > cut, target)
+        found = score_blocks(item.id, Prediction(shown), target, blocks, threshold=cut)
+        return replace(found, evidence=evidence(answer.probability, cut, answer.quality), center=center_of(item))
 
     def mean_score(self, scores: Sequence[ImageScore]) -> float:
         """Mean Dice over images."""
@@ -182,8 +197,8 @@ class Segmentation:
         }
 
     def _of_negatives(self, data: str | None) -> Document:
-        """Which frames without a polyp trained, and whether some of the data's centers did."""
-        found: Document = {}
+        """What answers nothing, which frames without a polyp trained, and whether some of the data's centers did."""
+        found: Document = {"presence": self.evaluate.presence} if self.train.quality else {}
         if self.data.negatives:
             found["negatives_trained_on"] = describe_negatives(self.data)
         if self.data.negative_centers:
@@ -216,7 +231,8 @@ class Segmentation:
         return {}
 
 
-def _resize(logits: Tensor, size: Sequence[int]) -> Tensor:
+def resize(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Logits (B, 1, h, w) at another (height, width), bilinear, in fp32."""
     return F.interpolate(logits.float(), tuple(size), mode="bilinear", align_corners=False)
 
 
@@ -227,5 +243,5 @@ def to_native(logits: Tensor, geometry: Geometry) -> Map:
     """
     size = geometry.input_size
     height, width = geometry.content_size
-    content = _resize(logits, (size, size))[..., :height, :width]
-    return _resize(content, geometry.native_size)[0, 0].sigmoid().cpu().numpy()
+    content = resize(logits, (size, size))[..., :height, :width]
+    return resize(content, geometry.native_size)[0, 0].sigmoid().cpu().numpy()
