@@ -21,6 +21,7 @@ from gps_seg.cli.options import (
     Markdown,
     Overrides,
     Plots,
+    Presence,
     RunFolder,
     Threshold,
 )
@@ -43,6 +44,7 @@ def evaluate(
     csv: Csv = None,
     threshold: Threshold = None,
     prompt: Annotated[str | None, typer.Option(help="none, or box: the box around each true mask; default: the run's.")] = None,
+    presence: Presence = None,
     device: Device = "auto",
     base: Base = None,
     blocks: Blocks = DEFAULT_BLOCKS,
@@ -61,7 +63,8 @@ def evaluate(
     from gps_seg.metrics.measures import parse_blocks
 
     wanted = Wanted(json, csv, markdown, latex, plots, groups, parse_blocks(blocks), corruptions, max_images)
-    evaluate_sets(run, data or (), split=split, threshold=threshold, prompt=prompt, device=device, base=base, wanted=wanted)
+    evaluate_sets(run, data or (), split=split, threshold=threshold, prompt=prompt, presence=presence, device=device,
+                  base=base, wanted=wanted)
 
 
 def score(
