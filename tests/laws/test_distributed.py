@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from gps_seg.files.tensors import read_tensors
@@ -16,6 +17,7 @@ from gps_seg.runs.log import read_log
 SETTINGS = ["model.name=tiny", "data.name=phantom", "data.phantom_images=20", "train.max_steps=3", "train.batch_size=4",
             "train.precision=fp32", "evaluate.overlays=0", "device=cpu", "train.optimizer=sgd", "train.lr=0.1",
             "train.keep=last", "selection.max_images=4"]
+MIXED = ("train.quality=true", "data.negatives=phantom", "data.negative_phantoms=10", "data.negative_share=0.3")
 
 COUNT_BYTES = """
 import json, sys, torch
@@ -47,12 +49,13 @@ def torchrun(*arguments: object) -> None:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
 
-def test_two_processes_end_where_one_with_the_whole_batch_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [(), MIXED], ids=["plain", "negatives and quality"])
+def test_two_processes_end_where_one_with_the_whole_batch_does(more: tuple[str, ...], tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("seed: 1\n")
-    alone = [sys.executable, "-m", "gps_seg.cli", "train", str(config), *SETTINGS, "--out", str(tmp_path / "one")]
+    alone = [sys.executable, "-m", "gps_seg.cli", "train", str(config), *SETTINGS, *more, "--out", str(tmp_path / "one")]
     subprocess.run(alone, check=True, capture_output=True)
-    torchrun("-m", "gps_seg.cli", "train", config, *SETTINGS, "--out", tmp_path / "two")
+    torchrun("-m", "gps_seg.cli", "train", config, *SETTINGS, *more, "--out", tmp_path / "two")
     one, two = (read_tensors(tmp_path / name / "adapter_model.safetensors", "a delta")[0] for name in ("one", "two"))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
