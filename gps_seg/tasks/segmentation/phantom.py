@@ -179,5 +179,5 @@ def phantom_folder(number: int, *, seed: int = 0, empty: bool = False) -> Path:
         DataError: as :func:`write_phantoms`.
     """
     cache = Path(os.environ.get("GPS_SEG_CACHE") or Path.home() / ".cache" / "gps_seg")
-    kind = "phantom-empty" if empty else "phantom"
+    kind = "empty-phantom" if empty else "phantom"
     return write_phantoms(cache / f"{kind}-{VERSION}-{number}-{seed}", number, seed=seed, empty=empty)
