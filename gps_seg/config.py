@@ -161,7 +161,40 @@ class PolypDataConfig(DataConfig):
         "warn", description="what to do about near-identical images on both sides of a split (perceptual hash)"
     )
     cache: bool = Field(True, description="keep resized training images in memory, about 0.2 MB each at 256 px")
+    negatives: tuple[str, ...] = Field(
+        (), description="names or folders of further sets whose frames without a polyp are mixed into training; phantom: drawn "
+        "ones. They take no part in the selection pass and in the inner validation"
+    )
+    negative_centers: tuple[int, ...] = Field((), description="of polypgen among them: the centers, 1 to 6, whose frames train; "
+                                              "the others stay its test")
+    negative_share: float = Field(0.15, gt=0, lt=1, description="part of each epoch's images that are such frames")
+    negative_held: float = Field(0.25, gt=0, lt=1, description="part of them, in whole sequences, that never trains: gps-seg "
+                                 "calibrate chooses on it below which quality the answer is none")
+    negative_phantoms: int = Field(100, ge=10, description="of phantom among them: number of drawn frames")
     augment: AugmentConfig = Field(AugmentConfig(), description="of training images")
+
+    @field_validator("negatives", "negative_centers", mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, (str, int)) else value
+
+    @field_validator("negative_centers")
+    @classmethod
+    def _centers_leave_a_test(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not set(value) <= set(range(1, 7)) or len(set(value)) < len(value) or len(value) > 5:
+            raise PydanticCustomError("centers", "input should be at most five different numbers of PolypGen's centers, 1 to 6")
+        return value
+
+    @model_validator(mode="after")
+    def _negatives_are_there_to_be_divided(self) -> PolypDataConfig:
+        if len(set(self.negatives)) < len(self.negatives):
+            raise ValueError("negatives names a set twice")
+        for name in ("negative_centers", "negative_share", "negative_held"):
+            if not self.negatives and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is read with negatives alone, which names no set")
+        if "phantom" not in self.negatives and self.negative_phantoms != type(self).model_fields["negative_phantoms"].default:
+            raise ValueError("negative_phantoms is read with phantom among negatives alone")
+        return self
 
     @field_validator("inner_fraction", mode="before")
     @classmethod
@@ -429,6 +462,10 @@ class SegmentationTrainConfig(TrainConfig):
                                      "polyp, each later one in the largest error; what boxes and clicks leave has no prompt")
     click_rounds: int = Field(3, ge=1, le=MOST_CLICKS, description="of these steps: answers to one click more each, from one "
                               "embedding, each with the logits of the answer before; the loss is their mean")
+    quality: bool = Field(
+        False, description="train SAM's quality head too, whatever the method: to the IoU of the answer, 0 on frames without a "
+        "polyp; masks are the same with it. gps-seg calibrate --quality does it to a finished run"
+    )
     recompute: Recompute = Field(
         "none", description="what the blocks of SAM's ViT compute again in the backward pass instead of keeping it, with the "
         "same result: cheap: all but attention, an eighth of what is kept for a tenth more time; blocks: all, the least memory, "
@@ -480,6 +517,10 @@ class SegmentationEvaluateConfig(EvaluateConfig):
         "middle of the largest error; never compare with none"
     )
     clicks: int = Field(1, ge=1, le=MOST_CLICKS, description="of prompt=clicks: after how many the masks are scored")
+    presence: float | None = Field(
+        None, ge=0, le=1, description="of train.quality: the answer is none, an empty mask, where its own quality is below this; "
+        "null: what gps-seg calibrate chose, else masks as they are"
+    )
     overlays: int = Field(3, ge=0, description="pictures of the best, the median and the worst cases, this many each")
 
     @model_validator(mode="after")
@@ -542,6 +583,12 @@ class SegmentationConfig(RunConfig):
     def _cheap_needs_the_parts_of_attention(self) -> SegmentationConfig:
         if self.train.recompute == "cheap" and self.model.attention == "stock":
             raise ValueError("train.recompute=cheap needs model.attention=efficient; use it, or train.recompute=blocks")
+        return self
+
+    @model_validator(mode="after")
+    def _presence_is_a_trained_quality(self) -> SegmentationConfig:
+        if self.evaluate.presence is not None and not self.train.quality:
+            raise ValueError("evaluate.presence is read with train.quality=true alone: an untrained quality tells nothing")
         return self
 
 

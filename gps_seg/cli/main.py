@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from gps_seg.cli import benchmarks, data, scores, selections, web_app
-from gps_seg.cli.options import Base, Config, Device, OptionalRun, Overrides, Resume, RunFolder, Threshold
+from gps_seg.cli.options import Base, Config, Device, OptionalRun, Overrides, Presence, Resume, RunFolder, Threshold
 from gps_seg.errors import GpsSegError
 
 app = typer.Typer(
@@ -61,6 +61,7 @@ def predict(
     inputs: Annotated[list[Path], typer.Argument(help="Images or folders of images.", metavar="INPUT")],
     out: Annotated[Path, typer.Option(help="Folder for masks (PNG, 0/255, original size) and overlays, or predictions.csv.")],
     threshold: Threshold = None,
+    presence: Presence = None,
     overlays: Annotated[bool, typer.Option(help="Write overlays too.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace predictions that are there already.")] = False,
     device: Device = "auto",
@@ -69,12 +70,12 @@ def predict(
     """Segment, or classify, images that have no labels."""
     from gps_seg.commands.predict import find_images, predict_files
     from gps_seg.errors import DataError
-    from gps_seg.runs.load import load_run
+    from gps_seg.runs.load import load_run, with_presence
 
     images = find_images(inputs)
     failed = []
-    for answer in predict_files(load_run(run, device=device, base=base), images, out, threshold=threshold, overlays=overlays,
-                                overwrite=overwrite):
+    loaded = with_presence(load_run(run, device=device, base=base), presence)
+    for answer in predict_files(loaded, images, out, threshold=threshold, overlays=overlays, overwrite=overwrite):
         if answer.problem:
             failed.append(answer.problem)
         else:

@@ -20,6 +20,10 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --
 Threshold = Annotated[
     float | None, typer.Option(min=0.0, max=1.0, help="Probability above which a pixel is polyp; default: the run's.")
 ]
+Presence = Annotated[
+    float | None, typer.Option(min=0.0, max=1.0, help="Quality below which the answer is that there is no polyp; default: the "
+                               "run's, which gps-seg calibrate chooses; 0: always a mask.")
+]
 OptionalRun = Annotated[
     Path | None, typer.Argument(help="A run folder; without one: this machine and the known models.", metavar="RUN")
 ]

@@ -21,6 +21,7 @@ from gps_seg.cli.options import (
     Markdown,
     Overrides,
     Plots,
+    Presence,
     RunFolder,
     Threshold,
 )
@@ -45,6 +46,7 @@ def evaluate(
     prompt: Annotated[
         str | None, typer.Option(help="none, or simulated from the true masks: box or clicks; default: the run's.")
     ] = None,
+    presence: Presence = None,
     device: Device = "auto",
     base: Base = None,
     blocks: Blocks = DEFAULT_BLOCKS,
@@ -63,7 +65,8 @@ def evaluate(
     from gps_seg.metrics.measures import parse_blocks
 
     wanted = Wanted(json, csv, markdown, latex, plots, groups, parse_blocks(blocks), corruptions, max_images)
-    evaluate_sets(run, data or (), split=split, threshold=threshold, prompt=prompt, device=device, base=base, wanted=wanted)
+    evaluate_sets(run, data or (), split=split, threshold=threshold, prompt=prompt, presence=presence, device=device,
+                  base=base, wanted=wanted)
 
 
 def score(

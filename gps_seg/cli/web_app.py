@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gps_seg.cli.options import Device, Fast, RunFolder
+from gps_seg.cli.options import Device, Fast, Overrides, RunFolder
 
 
 def register(app: typer.Typer) -> None:
@@ -74,15 +74,24 @@ def name_runs(runs: Sequence[str]) -> dict[str, Path]:
 
 def calibrate(
     run: RunFolder,
+    overrides: Overrides = None,
     data: Annotated[
         str | None, typer.Option(help="A name of gps-seg data list, or a folder with images/ and masks/; default: the run's.",
                                  metavar="NAME_OR_FOLDER")
     ] = None,
     split: Annotated[str, typer.Option(help="inner or train, of a known data set.")] = "inner",
+    quality: Annotated[
+        bool, typer.Option("--quality", help="First train the quality head alone, which tells frames without a polyp, on the "
+                           "run's images and data.negatives; masks stay the same. KEY=VALUE: data.negative*, train.max_steps "
+                           "(300), train.lr, train.batch_size.")
+    ] = False,
     device: Device = "auto",
 ) -> None:
-    """Fit a run's temperature, which makes its probabilities honest, and choose the app's threshold; both stay in its folder."""
+    """Fit a run's temperature, which makes its probabilities honest, and choose its thresholds; all stay in its folder."""
     from gps_seg.commands.calibrate import calibrate as fit
+    from gps_seg.errors import ConfigError
     from gps_seg.runs.calibration import describe
 
-    typer.echo(describe(fit(run, data=data, split=split, device=device)))
+    if overrides and not quality:
+        raise ConfigError(f"calibrate: {', '.join(overrides)}: settings are read with --quality alone, to train its head")
+    typer.echo(describe(fit(run, data=data, split=split, device=device, quality=(overrides or ()) if quality else None)))

@@ -1,10 +1,11 @@
-"""``gps-seg calibrate``: fit a run's temperature and its threshold on images it did not learn from; kept beside the run."""
+"""``gps-seg calibrate``: fit a run's temperature and its thresholds on images it did not learn from; kept beside the run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,25 +15,36 @@ from gps_seg.errors import ConfigError
 from gps_seg.files import sha256, write_json
 from gps_seg.metrics.calibration import BINS, band
 from gps_seg.metrics.operating_point import nearest_step, operating_point
+from gps_seg.metrics.presence import presence_point
 from gps_seg.metrics.temperature import fit_temperature, negative_log_likelihood, rescale
 from gps_seg.runs.calibration import CALIBRATION_FILE, Calibration
 from gps_seg.runs.folder import DELTA_FILE
 from gps_seg.runs.load import Run, load_run
+from gps_seg.runs.quality import train_quality
+from gps_seg.tasks.segmentation.negatives import load_negatives
 from gps_seg.tasks.segmentation.pairs import Pair
+from gps_seg.tasks.segmentation.quality import Answer
 from gps_seg.tasks.segmentation.task import Segmentation
 
 PIXELS = 20_000  # of an image, evenly spread over those that count
+BATCH = 8  # images per forward pass
+Seen = tuple[float | None, bool]  # an answer's quality, and whether the image holds a polyp
 
 
-def calibrate(folder: Path, *, data: str | None = None, split: str = "inner", device: str = "auto") -> Calibration:
+def calibrate(
+    folder: Path, *, data: str | None = None, split: str = "inner", device: str = "auto", quality: Sequence[str] | None = None
+) -> Calibration:
     """Fit the temperature and the app's threshold of a run, and write calibration.json into its folder.
 
     The temperature's pixels are those in the predicted mask, in the true mask, or within 2 % of the diagonal of either outline;
     over the whole image, sure background would drown every error. Each image gives at most 20,000, evenly spread over them.
+    Where the run's quality head was trained, the quality below which the answer is none is chosen on the same images and on the
+    frames without a polyp that were held out from training.
 
     Args:
         data: a known set or a folder of pairs; default: the run's own data set.
         split: "inner" (kept from training for choices like this one) or "train".
+        quality: train the run's quality head first, with these settings, see ``runs.quality``; None: leave it.
 
     Raises:
         ConfigError: the test part was asked for.
@@ -40,12 +52,14 @@ def calibrate(folder: Path, *, data: str | None = None, split: str = "inner", de
     """
     if split == "test":
         raise ConfigError("--split: a temperature fitted on the test part makes its scores worthless; use inner")
-    run = load_run(folder, device=device)
-    if not isinstance(run.task, Segmentation):
-        raise ConfigError(f"calibrate: expected a run of segmentation, the one in {folder} is of {run.config.task}")
-    pairs = run.task.items(data, split)
+    run = _load(folder, device)
+    if quality is not None:
+        train_quality(run, quality)
+        run = _load(folder, device)
+    pairs = run.task.items(data, split, ())
     samples: list[tuple[NDArray[np.float32], NDArray[np.bool_]]] = []
-    point = operating_point(_sampled(run, pairs, samples))
+    seen: list[Seen] = []
+    point = operating_point(_sampled(run, pairs, samples, seen))
     probability, target = (np.concatenate([pixels[part] for pixels in samples]) for part in (0, 1))
     temperature = fit_temperature(probability, target)
     calibrated = rescale(probability, temperature)
@@ -54,20 +68,51 @@ def calibrate(folder: Path, *, data: str | None = None, split: str = "inner", de
         nll_before=negative_log_likelihood(probability, target), nll_after=negative_log_likelihood(calibrated, target),
         ece_before=expected_error(probability, target), ece_after=expected_error(calibrated, target),
         delta_sha256=sha256(folder / DELTA_FILE), threshold=nearest_step(rescale(point.threshold, temperature)),
-        dice=point.dice, best_dice=point.best_dice, found=point.found,
+        dice=point.dice, best_dice=point.best_dice, found=point.found, **_presence(run, seen),
     )
     write_json(folder / CALIBRATION_FILE, {"format": 1, **asdict(found)})
     return found
 
 
+def _load(folder: Path, device: str) -> Run:
+    run = load_run(folder, device=device)
+    if not isinstance(run.task, Segmentation):
+        raise ConfigError(f"calibrate: expected a run of segmentation, the one in {folder} is of {run.config.task}")
+    return run
+
+
+def _answers(run: Run, pairs: Sequence[Pair]) -> Iterator[Answer]:
+    """What the model says of each image, whatever its quality."""
+    return (answer for _, answer in run.run_through(run.loader(pairs, BATCH), run.task.examine))
+
+
 def _sampled(
-    run: Run, pairs: Sequence[Pair], samples: list[tuple[NDArray[np.float32], NDArray[np.bool_]]]
+    run: Run, pairs: Sequence[Pair], samples: list[tuple[NDArray[np.float32], NDArray[np.bool_]]], seen: list[Seen]
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
-    """Probability and target of every image, one at a time, as there may be many; ``samples`` keeps some pixels of each."""
-    for pair, (_, probability) in zip(pairs, run.predict(pairs), strict=True):
+    """Probability and target of every image, one at a time, as there may be many.
+
+    Args:
+        samples: keeps some pixels of each. seen: keeps its quality.
+    """
+    for pair, answer in zip(pairs, _answers(run, pairs), strict=True):
         target = read_mask(pair.mask)
-        samples.append(sample(probability, target, run.threshold))
-        yield probability, target
+        samples.append(sample(answer.probability, target, run.threshold))
+        seen.append((answer.quality, bool(target.any())))
+        yield answer.probability, target
+
+
+def _presence(run: Run, seen: Sequence[Seen]) -> dict[str, Any]:
+    """The quality to cut at, chosen on images seen already and on the held negatives; nothing without frames of both kinds."""
+    task: Any = run.task
+    if not task.train.quality:
+        return {}
+    held = [(answer.quality, False) for answer in _answers(run, load_negatives(task.data).held)]
+    both = [[quality for quality, has_polyp in (*seen, *held) if quality is not None and has_polyp is kind]
+            for kind in (True, False)]
+    if not all(both):
+        return {}
+    point = presence_point(*both)
+    return {"presence": point.threshold, "kept": point.kept, "refused": point.refused, "without": point.frames}
 
 
 def sample(

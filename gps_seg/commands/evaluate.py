@@ -21,7 +21,7 @@ from gps_seg.metrics.measures import DEFAULT_BLOCKS
 from gps_seg.metrics.plots.corruptions import corruption_sheet, plot_corruptions
 from gps_seg.metrics.plots.scores import plot_scores
 from gps_seg.metrics.tables import publish
-from gps_seg.runs.load import Run, load_run
+from gps_seg.runs.load import Run, load_run, with_presence
 from gps_seg.runs.provenance import surroundings
 from gps_seg.runs.task_model import TaskModel
 from gps_seg.tasks.segmentation.corruptions import every_corruption
@@ -55,13 +55,14 @@ class Wanted:
 
 def evaluate_run(
     folder: Path, *, data: str | None = None, split: str = "test", threshold: float | None = None, prompt: str | None = None,
-    device: str = "auto", base: Path | None = None, wanted: Wanted = Wanted(), loaded: Run | None = None,
+    presence: float | None = None, device: str = "auto", base: Path | None = None, wanted: Wanted = Wanted(),
+    loaded: Run | None = None,
 ) -> Document:
     """Evaluate, print the table, write what is wanted, and return the document.
 
     Args:
         data: a known name or a folder, or None for the run's own data set.
-        threshold, prompt: of masks; default: the run's own.
+        threshold, prompt, presence: of masks; default: the run's own.
         base: the base's weight file, where it is not found by itself.
         loaded: the run in ``folder``, if it is loaded already.
 
@@ -71,7 +72,7 @@ def evaluate_run(
         ConfigError: an unknown prompt or split, ``max_images`` without ``corruptions``, or what only masks have.
     """
     _check(prompt, wanted)
-    run = loaded or load_run(folder, device=device, base=base)
+    run = with_presence(loaded or load_run(folder, device=device, base=base), presence)
     run = _for_masks(run, threshold, prompt, wanted)
     items = run.task.items(data, split, run.classes)
     groups = read_groups(wanted.groups, [item.id for item in items]) if wanted.groups else None
@@ -157,6 +158,8 @@ def count_trained_on(task: Task, items: Sequence[Any]) -> int | None:
         return None
     scored = [path for item in items for path in task.files(item)[:1]]
     sizes = {path.stat().st_size for path in scored}  # only files of one size can be the same
-    trained = [path for item in (*splits.train, *splits.inner) for path in task.files(item)[:1]]
+    negatives = splits.negatives
+    used = (*splits.train, *splits.inner, *negatives.train, *negatives.held)
+    trained = [path for item in used for path in task.files(item)[:1]]
     known = {sha256(path) for path in trained if path.stat().st_size in sizes}
     return sum(sha256(path) in known for path in scored)

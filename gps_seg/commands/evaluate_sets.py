@@ -3,7 +3,8 @@
 The JSON of several sets holds ``sets`` (name -> the document of that set alone) and ``macro``:
 
 - ``dice``, ``iou``: for each set the mean over its images with a polyp, then the unweighted mean over sets;
-- ``negatives``: the false-positive rate on frames without a polyp, likewise, over the sets that have such frames;
+- ``negatives``: the false-positive rate on frames without a polyp, likewise, over the sets that have such frames; of a set some
+  of whose centers trained, the frames of all others alone count, here and above;
 - ``prompt``: what the masks were asked with, "none" or what was simulated from the truth;
 - ``by_set``: what was averaged;
 - ``unseen_3``: Dice and IoU over CVC-ColonDB, ETIS-Larib and CVC-300 alone, where all three are among the sets.
@@ -93,8 +94,11 @@ def macro(documents: Mapping[str, Document]) -> dict[str, Any]:
 
 
 def _one(document: Document) -> dict[str, Any]:
-    polyps = [image for image in document["images"] if image["tp"] + image["fn"]]
-    empty = [image for image in document["images"] if not image["tp"] + image["fn"]]
+    images = document["images"]
+    if unseen := document.get("unseen_centers"):  # frames of the others trained
+        images = [image for image in images if image["center"] in unseen["centers"]]
+    polyps = [image for image in images if image["tp"] + image["fn"]]
+    empty = [image for image in images if not image["tp"] + image["fn"]]
     return {
         "images": len(polyps), "dice": mean(image["dice"] for image in polyps) if polyps else None,
         "iou": mean(image["iou"] for image in polyps) if polyps else None, "negatives": len(empty),

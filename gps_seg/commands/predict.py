@@ -19,7 +19,8 @@ from gps_seg.metrics.plots.pictures import overlay
 from gps_seg.runs.load import Run
 from gps_seg.tasks.segmentation.task import Segmentation
 
-CLASSES_FILE = "predictions.csv"
+CLASSES_FILE, PRESENCE_FILE = "predictions.csv", "presence.csv"
+NOTHING = "no polyp above the threshold"
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,9 @@ def predict_files(
 ) -> Iterator[Answer]:
     """Write what the run's task predicts of every image, and say it as it is done; an unreadable image does not stop the others.
 
-    Masks become ``out/STEM.png`` (0/255, native size) and ``out/overlays/STEM.png``; classes become ``out/predictions.csv``.
+    Masks become ``out/STEM.png`` (0/255, native size) and ``out/overlays/STEM.png``; classes become ``out/predictions.csv``. A
+    run whose quality head was trained leaves ``out/presence.csv`` beside its masks: file, presence (the quality, 0..1), answer
+    (polyp or none) and area (0..1); where the quality is below ``evaluate.presence`` of its task, the mask is empty.
 
     Args:
         threshold: of masks; default: the run's own.
@@ -75,7 +78,8 @@ def predict_files(
     is_mask = isinstance(run.task, Segmentation)
     if threshold is not None and not is_mask:
         raise ConfigError(f"--threshold: only masks have one, and the run in {run.folder} is one of {run.config.task}")
-    wanted = [f"{path.stem}.png" for path in images] if is_mask else [CLASSES_FILE]
+    has_quality = isinstance(run.task, Segmentation) and run.task.train.quality
+    wanted = [*(f"{path.stem}.png" for path in images), *([PRESENCE_FILE] * has_quality)] if is_mask else [CLASSES_FILE]
     present = [name for name in wanted if (out / name).exists()]
     if present and not overwrite:
         raise DataError(f"{out} already holds {len(present)} of these predictions ({present[0]}, ...); "
@@ -92,24 +96,32 @@ def predict_files(
 
 
 def _masks(run: Run, paths: Sequence[Path], out: Path, threshold: float, overlays: bool) -> Iterator[Answer]:  # noqa: FBT001
-    by_id = {path.stem: path for path in paths}
-    for id_, probability in run.predict_files(paths):
-        mask: NDArray[np.bool_] = probability > threshold
+    by_id, rows = {path.stem: path for path in paths}, []
+    task: Any = run.task
+    for id_, answer in run.predict_files(paths, predict=task.examine):
+        mask: NDArray[np.bool_] = answer.shown(task.evaluate.presence) > threshold
         write_mask(out / f"{id_}.png", mask)
         if overlays:
             write_image(out / "overlays" / f"{id_}.png", overlay(read_image(by_id[id_]), mask))
         part = float(mask.mean())
-        yield Answer(by_id[id_], f"{100 * part:.1f} % of the area" if part else "no polyp above the threshold")
+        if answer.quality is not None:
+            rows.append([by_id[id_].name, f"{answer.quality:.4f}", "polyp" if part else "none", f"{part:.4f}"])
+        nothing = f"no polyp: quality {answer.quality:.2f}" if answer.refused(task.evaluate.presence) else NOTHING
+        yield Answer(by_id[id_], f"{100 * part:.1f} % of the area" if part else nothing)
+    if rows:
+        _write_table(out / PRESENCE_FILE, ["file", "presence", "answer", "area"], rows)
 
 
 def _classes(run: Run, paths: Sequence[Path], out: Path) -> Iterator[Answer]:
-    by_id = {path.stem: path for path in paths}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "class", "probability"])
+    by_id, rows = {path.stem: path for path in paths}, []
     for id_, probabilities in run.predict_files(paths):
         best: Any = probabilities.argmax()
-        row = [by_id[id_].name, run.classes[best], f"{probabilities[best]:.4f}"]
-        writer.writerow(row)
-        yield Answer(by_id[id_], f"{row[1]} ({row[2]})")
-    write_text(out / CLASSES_FILE, text.getvalue())
+        rows.append([by_id[id_].name, run.classes[best], f"{probabilities[best]:.4f}"])
+        yield Answer(by_id[id_], f"{rows[-1][1]} ({rows[-1][2]})")
+    _write_table(out / CLASSES_FILE, ["file", "class", "probability"], rows)
+
+
+def _write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    write_text(path, text.getvalue())

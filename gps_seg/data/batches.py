@@ -41,10 +41,15 @@ class EpochBatches(Sampler[list[int]]):
         n: number of images.
         batch_size: images a batch, all processes together; an incomplete last batch is dropped unless it is the only one.
         share: (rank, number of processes); each process gets every n-th image of each batch.
+        mixed: (number of images whose indices follow the n, how many of them an epoch draws and mixes into its order).
     """
 
-    def __init__(self, n: int, batch_size: int, seed: int, *, shuffle: bool, share: tuple[int, int] = (0, 1)) -> None:
+    def __init__(
+        self, n: int, batch_size: int, seed: int, *, shuffle: bool, share: tuple[int, int] = (0, 1),
+        mixed: tuple[int, int] = (0, 0),
+    ) -> None:
         self.n, self.batch_size, self.seed, self.shuffle, self.share = n, batch_size, seed, shuffle, share
+        self.mixed = mixed
         self.epoch, self.skip = 0, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -52,13 +57,18 @@ class EpochBatches(Sampler[list[int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return max(1, self.n // self.batch_size)
+        return max(1, (self.n + self.mixed[1]) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = list(range(self.n))
+        further, drawn = self.mixed
+        order = [*range(self.n), *(self.n + index for index in self._permuted(further, -2)[:drawn])]
         if self.shuffle:
-            generator = torch.Generator().manual_seed(sample_seed(self.seed, self.epoch, -1))
-            order = torch.randperm(self.n, generator=generator).tolist()
+            order = [order[at] for at in self._permuted(len(order), -1)]
         rank, processes = self.share
         for number in range(self.skip, len(self)):
             yield order[number * self.batch_size : (number + 1) * self.batch_size][rank::processes]
+
+    def _permuted(self, n: int, stream: int) -> list[int]:
+        """The numbers below n in an order that seed, epoch and stream decide."""
+        generator = torch.Generator().manual_seed(sample_seed(self.seed, self.epoch, stream))
+        return torch.randperm(n, generator=generator).tolist()

@@ -4,6 +4,7 @@ All of it is optional, as attributes of the model:
 
 - ``encoder_patterns``, ``head_patterns``: globs of parameter names; without them everything is encoder and nothing is head.
 - ``unread_patterns``: globs of what lies in the head and no training loss reads, which a selection leaves frozen.
+- ``apart_patterns``: globs of what trains as a whole, whatever the method, under a loss of its own that reaches nothing else.
 - ``encoder_blocks``: name prefixes of the encoder's blocks, from the image to the head.
 - ``official_rules``: (glob, treatment) pairs, first hit wins, of the released GPS code for this kind of model.
 """
@@ -31,6 +32,11 @@ def head_of(model: nn.Module) -> tuple[str, ...]:
 def unread_by(model: nn.Module) -> tuple[str, ...]:
     """Globs of the head's parameters that no training loss reads."""
     return tuple(getattr(model, "unread_patterns", ()))
+
+
+def apart_in(model: nn.Module) -> tuple[str, ...]:
+    """Globs of the parameters that train under a loss of their own."""
+    return tuple(getattr(model, "apart_patterns", ()))
 
 
 def encoder_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

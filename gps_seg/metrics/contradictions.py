@@ -12,14 +12,15 @@ from gps_seg.errors import DataError, GpsSegError
 from gps_seg.metrics.clicks import AFTER, MEANS
 from gps_seg.metrics.masks import METRICS, Counts, check_consistent
 from gps_seg.metrics.measures import BLOCKS
+from gps_seg.metrics.presence import NAMES as PRESENCE
 from gps_seg.metrics.surface import BOUNDARIES
 
 SLACK = 1e-6
 COUNTS = ("tp", "fp", "fn", "tn")
 PARTS = frozenset({  # names of numbers in 0..1, in every block; the E-measure is none, its divisor is the pixels less one
     *METRICS, "nsd", "hd95_of_diagonal", "mean_dice", "mean_iou", "max_dice", "max_iou", "weighted_f", "s_measure", "mae",
-    "detection_rate", "detection_rate_centre", "f1", "false_positive_rate", "polyp_alarm_rate", "area_mean", "ece", "brier",
-    *MEANS,
+    *PRESENCE, "detection_rate", "detection_rate_centre", "f1", "false_positive_rate", "polyp_alarm_rate", "area_mean", "ece",
+    "brier", *MEANS,
 })
 
 
@@ -41,7 +42,7 @@ def check_document(document: Mapping[str, Any]) -> None:
 
 
 def _check_ranges(document: Mapping[str, Any]) -> None:
-    for block in (*BLOCKS, "clicks"):
+    for block in (*BLOCKS, "unseen_centers", "clicks"):
         for name, value in _numbers(document.get(block) or {}, block):
             last = name.rpartition(".")[2]
             if not math.isfinite(value):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from gps_seg.data.maps import Prediction
 from gps_seg.errors import ConfigError
-from gps_seg.metrics import calibration, lesions, pranet
+from gps_seg.metrics import calibration, lesions, pranet, presence
 from gps_seg.metrics.clicks import Clicks
 from gps_seg.metrics.masks import ImageScore, score_image
 from gps_seg.metrics.surface import TOLERANCE, Surface, surface
@@ -32,7 +32,12 @@ THRESHOLD = 0.5
 
 @dataclass(frozen=True, eq=False)
 class BlockScore(ImageScore):
-    """One image's scores; a block that was not asked for is None. ``is_map`` and ``unsure`` are the prediction's."""
+    """One image's scores; a block that was not asked for is None. ``is_map`` and ``unsure`` are the prediction's.
+
+    Attributes:
+        evidence: what speaks for a polyp, asked for with the negatives.
+        center: where the image is from, as far as its set tells.
+    """
 
     is_map: bool = False
     unsure: bool = False
@@ -41,6 +46,8 @@ class BlockScore(ImageScore):
     lesions: lesions.Lesions | None = None
     reliability: calibration.Reliability | None = None
     clicks: Clicks | None = None
+    evidence: presence.Evidence | None = None
+    center: int | None = None
 
 
 def parse_blocks(text: str) -> tuple[str, ...]:
@@ -83,6 +90,7 @@ def score_blocks(
         sweep=pranet.sweep(grey, target) if grey is not None and "pranet" in blocks else None,
         lesions=lesions.compare(predicted, target, confidence=float(probability.max())) if counted else None,
         reliability=calibration.reliability(probability, predicted, target) if "calibration" in blocks else None,
+        evidence=presence.evidence(probability, threshold) if counted else None,
     )
 
 
@@ -97,6 +105,8 @@ def row(score: ImageScore) -> dict[str, Any]:
         found = score.lesions
         flat |= {"polyps": len(found.areas), "polyps_found": sum(found.found), "polyps_predicted": found.predicted,
                  "polyps_false": found.false}
+    if score.evidence and score.evidence.quality is not None:
+        flat["presence"] = score.evidence.quality
     if score.sweep:
         swept = pranet.summarise([score.sweep])
         flat |= {f"pranet_{name}": swept[name] for name in ("mean_dice", "mean_iou", "weighted_f", "s_measure", "mean_e", "mae")}

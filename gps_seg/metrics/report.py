@@ -6,6 +6,9 @@ The JSON document has stable keys, schema 2 (schema 1 plus what is marked +):
 - ``per_image``, ``dataset``: see ``masks.aggregate``; + ``per_image.hd95``, ``.hd95_of_diagonal``, ``.nsd`` and how many
   images have one or both masks empty, as far as boundaries were asked for;
 - + ``pranet``, ``polyps``, ``negatives``, ``calibration``: the blocks asked for, see their modules;
+- + ``negatives`` also says how well frames with and without a polyp are told apart, see ``metrics.presence``;
+- + ``unseen_centers``: where frames of some centers trained, the same of the frames of all others, with their ``centers``, number
+  ``n``, and ``dice``, the mean over those with a polyp;
 - + ``clicks``: where clicks were simulated, see ``metrics.clicks``;
 - + ``intervals``: ``intervals.per_image.dice`` is [low, high], likewise for other means; none for a single image or group;
 - + ``statistics``: how the intervals were made; + ``omitted``: blocks asked for that mean nothing here, and why;
@@ -22,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gps_seg.metrics import calibration, clicks, lesions, pranet
+from gps_seg.metrics import calibration, clicks, lesions, pranet, presence
 from gps_seg.metrics.contradictions import check_document
 from gps_seg.metrics.masks import METRICS, ImageScore, aggregate
 from gps_seg.metrics.measures import BlockScore, row
@@ -61,14 +64,56 @@ def report(
     document["intervals"] = {
         name: _intervals(columns, values, groups, resamples) for name, (columns, values) in drawn.items()
     } if number > 1 else {}
+    if document.get("negatives", {}).get("frames"):
+        _add_presence(document, "negatives", full, groups, resamples)
+    if full and settings.get("trained_centers"):
+        _add_unseen(document, settings["trained_centers"], full, groups, resamples)
     document |= {
         "statistics": {"level": LEVEL, "resamples": resamples, "seed": 0, "clusters": number, "grouped": groups is not None},
-        "omitted": omitted, "aggregation": AGGREGATION, "settings": dict(settings), "images": [row(score) for score in scores],
+        "omitted": omitted, "aggregation": AGGREGATION, "settings": dict(settings), "images": _rows(scores),
     }
     if settings.get("data_protocol") == "released":
         document["gps_legacy"] = gps_legacy(document["dataset"]["recall"])
     check_document(document)
     return document
+
+
+def _rows(scores: Sequence[ImageScore]) -> list[dict[str, Any]]:
+    """A row an image; with the center of each where the set tells any, since all rows of a table have the same columns."""
+    centers = [getattr(score, "center", None) for score in scores]
+    return [row(score) | ({"center": center} if any(centers) else {}) for score, center in zip(scores, centers, strict=True)]
+
+
+def _add_presence(
+    document: dict[str, Any], block: str, scores: Sequence[BlockScore], groups: Sequence[str] | None, resamples: int
+) -> None:
+    """Into a block of the document and its intervals: how well frames with and without a polyp are told apart."""
+    found, maps = [score.evidence for score in scores if score.evidence], any(score.is_map for score in scores)
+    document[block] |= presence.summarise(scores, found, has_probabilities=maps)
+    if block in document["intervals"]:
+        document["intervals"][block] |= presence.intervals(scores, found, groups, resamples=resamples, has_probabilities=maps)
+
+
+def _add_unseen(
+    document: dict[str, Any], trained: Sequence[int], scores: Sequence[BlockScore], groups: Sequence[str] | None, resamples: int
+) -> None:
+    """The block of the frames whose center no training frame is from; nothing where the scored set tells no center."""
+    kept = [at for at, score in enumerate(scores) if score.lesions and score.center is not None and score.center not in trained]
+    if not kept:
+        return
+    unseen, clustered = [scores[at] for at in kept], None if groups is None else [groups[at] for at in kept]
+    looked = [score.lesions for score in unseen if score.lesions]
+    polyps = [score.dice for score in unseen if score.tp + score.fn]
+    document["unseen_centers"] = {
+        "centers": sorted({score.center for score in unseen if score.center}), "n": len(unseen),
+        **({"dice": float(np.mean(polyps))} if polyps else {}),
+        **lesions.summarise_negatives(looked, has_probabilities=any(score.is_map for score in unseen)),
+    }
+    several = int(clusters(clustered, len(unseen)).max()) > 0 and document["unseen_centers"]["frames"]
+    if several:
+        document["intervals"]["unseen_centers"] = _intervals(*_alarms(looked), clustered, resamples)
+    if document["unseen_centers"]["frames"]:
+        _add_presence(document, "unseen_centers", unseen, clustered, resamples)
 
 
 def gps_legacy(recall: float) -> dict[str, Any]:

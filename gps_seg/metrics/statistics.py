@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 from numpy.random import Generator
@@ -55,9 +55,22 @@ def resample(
     member = clusters(groups, len(rows))
     size = int(member.max()) + 1
     sums = np.stack([np.bincount(member, weights=column, minlength=size) for column in rows.T], axis=1)
+    return np.concatenate([drawn @ sums for drawn in _samples(size, resamples, seed)])
+
+
+def weights(n: int, groups: Sequence[Hashable] | None = None, *, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[Float]:
+    """How often each of n images is in the samples of :func:`resample`, (rows, n) at a time: for numbers that are no sums."""
+    member, step = clusters(groups, n), max(1, CHUNK // n)
+    for drawn in _samples(int(member.max()) + 1, resamples, seed):
+        yield from (drawn[done : done + step, member] for done in range(0, len(drawn), step))
+
+
+def _samples(size: int, resamples: int, seed: int) -> Iterator[Float]:
+    """How often each of ``size`` things is drawn, (rows, size), as many samples at a time as memory should hold."""
     random = np.random.default_rng(seed)
     step = max(1, CHUNK // size)
-    return np.concatenate([_draw(random, min(step, resamples - done), size) @ sums for done in range(0, resamples, step)])
+    for done in range(0, resamples, step):
+        yield _draw(random, min(step, resamples - done), size)
 
 
 def _draw(random: Generator, rows: int, size: int) -> Float:

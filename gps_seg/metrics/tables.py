@@ -15,6 +15,15 @@ from typing import Any
 from gps_seg.files import write_json, write_text
 from gps_seg.metrics.contradictions import check_document
 
+NEGATIVES = (
+    ("false_positive_rate", "false-positive rate"), ("specificity", "specificity"), ("polyp_alarm_rate", "polyp alarm rate"),
+    ("false_positives_per_frame", "false / frame"), ("area_mean", "false area, mean"), ("area_p95", "false area, 95th"),
+    ("polyps_answered", "polyps answered"), ("polyps_met", "polyps met"), ("quality_auroc", "quality AUROC"),
+    ("quality_sensitivity_90", "quality, sens. at 90 %"), ("quality_sensitivity_95", "quality, sens. at 95 %"),
+    ("presence_auroc", "presence AUROC"), ("confidence_sensitivity_90", "maximum, sens. at 90 %"),
+    ("confidence_sensitivity_95", "maximum, sens. at 95 %"), ("area_auroc", "area AUROC"),
+    ("area_sensitivity_90", "area, sens. at 90 %"), ("area_sensitivity_95", "area, sens. at 95 %"),
+)
 # Block, what it is, and its rows: key and label.
 LAYOUT: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     ("per_image", "mean over images", (
@@ -30,10 +39,8 @@ LAYOUT: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
         ("detection_rate", "detection rate"), ("precision", "precision"), ("f1", "F1"),
         ("false_positives_per_frame", "false / frame"), ("detection_rate_centre", "detection, centre"),
         ("false_positives_per_frame_centre", "false / frame, centre"), ("count_error", "count error"))),
-    ("negatives", "frames without a polyp", (
-        ("false_positive_rate", "false-positive rate"), ("specificity", "specificity"), ("polyp_alarm_rate", "polyp alarm rate"),
-        ("false_positives_per_frame", "false / frame"), ("area_mean", "false area, mean"), ("area_p95", "false area, 95th"),
-        ("presence_auroc", "presence AUROC"))),
+    ("negatives", "frames without a polyp", NEGATIVES),
+    ("unseen_centers", "centers that no training frame is from", (("dice", "Dice, with a polyp"), *NEGATIVES)),
     ("clicks", "simulated from the truth", (
         ("dice_after_1", "Dice, 1 click"), ("dice_after_3", "Dice, 3 clicks"), ("dice_after_5", "Dice, 5 clicks"),
         ("iou_after_1", "IoU, 1 click"), ("iou_after_3", "IoU, 3 clicks"), ("iou_after_5", "IoU, 5 clicks"),
@@ -122,12 +129,22 @@ def headline(document: Mapping[str, Any]) -> str:
     """The two means, with the name of their aggregation, the number of images, and the prompt, if there was one."""
     mean, prompt = document["per_image"], prompt_of(document)
     told = "" if prompt == "none" else f", prompt: {prompt}"
-    return f"mDice {mean['dice']:.4f} mIoU {mean['iou']:.4f} (per_image, {document['n']} images{told})"
+    return f"mDice {mean['dice']:.4f} mIoU {mean['iou']:.4f} (per_image, {document['n']} images{told}){_unseen(document)}"
 
 
 def prompt_of(document: Mapping[str, Any]) -> str:
     """What the masks were asked with: "none", or what was simulated from the truth. Scores of two prompts do not compare."""
     return str(document.get("settings", {}).get("prompt", "none"))
+
+
+def _unseen(document: Mapping[str, Any]) -> str:
+    """What counts of frames without a polyp where some centers trained: the others."""
+    found = document.get("unseen_centers")
+    if not found or not found["frames"]:
+        return ""
+    met = "" if found.get("polyps_met") is None else f", the polyp met in {100 * found['polyps_met']:.1f} % of the others"
+    return (f"; unseen centers {', '.join(map(str, found['centers']))}: {100 * found['specificity']:.1f} % of {found['frames']} "
+            f"frames without a polyp answered with none{met}")
 
 
 def markdown(document: Mapping[str, Any]) -> str:

@@ -57,7 +57,10 @@ OFFICIAL_RULES: tuple[tuple[str, Treatment], ...] = (
 
 
 class SamOutput(NamedTuple):
-    """``logits`` (B, 1, 4g, 4g) for an embedding of g x g; ``quality`` (B, 1), SAM's own estimate of the IoU."""
+    """``logits`` (B, 1, 4g, 4g) for an embedding of g x g; ``quality`` (B, 1), SAM's own estimate of the IoU.
+
+    The gradient of the quality reaches its head alone: to train it changes no mask.
+    """
 
     logits: Tensor
     quality: Tensor
@@ -68,16 +71,18 @@ class SamModel(nn.Module):
 
     Attributes:
         spec: what it expects of an image.
-        head_patterns, encoder_patterns, unread_patterns, official_rules: what a selection asks, see :mod:`gps_seg.methods.parts`.
+        head_patterns, encoder_patterns, unread_patterns, apart_patterns, official_rules: what a selection asks, see
+            :mod:`gps_seg.methods.parts`.
+        quality_patterns: parameters of the quality head.
         lean: compute a TinyViT by :mod:`gps_seg.models.tiny_vit` instead of its packaged modules; the result is the same.
         recompute: what the encoder's blocks compute again in the backward pass, see :mod:`gps_seg.models.recompute`.
     """
 
     head_patterns = ("mask_decoder.*",)
     encoder_patterns = ("image_encoder.*",)
-    unread_patterns = (  # one mask an image: the three of several masks, and the estimate of quality, which no mask loss reaches
-        "mask_decoder.output_hypernetworks_mlps.[123].*", "mask_decoder.iou_prediction_head.*",
-    )
+    quality_patterns = ("mask_decoder.iou_prediction_head.*",)
+    # one mask an image: the three of several masks, and the estimate of quality, which no mask loss reaches
+    unread_patterns = ("mask_decoder.output_hypernetworks_mlps.[123].*", *quality_patterns)
     official_rules = OFFICIAL_RULES
 
     def __init__(self, image_encoder: nn.Module, prompt_encoder: Any, mask_decoder: Any, spec: SamSpec) -> None:
@@ -88,6 +93,7 @@ class SamModel(nn.Module):
         self.spec = spec
         self.lean = True
         self.recompute: Recompute = "none"
+        self.apart_patterns: tuple[str, ...] = ()
         self.set_input_size(spec.input_size)
 
     def set_input_size(self, input_size: int) -> None:
@@ -198,7 +204,7 @@ def _decode_masks(decoder: Any, source: Tensor, positions: Tensor, sparse: Tenso
     upscaled = _upscale(decoder.output_upscaling, memory.view(batch, height, width, channels))
     weights = decoder.output_hypernetworks_mlps[0](attended[:, 1])
     logits = (upscaled.flatten(1, 2) @ weights[:, :, None].to(upscaled.dtype)).view(batch, 4 * height, 4 * width)
-    return SamOutput(logits[:, None], decoder.iou_prediction_head(attended[:, 0])[:, :1])
+    return SamOutput(logits[:, None], decoder.iou_prediction_head(attended[:, 0].detach())[:, :1])
 
 
 def _upscale(layers: Any, x: Tensor) -> Tensor:

@@ -26,6 +26,11 @@ class Calibration:
         threshold: where the app cuts, on the calibrated scale, see ``operating_point``; a step of its slider; None in
             older files.
         dice, best_dice, found: of that threshold on the same images.
+        presence: below this quality the answer is none, see ``metrics.presence``; None where no quality was trained, or no
+            frame without a polyp was there to choose on.
+        kept, refused: parts of the frames with and without a polyp that are then answered rightly, on the images of the
+            calibration and on the negatives held out from training.
+        without: number of frames without a polyp among them.
     """
 
     temperature: float
@@ -42,6 +47,10 @@ class Calibration:
     dice: float | None = None
     best_dice: float | None = None
     found: float | None = None
+    presence: float | None = None
+    kept: float | None = None
+    refused: float | None = None
+    without: int | None = None
 
 
 def read_calibration(folder: Path) -> Calibration | None:
@@ -58,7 +67,9 @@ def read_calibration(folder: Path) -> Calibration | None:
         found = Calibration(**{field.name: document[field.name] for field in fields(Calibration)
                                if field.default is MISSING or field.name in document})
         point = [value for value in (found.threshold, found.dice, found.best_dice, found.found) if value is not None]
-        valid = LOWEST <= found.temperature <= HIGHEST and len(point) in (0, 4) and all(0 <= value <= 1 for value in point)
+        cut = [value for value in (found.presence, found.kept, found.refused) if value is not None]
+        valid = (LOWEST <= found.temperature <= HIGHEST and len(point) in (0, 4) and len(cut) in (0, 3)
+                 and all(0 <= value <= 1 for value in (*point, *cut)))
     except (KeyError, TypeError):
         valid = False
     if not valid:
@@ -70,7 +81,14 @@ def describe(found: Calibration) -> str:
     """One line for the command line and the page."""
     line = (f"temperature {found.temperature:.3f}, fitted on {found.images} images ({found.data}, {found.split}): error "
             f"{found.ece_before:.3f} before, {found.ece_after:.3f} after")
-    return line if found.threshold is None else f"{line}; threshold {describe_threshold(found)}"
+    line = line if found.threshold is None else f"{line}; threshold {describe_threshold(found)}"
+    return line if found.presence is None else f"{line}; {describe_presence(found)}"
+
+
+def describe_presence(found: Calibration) -> str:
+    """The quality below which the answer is none, and what it does where it was chosen."""
+    return (f"no polyp below a quality of {found.presence:.3f}: so answered {100 * (found.refused or 0):.0f} % of "
+            f"{found.without} frames without one, and {100 * (1 - (found.kept or 0)):.0f} % of those with one")
 
 
 def describe_threshold(found: Calibration) -> str:

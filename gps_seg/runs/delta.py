@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gps_seg.core.attach import Attached, attach
+from gps_seg.core.roles import Role
 from gps_seg.core.selection import Selection
 from gps_seg.errors import CheckpointError, GpsSegError
 from gps_seg.files import read_json, write_json
@@ -50,6 +51,19 @@ def save_delta(
     }
     write_tensors(folder / DELTA_FILE, tensors, {"format": "gps-seg delta 1", "base_sha256": attached.selection.base})
     write_json(folder / DELTA_CONFIG, config)
+
+
+def add_to_delta(folder: Path, values: Mapping[str, Tensor], role: Role, description: Mapping[str, Any]) -> None:
+    """Put parameters as a whole into a delta folder, under a role, with more to say of it; all else in it stays, bit for bit.
+
+    Raises:
+        CheckpointError: the delta is missing or damaged.
+    """
+    config, (tensors, metadata) = read_delta_config(folder), read_tensors(folder / DELTA_FILE, "a delta")
+    sparse = {name + suffix for name in values for suffix in (INDICES, VALUES)}
+    kept = {name: tensor for name, tensor in tensors.items() if name not in sparse}
+    write_tensors(folder / DELTA_FILE, kept | dict(values), metadata)
+    write_json(folder / DELTA_CONFIG, {**config, "dense": config["dense"] | dict.fromkeys(values, role), **description})
 
 
 def read_delta_config(folder: Path) -> dict[str, Any]:

@@ -20,9 +20,10 @@ from torch.utils.data import DataLoader
 
 from gps_seg.config import TrainConfig
 from gps_seg.core.attach import Attached
-from gps_seg.core.roles import Role
+from gps_seg.core.roles import Role, matches
 from gps_seg.data.batches import Batch, EpochBatches
 from gps_seg.errors import ConfigError, TrainingError
+from gps_seg.methods.parts import apart_in
 from gps_seg.runs.device import repeatable, training_mode
 from gps_seg.runs.log import Interruption, RunLog
 from gps_seg.runs.state import TrainingState, load_state, save_state
@@ -94,7 +95,9 @@ class Fit:
         self.attached, self.task, self.loader, self.config = attached, task, loader, config
         self.accelerator = accelerator
         self.model, self.plain = accelerator.prepare(model), model
-        self.parameters = list(attached.trainable().values())
+        # what has a loss of its own is clipped by itself: in one norm, either would shrink the other's steps
+        self.clipped = [[parameter for name, parameter in attached.trainable().items() if matches(name, apart_in(model)) is apart]
+                        for apart in (False, True)]
         optimizer = make_optimizer(config, rate_groups(attached, config))
         attached.follow(optimizer)
         self.optimizer = accelerator.prepare(optimizer)
@@ -137,11 +140,18 @@ class Fit:
                 self._check(loss, step)
                 self.accelerator.backward(loss / len(pieces))
             total += loss.item() / len(pieces)
-        norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.clip or math.inf)
+        norm = self._clip()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.seconds += time.perf_counter() - began
-        return total, float(norm) if norm is not None else 0.0
+        return total, norm
+
+    def _clip(self) -> float:
+        """Clip gradients; returns their norm before, without what has a loss of its own."""
+        (shared, apart), largest = self.clipped, self.config.clip or math.inf
+        norm = self.accelerator.clip_grad_norm_(shared, largest)  # first: under fp16 it takes the scale out of all of them
+        torch.nn.utils.clip_grad_norm_(apart, largest)
+        return float(norm) if norm is not None else 0.0
 
     def _sync(self, *, last: bool) -> AbstractContextManager[Any]:
         return nullcontext() if last else self.accelerator.no_sync(self.model)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gps_seg.config import RunConfig, parse_config
+from gps_seg.config import RunConfig, SegmentationTrainConfig, parse_config
 from gps_seg.core.attach import Attached
-from gps_seg.errors import CheckpointError
+from gps_seg.errors import CheckpointError, ConfigError
 from gps_seg.methods.added import add_modules
 from gps_seg.runs.base import find_base
+from gps_seg.runs.calibration import read_calibration
 from gps_seg.runs.delta import load_delta, read_delta_config
 from gps_seg.runs.device import resolve_device, resolve_precision
 from gps_seg.runs.folder import CONFIG_FILE, read_config
 from gps_seg.runs.task_model import TaskModel, make_task
+
+QUALITY = "quality"  # key of a delta's description: the quality head was trained after all else, see runs.quality
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,33 @@ class Run(TaskModel):
     def threshold(self) -> float:
         """The operating point the run was made with."""
         return float(self.description.get("threshold", 0.5))
+
+    @property
+    def presence(self) -> float | None:
+        """Below which quality it answers with none: the settings', else the calibration's; None: it always gives its masks."""
+        if not isinstance(self.config.train, SegmentationTrainConfig) or not self.config.train.quality:
+            return None
+        own: float | None = self.config.evaluate.presence  # type: ignore[attr-defined]
+        found = read_calibration(self.folder) if own is None else None
+        return found.presence if found else own
+
+
+def with_presence(run: Run, presence: float | None = None) -> Run:
+    """The run, answering with none below a quality; default: its own, see :attr:`Run.presence`.
+
+    Raises:
+        ConfigError: the run has no quality that was trained.
+        CheckpointError: its calibration is damaged.
+    """
+    if presence is None:
+        presence = run.presence
+    elif not isinstance(run.config.train, SegmentationTrainConfig) or not run.config.train.quality:
+        raise ConfigError(f"--presence: the run in {run.folder} has no quality to compare with: train it with "
+                          "train.quality=true, or gps-seg calibrate RUN --quality")
+    if presence is None:
+        return run
+    task: Any = run.task
+    return replace(run, task=replace(task, evaluate=task.evaluate.model_copy(update={"presence": presence})))
 
 
 def load_run(folder: Path, *, device: str = "auto", precision: str | None = None, base: Path | None = None) -> Run:
@@ -71,4 +101,19 @@ def run_config(folder: Path, description: dict[str, Any], base: Path | None = No
     if described := description.get("model"):
         model = parse_config({"task": task, "model": described}, str(folder)).model
     model = model.model_copy(update={"checkpoint": find_base(folder, description, model.checkpoint, base)})
-    return config.model_copy(update={"model": model})
+    config = config.model_copy(update={"model": model})
+    return with_quality(config, description[QUALITY], str(folder)) if QUALITY in description else config
+
+
+def with_quality(config: RunConfig, trained: Any, source: str) -> RunConfig:
+    """The settings of a run whose quality head was trained afterwards: what ``runs.quality`` noted in the delta counts too.
+
+    Raises:
+        ConfigError: the note was edited or damaged.
+    """
+    if not isinstance(trained, dict) or not isinstance(trained.get("data"), dict):
+        raise ConfigError(f"{source}: expected how the quality head was trained, the delta's note of it was edited or damaged")
+    values = config.model_dump(mode="json")
+    values["data"] |= trained["data"]
+    values["train"] |= {"quality": True}
+    return parse_config(values, source)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from gps_seg.config import GPSConfig, PassOptions, Score
+from gps_seg.core.roles import Role, matches
 from gps_seg.core.scores import gradient_scores, scores_of_each
 from gps_seg.core.selection import Selection
 from gps_seg.data.seeding import seeded
@@ -20,6 +21,7 @@ from gps_seg.errors import ConfigError
 from gps_seg.methods import METHODS
 from gps_seg.methods.added import add_modules
 from gps_seg.methods.gps import score_kinds
+from gps_seg.methods.parts import apart_in
 from gps_seg.methods.selection_file import load_selection
 from gps_seg.runs.choose_k import TRIALS, Trial, choose_k, is_open
 from gps_seg.runs.device import autocast, resolve_precision, training_mode
@@ -27,9 +29,27 @@ from gps_seg.runs.log import RunLog
 from gps_seg.runs.setup import Say, Setup
 from gps_seg.runs.task_model import make_task
 
+HEAD: Role = "head"
+
 
 def make_selection(setup: Setup, say: Say = print) -> Selection:
-    """Run the configured method's selection; it sees the training part alone, and the inner part to choose k."""
+    """Run the configured method's selection; it sees the training part alone, and the inner part to choose k.
+
+    What trains under a loss of its own (``methods.parts``) is added to it, as a whole.
+    """
+    return with_apart(_chosen(setup, say), setup.model)
+
+
+def with_apart(selection: Selection, model: nn.Module) -> Selection:
+    """A selection with all that a model trains under a loss of its own; the same one where that is nothing."""
+    names = [name for name, _ in model.named_parameters() if matches(name, apart_in(model))]
+    if not names:
+        return selection
+    sparse = {name: indices for name, indices in selection.sparse.items() if name not in names}
+    return replace(selection, sparse=sparse, dense={**selection.dense, **dict.fromkeys(names, HEAD)})
+
+
+def _chosen(setup: Setup, say: Say) -> Selection:
     config = setup.config
     if not isinstance(config.selection, GPSConfig) or not is_open(config.selection):
         return _select(setup, config.selection, say)

@@ -34,9 +34,10 @@ class Setup(TaskModel):
         if config.batch_size % (config.accumulate * processes):
             raise ConfigError(f"train.batch_size: {config.batch_size} images cannot be shared by {processes} processes in "
                               f"{config.accumulate} pieces each")
-        dataset = self.task.dataset(self.model, self.splits.train, training=True)
+        negatives, drawn = self.splits.negatives.beside(len(self.splits.train))
+        dataset = self.task.dataset(self.model, (*self.splits.train, *negatives), training=True)
         sampler = EpochBatches(len(self.splits.train), config.batch_size // config.accumulate, self.config.seed, shuffle=True,
-                               share=(rank, processes))
+                               share=(rank, processes), mixed=(len(negatives), drawn))
         return DataLoader(dataset, batch_sampler=sampler, collate_fn=self.task.collate, num_workers=self.config.data.workers)
 
     def validation(self) -> Callable[[nn.Module], float] | None:

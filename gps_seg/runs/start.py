@@ -16,6 +16,7 @@ from gps_seg.files import read_json
 from gps_seg.methods.added import add_modules, remove_modules
 from gps_seg.runs.delta import load_delta
 from gps_seg.runs.folder import RESULT_FILE, read_config
+from gps_seg.runs.select import with_apart
 from gps_seg.runs.setup import Setup
 from gps_seg.settings import differences
 
@@ -28,9 +29,9 @@ class Start:
     state: Mapping[str, Tensor]
 
     def choose(self, model: nn.Module) -> Selection:
-        """The selection, and on the model the modules that it trains."""
+        """The selection, with what trains apart today, and on the model the modules that it trains."""
         add_modules(model, self.selection.meta)
-        return self.selection
+        return with_apart(self.selection, model)
 
     def load(self, attached: Attached) -> None:
         """Begin with the values; what the other run did not train begins as the base has it."""

@@ -66,10 +66,12 @@ class TaskModel:
         """Stream (id, prediction) of labelled items, in their order."""
         return self.run_through(self.loader(items, batch_size, workers=workers, change=change))
 
-    def predict_files(self, paths: Sequence[Path], batch_size: int = 4) -> Iterator[tuple[str, Any]]:
-        """Stream (stem, prediction) of image files, in their order."""
+    def predict_files(
+        self, paths: Sequence[Path], batch_size: int = 4, predict: Callable[[Any, Any], Iterable[Any]] | None = None
+    ) -> Iterator[tuple[str, Any]]:
+        """Stream (stem, prediction) of image files, in their order; ``predict`` as for :meth:`run_through`."""
         dataset = self.task.unlabelled(self.model, paths)
-        return self.run_through(DataLoader(dataset, batch_size=batch_size, collate_fn=self.task.collate))
+        return self.run_through(DataLoader(dataset, batch_size=batch_size, collate_fn=self.task.collate), predict)
 
     def run_through(
         self, loader: Iterable[Batch], predict: Callable[[Any, Any], Iterable[Any]] | None = None

@@ -95,7 +95,7 @@ class Task(Protocol):
         ...
 
     def examine(self, model: nn.Module, batch: Any) -> Sequence[Any]:
-        """What a report scores: predictions, or more of them than one an image. For :meth:`score` with blocks."""
+        """What a report scores: predictions, or more than a prediction of each image. For :meth:`score` with blocks."""
         ...
 
     # Judgement

@@ -17,6 +17,8 @@ from gps_seg.runs.log import read_log
 SETTINGS = ["model.name=tiny", "data.name=phantom", "data.phantom_images=20", "train.max_steps=3", "train.batch_size=4",
             "train.precision=fp32", "evaluate.overlays=0", "device=cpu", "train.optimizer=sgd", "train.lr=0.1",
             "train.keep=last", "selection.max_images=4"]
+PROMPTED = ("train.box_probability=0.4", "train.click_probability=0.6", "train.click_rounds=2")
+MIXED = ("train.quality=true", "data.negatives=phantom", "data.negative_phantoms=10", "data.negative_share=0.3")
 
 COUNT_BYTES = """
 import json, sys, torch
@@ -48,9 +50,8 @@ def torchrun(*arguments: object) -> None:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
 
-@pytest.mark.parametrize("more", [[], ["train.box_probability=0.4", "train.click_probability=0.6", "train.click_rounds=2"]],
-                         ids=["without prompts", "boxes and clicks"])
-def test_two_processes_end_where_one_with_the_whole_batch_does(more: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [(), PROMPTED, MIXED], ids=["plain", "boxes and clicks", "negatives and quality"])
+def test_two_processes_end_where_one_with_the_whole_batch_does(more: tuple[str, ...], tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("seed: 1\n")
     alone = [sys.executable, "-m", "gps_seg.cli", "train", str(config), *SETTINGS, *more, "--out", str(tmp_path / "one")]

@@ -24,14 +24,20 @@ NO_POLYP = 0.15
 Field = NDArray[np.float64]
 
 
-def phantom(index: int, *, size: tuple[int, int] = (288, 384), seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """One scene: RGB uint8 (H, W, 3) and its mask bool (H, W). The same for the same index, size and seed."""
-    random = np.random.default_rng([VERSION, seed, index])
+def phantom(
+    index: int, *, size: tuple[int, int] = (288, 384), seed: int = 0, empty: bool = False
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """One scene: RGB uint8 (H, W, 3) and its mask bool (H, W). The same for the same index, size and seed.
+
+    Args:
+        empty: without a polyp, and none of the scenes that are drawn otherwise.
+    """
+    random = np.random.default_rng([VERSION, seed, index, *([1] if empty else [])])
     rows, columns = np.mgrid[0 : size[0], 0 : size[1]].astype(np.float64)
     y, x = (rows - size[0] / 2) / min(size), (columns - size[1] / 2) / min(size)
     image = _mucosa(random, y, x)
     mask = np.zeros(size, np.bool_)
-    polyps = 0 if random.random() < NO_POLYP else int(random.choice([1, 1, 1, 1, 1, 2, 2, 3]))
+    polyps = 0 if empty or random.random() < NO_POLYP else int(random.choice([1, 1, 1, 1, 1, 2, 2, 3]))
     for _ in range(polyps):
         image, mask = _add_polyp(random, image, mask, y, x)
     image = _add_highlights(random, image)
@@ -124,7 +130,9 @@ def _add_optics(
     return image * visible[..., None], visible
 
 
-def write_phantoms(root: Path, number: int, *, seed: int = 0, size: tuple[int, int] = (288, 384)) -> Path:
+def write_phantoms(
+    root: Path, number: int, *, seed: int = 0, size: tuple[int, int] = (288, 384), empty: bool = False
+) -> Path:
     """Write ``images/`` and ``masks/`` of the first ``number`` scenes to ``root``, in one step. Returns ``root``.
 
     A folder that already holds exactly this set is left as it is.
@@ -132,7 +140,8 @@ def write_phantoms(root: Path, number: int, *, seed: int = 0, size: tuple[int, i
     Raises:
         DataError: ``root`` holds anything else, or cannot be written.
     """
-    marker = json.dumps({"version": VERSION, "number": number, "seed": seed, "size": list(size)})
+    drawn = {"version": VERSION, "number": number, "seed": seed, "size": list(size)}
+    marker = json.dumps({**drawn, "empty": True} if empty else drawn)
     if _holds(root, marker):
         return root
     try:
@@ -141,7 +150,7 @@ def write_phantoms(root: Path, number: int, *, seed: int = 0, size: tuple[int, i
             folder = Path(draft) / "set"  # a temporary folder itself is closed to other users
             folder.mkdir()
             for index in range(number):
-                image, mask = phantom(index, size=size, seed=seed)
+                image, mask = phantom(index, size=size, seed=seed, empty=empty)
                 write_image(folder / "images" / f"phantom_{index:05d}.png", image)
                 write_mask(folder / "masks" / f"phantom_{index:05d}.png", mask)
             (folder / "phantom.json").write_text(marker, encoding="utf-8")
@@ -160,11 +169,15 @@ def _holds(root: Path, marker: str) -> bool:
         return False
 
 
-def phantom_folder(number: int, *, seed: int = 0) -> Path:
+def phantom_folder(number: int, *, seed: int = 0, empty: bool = False) -> Path:
     """The folder of a phantom set in the cache ($GPS_SEG_CACHE, else ~/.cache/gps_seg), made if it is not there.
+
+    Args:
+        empty: of scenes without a polyp.
 
     Raises:
         DataError: as :func:`write_phantoms`.
     """
     cache = Path(os.environ.get("GPS_SEG_CACHE") or Path.home() / ".cache" / "gps_seg")
-    return write_phantoms(cache / f"phantom-{VERSION}-{number}-{seed}", number, seed=seed)
+    kind = "empty-phantom" if empty else "phantom"
+    return write_phantoms(cache / f"{kind}-{VERSION}-{number}-{seed}", number, seed=seed, empty=empty)

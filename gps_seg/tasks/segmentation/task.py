@@ -28,20 +28,24 @@ from gps_seg.data.transforms import augmentation
 from gps_seg.metrics.clicks import click_scores
 from gps_seg.metrics.masks import ImageScore, aggregate, score_image
 from gps_seg.metrics.measures import BlockScore, row, score_blocks
+from gps_seg.metrics.presence import evidence
 from gps_seg.metrics.report import report
 from gps_seg.metrics.surface import TOLERANCE
 from gps_seg.metrics.tables import headline, table, write_rows
 from gps_seg.models.sam import SamModel
 from gps_seg.models.sam_zoo import load_sam
 from gps_seg.tasks.segmentation.audit import check_pairs, say
+from gps_seg.tasks.segmentation.centers import center_of
 from gps_seg.tasks.segmentation.corruptions import with_artefacts
 from gps_seg.tasks.segmentation.dataset import MaskBatch, PolypDataset, UnlabelledImages, collate
 from gps_seg.tasks.segmentation.losses import Loss, make_loss, total
 from gps_seg.tasks.segmentation.native import Clicked, Map, resize, to_native
+from gps_seg.tasks.segmentation.negatives import describe_negatives, load_negatives, with_negatives
 from gps_seg.tasks.segmentation.pairs import Pair
 from gps_seg.tasks.segmentation.parts import find_pairs, is_whole, load_splits
 from gps_seg.tasks.segmentation.pictures import draw_cases
 from gps_seg.tasks.segmentation.pretraining import base_note, data_warnings
+from gps_seg.tasks.segmentation.quality import Answer, qualities, quality_loss
 from gps_seg.tasks.segmentation.rounds import evaluation_rounds, training_rounds
 from gps_seg.tasks.segmentation.sets import known_name, label, number_warning, overlap_warning, sequence_warning, set_pairs
 from gps_seg.tasks.task import Change, Document, Predict
@@ -74,8 +78,8 @@ class Segmentation:
     # Data and model
 
     def splits(self) -> Splits[Pair]:
-        """The configured data set in its parts."""
-        return load_splits(self.data)
+        """The configured data set in its parts, and the frames without a polyp that are mixed in."""
+        return replace(load_splits(self.data), negatives=load_negatives(self.data))
 
     def check(self, splits: Splits[Pair]) -> list[str]:
         """What is known of the set, near-identical images on both sides of a split, and a protocol whose scores mean nothing."""
@@ -86,7 +90,7 @@ class Segmentation:
         if self.data.protocol == "released":
             found.append("data.protocol=released selects and trains on the test images; its scores say nothing about new images")
         else:
-            found += say(check_pairs(splits, near_duplicates=self.data.near_duplicates))
+            found += say(check_pairs(with_negatives(splits), near_duplicates=self.data.near_duplicates))
         return [text for text in found if text]
 
     def items(self, data: str | None, split: str, classes: Sequence[str] = ()) -> list[Pair]:
@@ -103,6 +107,7 @@ class Segmentation:
         model = load_sam(sam.name, checkpoint=sam.checkpoint, input_size=sam.input_size, resize=sam.resize,
                          attention=sam.attention, encoder=sam.encoder)
         model.recompute = self.train.recompute
+        model.apart_patterns = model.quality_patterns if self.train.quality else ()
         return model
 
     def facts(self, model: Any) -> Document:
@@ -142,9 +147,14 @@ class Segmentation:
 
     def loss(self, model: nn.Module, batch: MaskBatch, step: int = 0) -> Tensor:
         """Scalar training loss at the input's resolution; of a step with clicks, the mean over its rounds."""
-        logits = model(batch.image, rounds=training_rounds(batch, self.train, self.seed, step)).logits
-        rounds = (len(logits) // len(batch.image), 1, 1, 1)
-        return total(self._loss, resize(logits, batch.target.shape[-2:]), batch.target.repeat(rounds), batch.valid.repeat(rounds))
+        answer = model(batch.image, rounds=training_rounds(batch, self.train, self.seed, step))
+        rounds = (len(answer.logits) // len(batch.image), 1, 1, 1)
+        logits, target = resize(answer.logits, batch.target.shape[-2:]), batch.target.repeat(rounds)
+        valid = batch.valid.repeat(rounds)
+        loss = total(self._loss, logits, target, valid)
+        if not self.train.quality:
+            return loss
+        return loss + quality_loss(answer.quality, logits, target, valid, self.evaluate.threshold)
 
     def selection_loss(self, model: nn.Module, batch: MaskBatch, options: object = None) -> Tensor:
         """The promptless training loss."""
@@ -152,27 +162,43 @@ class Segmentation:
         return total(self._loss, resize(logits, batch.target.shape[-2:]), batch.target, batch.valid)
 
     def predict(self, model: nn.Module, batch: MaskBatch) -> list[Map]:
-        """Foreground probability of each image, float32 (H, W) at its native size; after the last of ``evaluate.clicks``."""
-        logits = model(batch.image, rounds=evaluation_rounds(batch, self.evaluate)).logits[-len(batch.image) :].float()
-        return [to_native(logits[index : index + 1], geometry) for index, geometry in enumerate(batch.geometry)]
+        """Foreground probability of each image, float32 (H, W) at its native size, after the last of ``evaluate.clicks``; 0 where
+        the answer is that there is no polyp.
+        """
+        return [answer.shown(self._presence) for answer in self._answers(model, batch)]
 
-    def examine(self, model: nn.Module, batch: MaskBatch) -> list[Map] | list[Clicked]:
-        """The predictions; with simulated clicks those after each of 20."""
+    def examine(self, model: nn.Module, batch: MaskBatch) -> list[Answer] | list[Clicked]:
+        """The probabilities as they are, with their quality by the model's own account; or those after each of 20 clicks."""
         if self.evaluate.prompt != "clicks":
-            return self.predict(model, batch)
+            return self._answers(model, batch)
         logits = model(batch.image, rounds=evaluation_rounds(batch, self.evaluate, MOST_CLICKS)).logits.float().cpu()
         return [Clicked(logits[index :: len(batch.image)], geometry) for index, geometry in enumerate(batch.geometry)]
 
+    def _answers(self, model: nn.Module, batch: MaskBatch) -> list[Answer]:
+        found, count = model(batch.image, rounds=evaluation_rounds(batch, self.evaluate)), len(batch.image)
+        logits = found.logits[-count:].float()
+        quality = qualities(found.quality[-count:]) if self.train.quality else [None] * count
+        return [Answer(to_native(logits[index : index + 1], geometry), quality[index])
+                for index, geometry in enumerate(batch.geometry)]
+
+    @property
+    def _presence(self) -> float | None:
+        """Below which quality the answer is none; who prompts has seen a polyp."""
+        return self.evaluate.presence if self.evaluate.prompt == "none" else None
+
     # Judgement
 
-    def score(self, item: Pair, prediction: Map | Clicked, blocks: Sequence[str] = ()) -> ImageScore:
+    def score(self, item: Pair, prediction: Map | Answer | Clicked, blocks: Sequence[str] = ()) -> ImageScore:
         """Compare with the mask file at its native size; with ``blocks`` on the probabilities, see ``metrics.measures``."""
-        target = read_mask(item.mask)
+        target, cut = read_mask(item.mask), self.evaluate.threshold
         if isinstance(prediction, Clicked):
             return self._score_clicks(item.id, prediction, target, blocks)
-        if blocks:
-            return score_blocks(item.id, Prediction(prediction), target, blocks, threshold=self.evaluate.threshold)
-        return score_image(item.id, prediction > self.evaluate.threshold, target)
+        answer = prediction if isinstance(prediction, Answer) else Answer(prediction, None)
+        shown = answer.shown(self._presence)
+        if not blocks:
+            return score_image(item.id, shown > cut, target)
+        found = score_blocks(item.id, Prediction(shown), target, blocks, threshold=cut)
+        return replace(found, evidence=evidence(answer.probability, cut, answer.quality), center=center_of(item))
 
     def _score_clicks(self, id_: str, found: Clicked, target: NDArray[np.bool_], blocks: Sequence[str]) -> BlockScore:
         """The score after ``evaluate.clicks``, and what each click gave."""
@@ -193,7 +219,7 @@ class Segmentation:
             "data": label(data or self.data.name), "split": "all" if whole else split, "threshold": self.evaluate.threshold,
             "nsd_tolerance_px": TOLERANCE, "prompt": self._prompt,
             "input_size": spec.input_size, "resize": spec.resize, "model": spec.name, "base_note": base_note(spec.name),
-            **data_warnings(spec.name, data or self._own, whole=whole),
+            **data_warnings(spec.name, data or self._own, whole=whole), **self._of_negatives(data),
         }
 
     @property
@@ -202,6 +228,17 @@ class Segmentation:
         clicks = self.evaluate.clicks
         said = {"box": "ground-truth box", "clicks": f"{clicks} click{'s' * (clicks > 1)} simulated from the truth"}
         return said.get(self.evaluate.prompt, "none")
+    def _of_negatives(self, data: str | None) -> Document:
+        """What answers nothing, which frames without a polyp trained, and whether some of the data's centers did."""
+        found: Document = {"presence": self.evaluate.presence} if self.train.quality else {}
+        if self.data.negatives:
+            found["negatives_trained_on"] = describe_negatives(self.data)
+        if self.data.negative_centers:
+            found["trained_centers"] = list(self.data.negative_centers)
+        if self.data.negative_centers and known_name(data or self._own) == "polypgen":
+            found["center_warning"] = ("frames without a polyp of some of these centers trained the run or chose its presence "
+                                       "threshold: the numbers of the others stand apart, under unseen_centers")
+        return found
 
     def report(
         self, scores: Sequence[ImageScore], *, settings: Mapping[str, Any], classes: Sequence[str] = (),
