@@ -521,7 +521,15 @@ class SegmentationEvaluateConfig(EvaluateConfig):
         None, ge=0, le=1, description="of train.quality: the answer is none, an empty mask, where its own quality is below this; "
         "null: what gps-seg calibrate chose, else masks as they are"
     )
+    flips: bool = Field(False, description="average the answers to the image and its three mirror images, at four times the "
+                        "cost; of prompt=none")
     overlays: int = Field(3, ge=0, description="pictures of the best, the median and the worst cases, this many each")
+
+    @model_validator(mode="after")
+    def _mirror_images_have_no_prompt(self) -> SegmentationEvaluateConfig:
+        if self.flips and self.prompt != "none":
+            raise ValueError(f"flips is read with prompt=none alone, the prompt is {self.prompt}")
+        return self
 
     @model_validator(mode="after")
     def _clicks_are_a_prompt(self) -> SegmentationEvaluateConfig:

@@ -47,6 +47,9 @@ def evaluate(
         str | None, typer.Option(help="none, or simulated from the true masks: box or clicks; default: the run's.")
     ] = None,
     presence: Presence = None,
+    flips: Annotated[
+        bool | None, typer.Option("--flips/--no-flips", help="Average over mirror images, at four times the cost.")
+    ] = None,
     device: Device = "auto",
     base: Base = None,
     blocks: Blocks = DEFAULT_BLOCKS,
@@ -65,8 +68,8 @@ def evaluate(
     from gps_seg.metrics.measures import parse_blocks
 
     wanted = Wanted(json, csv, markdown, latex, plots, groups, parse_blocks(blocks), corruptions, max_images)
-    evaluate_sets(run, data or (), split=split, threshold=threshold, prompt=prompt, presence=presence, device=device,
-                  base=base, wanted=wanted)
+    evaluate_sets(run, data or (), split=split, threshold=threshold, prompt=prompt, presence=presence, flips=flips,
+                  device=device, base=base, wanted=wanted)
 
 
 def score(

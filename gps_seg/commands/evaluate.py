@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from gps_seg.commands import corruptions
-from gps_seg.config import RunConfig
+from gps_seg.config import RunConfig, SegmentationEvaluateConfig
 from gps_seg.data.images import read_image
 from gps_seg.errors import ConfigError, DataError
 from gps_seg.files import sha256
@@ -24,6 +24,7 @@ from gps_seg.metrics.tables import publish
 from gps_seg.runs.load import Run, load_run, with_presence
 from gps_seg.runs.provenance import surroundings
 from gps_seg.runs.task_model import TaskModel
+from gps_seg.settings import check_settings
 from gps_seg.tasks.segmentation.corruptions import every_corruption
 from gps_seg.tasks.segmentation.pictures import draw_cases
 from gps_seg.tasks.segmentation.task import Segmentation
@@ -55,14 +56,14 @@ class Wanted:
 
 def evaluate_run(
     folder: Path, *, data: str | None = None, split: str = "test", threshold: float | None = None, prompt: str | None = None,
-    presence: float | None = None, device: str = "auto", base: Path | None = None, wanted: Wanted = Wanted(),
-    loaded: Run | None = None,
+    presence: float | None = None, flips: bool | None = None, device: str = "auto", base: Path | None = None,
+    wanted: Wanted = Wanted(), loaded: Run | None = None,
 ) -> Document:
     """Evaluate, print the table, write what is wanted, and return the document.
 
     Args:
         data: a known name or a folder, or None for the run's own data set.
-        threshold, prompt, presence: of masks; default: the run's own.
+        threshold, prompt, presence, flips: of masks; default: the run's own.
         base: the base's weight file, where it is not found by itself.
         loaded: the run in ``folder``, if it is loaded already.
 
@@ -73,7 +74,7 @@ def evaluate_run(
     """
     _check(prompt, wanted)
     run = with_presence(loaded or load_run(folder, device=device, base=base), presence)
-    run = _for_masks(run, threshold, prompt, wanted)
+    run = _for_masks(run, {"threshold": threshold, "prompt": prompt, "flips": flips}, wanted)
     items = run.task.items(data, split, run.classes)
     groups = read_groups(wanted.groups, [item.id for item in items]) if wanted.groups else None
     with tqdm(total=len(items), desc="evaluate", unit="image", disable=not sys.stderr.isatty()) as bar:
@@ -114,15 +115,19 @@ def _check(prompt: str | None, wanted: Wanted) -> None:
         raise ConfigError("--max-images limits what --corruptions measures: add --corruptions, or leave it out")
 
 
-def _for_masks(run: Run, threshold: float | None, prompt: str | None, wanted: Wanted) -> Run:
-    """The run with the threshold and the prompt asked for. Raises ConfigError for what labels do not have."""
+def _for_masks(run: Run, asked: Mapping[str, Any], wanted: Wanted) -> Run:
+    """The run with what was asked for of ``evaluate``. Raises ConfigError for what labels do not have, or what does not fit."""
+    given = {name: value for name, value in asked.items() if value is not None}
     if isinstance(run.task, Segmentation):
-        settings = run.task.evaluate.model_copy(update={"threshold": run.threshold if threshold is None else threshold,
-                                                        "prompt": prompt or run.task.evaluate.prompt})
+        own = {**run.task.evaluate.model_dump(), "threshold": run.threshold}
+        prompt = given.get("prompt", own["prompt"])  # what the run set for another one is not read with this
+        own = {name: value for name, value in own.items() if name not in {"none": ("clicks",), "box": ("clicks", "flips"),
+                                                                          "clicks": ("flips",)}.get(prompt, ())}
+        settings = check_settings(SegmentationEvaluateConfig, own | given, "evaluate", where="docs/settings.md")
         return replace(run, task=replace(run.task, evaluate=settings))
-    asked = {"threshold": threshold is not None, "prompt": prompt is not None, "blocks": tuple(wanted.blocks) != DEFAULT_BLOCKS,
-             **{name: getattr(wanted, name) for name in ("markdown", "latex", "plots", "corruptions")}}
-    if foreign := [f"--{name}" for name, value in asked.items() if value]:
+    asked_for = {**{name: name in given for name in asked}, "blocks": tuple(wanted.blocks) != DEFAULT_BLOCKS,
+                 **{name: getattr(wanted, name) for name in ("markdown", "latex", "plots", "corruptions")}}
+    if foreign := [f"--{name}" for name, value in asked_for.items() if value]:
         raise ConfigError(f"{', '.join(foreign)}: only masks have it, and the run in {run.folder} is one of {run.config.task}")
     return run
 

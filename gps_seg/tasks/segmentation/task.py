@@ -38,6 +38,7 @@ from gps_seg.tasks.segmentation.audit import check_pairs, say
 from gps_seg.tasks.segmentation.centers import center_of
 from gps_seg.tasks.segmentation.corruptions import with_artefacts
 from gps_seg.tasks.segmentation.dataset import MaskBatch, PolypDataset, UnlabelledImages, collate
+from gps_seg.tasks.segmentation.flips import averaged
 from gps_seg.tasks.segmentation.losses import Loss, make_loss, total
 from gps_seg.tasks.segmentation.native import Clicked, Map, resize, to_native
 from gps_seg.tasks.segmentation.negatives import describe_negatives, load_negatives, with_negatives
@@ -175,7 +176,11 @@ class Segmentation:
         return [Clicked(logits[index :: len(batch.image)], geometry) for index, geometry in enumerate(batch.geometry)]
 
     def _answers(self, model: nn.Module, batch: MaskBatch) -> list[Answer]:
-        found, count = model(batch.image, rounds=evaluation_rounds(batch, self.evaluate)), len(batch.image)
+        count = len(batch.image)
+        if self.evaluate.flips:
+            found = averaged(model, batch.image, batch.geometry)
+        else:
+            found = model(batch.image, rounds=evaluation_rounds(batch, self.evaluate))
         logits = found.logits[-count:].float()
         quality = qualities(found.quality[-count:]) if self.train.quality else [None] * count
         return [Answer(to_native(logits[index : index + 1], geometry), quality[index])
@@ -218,6 +223,7 @@ class Segmentation:
         return {
             "data": label(data or self.data.name), "split": "all" if whole else split, "threshold": self.evaluate.threshold,
             "nsd_tolerance_px": TOLERANCE, "prompt": self._prompt,
+            **({"flips": True} if self.evaluate.flips else {}),
             "input_size": spec.input_size, "resize": spec.resize, "model": spec.name, "base_note": base_note(spec.name),
             **data_warnings(spec.name, data or self._own, whole=whole), **self._of_negatives(data),
         }
