@@ -20,6 +20,7 @@ from gps_seg.metrics.temperature import rescale
 from gps_seg.models.sam_zoo import build_sam
 from gps_seg.runs.calibration import CALIBRATION_FILE, Calibration
 from gps_seg.runs.load import load_run
+from gps_seg.tasks.segmentation.native import to_native
 from gps_seg.tasks.segmentation.phantom import phantom
 from gps_seg_app.inference.predictor import Predictor
 from gps_seg_app.limits import AppError
@@ -115,6 +116,33 @@ def test_a_click_is_obeyed_where_it_falls_and_fades_with_distance(name: str, run
     assert clicked[5, 5] > 0.8 and clicked[60, 5] < 0.2
     assert np.array_equal(predictor.probability(embedding), plain)
     assert np.abs(clicked - plain)[:, 95:].max() < 0.1
+
+
+@pytest.mark.parametrize("method", ["gps", "adapter"])
+def test_a_run_that_was_tuned_with_prompts_answers_them_itself_as_the_command_line_does(
+    method: str, trained: Callable[..., Path]
+) -> None:
+    """Each click is a round with the logits of the one before, on one embedding; a box's answer stands inside the box."""
+    run = trained(f"method={method}", "train.box_probability=0.5", "train.click_probability=0.5")
+    predictor, loaded = Predictor({"it": run}, device="cpu", precision="fp32"), load_run(run, device="cpu", precision="fp32")
+    embedding, model = predictor.embed(PIXELS[0]), loaded.model
+    side = model.spec.input_size / 100  # the picture is 72 x 100
+    clicks = [(20.0, 30.0, 1), (70.0, 50.0, 0), (21.0, 8.0, 1)]
+    with torch.no_grad():
+        answer, masks = None, None
+        for count in (1, 2, 3):
+            places = torch.tensor([[(x * side, y * side) for x, y, _ in clicks[:count]]])
+            labels = torch.tensor([[label for *_, label in clicks[:count]]])
+            answer = masks = model.decode(embedding.value, points=(places, labels), masks=masks).logits
+        boxed = model.decode(embedding.value, boxes=torch.tensor([[20.0, 10.0, 60.0, 50.0]]) * side).logits
+    for points in (clicks, clicks[:2], clicks):  # undone and done again
+        found = predictor.probability(embedding, points=points)
+    np.testing.assert_allclose(found, to_native(answer, embedding.geometry), atol=1e-4)
+    plain, inside = predictor.probability(embedding), predictor.probability(embedding, box=(20, 10, 60, 50))
+    np.testing.assert_allclose(inside[14:46, 24:56], to_native(boxed, embedding.geometry)[14:46, 24:56], atol=1e-4)
+    assert np.array_equal(inside[60:], plain[60:]) and np.array_equal(inside[:, 70:], plain[:, 70:])
+    both = predictor.probability(embedding, points=clicks[:1], box=(20, 10, 60, 50))
+    assert not np.array_equal(both, inside) and not np.array_equal(both, predictor.probability(embedding, points=clicks[:1]))
 
 
 @pytest.mark.parametrize("name", ["one", "vit", "adapter"])

@@ -7,8 +7,9 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from gps_seg.runs.device import autocast
 from gps_seg.tasks.segmentation.native import to_native
 from gps_seg_app.inference.model import Timing
 from gps_seg_app.inference.model_card import ModelCard, card
-from gps_seg_app.inference.prompts import pull
+from gps_seg_app.inference.prompts import Places, inside, pull, rounds
 from gps_seg_app.inference.runs import Loaded, load_runs
 from gps_seg_app.limits import AppError
 
@@ -44,6 +45,7 @@ class Embedding:
         geometry: how the picture was fitted into the input.
         name: of the delta it was made with.
         timing: of the resizing and the encoder; ``post_ms`` is zero.
+        clicked: logits after clicks, by box and clicks, of a run that hears them.
     """
 
     value: Tensor
@@ -51,6 +53,7 @@ class Embedding:
     geometry: Geometry
     name: str
     timing: Timing
+    clicked: dict[Box | None, dict[Places, Tensor]] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -159,8 +162,8 @@ class Predictor:
 
         Args:
             points: (x, y, label) in the picture's pixels; label 1 is polyp, 0 is background. See ``prompts``.
-            box: x0, y0, x1, y1 in the picture's pixels. Inside it the untuned base answers what the box holds (SAM was trained
-                on boxes, a tuned run was not); outside, the answer stays. The first box on a picture costs another encoding.
+            box: x0, y0, x1, y1 in the picture's pixels. Inside it the run answers what the box holds, or the untuned base
+                for a run not tuned with boxes (whose first box on a picture costs another encoding); outside, the answer stays.
         """
         return self._native(self._decode(embedding, points, box), embedding)
 
@@ -230,29 +233,46 @@ class Predictor:
         geometry, loaded = embedding.geometry, self._loaded
         scale = [content / (native * geometry.input_size)  # the picture's pixels -> parts of the input's side
                  for content, native in zip(geometry.content_size[::-1], geometry.native_size[::-1], strict=True)]
-        calibration = self._calibration[embedding.name]
+        calibration, heard = self._calibration[embedding.name], loaded.heard[embedding.name]
+        places = tuple((x * scale[0], y * scale[1], label) for x, y, label in points)
         with self._lock, torch.inference_mode(), autocast(loaded.device, loaded.precision):
             loaded.switch(embedding.name)
-            logits = loaded.model.decode(embedding.value).logits.float()
+            logits = self._ask(embedding.value)
             if box is not None:
                 corners = torch.tensor([box], dtype=torch.float32) * torch.tensor([*scale, *scale])
-                logits = self._answer_box(logits, embedding.image, corners)
+                logits = inside(logits, self._answer_box(embedding, corners), corners)
+            if "clicks" in heard and points:
+                loaded.switch(embedding.name)  # a box may have been answered by the base
+                logits = self._click(embedding, places, box, None if box is None else logits)
         logits = logits if calibration is None else logits / calibration.temperature
         with torch.inference_mode():
-            return pull(logits, embedding.value, [(x * scale[0], y * scale[1], label) for x, y, label in points])
+            return logits if "clicks" in heard else pull(logits, embedding.value, places)
 
-    def _answer_box(self, logits: Tensor, image: Tensor, corners: Tensor) -> Tensor:
-        """Logits with the base's answer inside a box (1, 4), in parts of the input's side. The lock is held."""
-        loaded, side = self._loaded, logits.shape[-1]
+    def _ask(self, value: Tensor, **prompts: Any) -> Tensor:
+        """Logits (1, 1, h, h) of the delta that is on. The lock is held."""
+        return self._loaded.model.decode(value, **prompts).logits.float()
+
+    def _click(self, embedding: Embedding, places: Places, box: Box | None, before: Tensor | None) -> Tensor:
+        """A round a click, in a run that was tuned with clicks; rounds before are known. The lock is held."""
+        side = self._loaded.model.spec.input_size
+
+        def decode(points: tuple[Tensor, Tensor], masks: Tensor | None) -> Tensor:
+            device = embedding.value.device
+            return self._ask(embedding.value, points=(points[0].to(device), points[1].to(device)), masks=masks)
+
+        clicks = tuple((x * side, y * side, label) for x, y, label in places)
+        return rounds(decode, clicks, before, embedding.clicked.setdefault(box, {}))
+
+    def _answer_box(self, embedding: Embedding, corners: Tensor) -> Tensor:
+        """The answer to a box (1, 4), in parts of the input's side: the run's, if it hears boxes, else the base's. Lock held."""
+        loaded, image = self._loaded, embedding.image
+        boxes = (corners * loaded.model.spec.input_size).to(image.device)
+        if "box" in loaded.heard[embedding.name]:
+            return self._ask(embedding.value, boxes=boxes)
         loaded.switch(None)
         if self._base is None or self._base[0] is not image:
             self._base = image, self._encode(image, None)
-        boxes = (corners * loaded.model.spec.input_size).to(logits.device)
-        answer = loaded.model.decode(self._base[1], boxes=boxes).logits.float()
-        x0, y0, x1, y1 = (int(min(max(0.0, value), side)) for value in (corners[0] * side + torch.tensor([0, 0, 1, 1])).tolist())
-        changed = logits.clone()
-        changed[..., y0:y1, x0:x1] = answer[..., y0:y1, x0:x1]
-        return changed
+        return self._ask(self._base[1], boxes=boxes)
 
     @staticmethod
     def _native(logits: Tensor, embedding: Embedding) -> Probability:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gps_seg.config import SamConfig
+from gps_seg.config import RunConfig, SamConfig
 from gps_seg.core.selection import Selection, fingerprint
 from gps_seg.core.swap import Switchboard
 from gps_seg.methods.added import ADDITIONS, add_modules, fold_modules
@@ -33,11 +33,13 @@ class Loaded:
     Attributes:
         board: None where modules were added that no weight can hold, and the only delta is always on.
         thresholds: of each run, as it was made.
+        heard: the prompts that each run was tuned with, of "box" and "clicks".
     """
 
     model: SamModel
     board: Switchboard | None
     thresholds: dict[str, float]
+    heard: dict[str, frozenset[str]]
     device: torch.device
     precision: str
 
@@ -77,7 +79,8 @@ def load_runs(runs: Mapping[str, Path], *, device: str = "auto", precision: str 
     for name, (selection, state) in deltas.items():
         board.add(name, selection, state)
     thresholds = {name: float(description["threshold"]) for name, description in described.items()}
-    return Loaded(model, board, thresholds, place, resolve_precision(precision, place))
+    heard = {name: _heard(run_config(Path(runs[name]), description)) for name, description in described.items()}
+    return Loaded(model, board, thresholds, heard, place, resolve_precision(precision, place))
 
 
 def _kind(description: Mapping[str, Any]) -> str:
@@ -113,7 +116,13 @@ def _load_alone(runs: Mapping[str, Path], alone: str, *, device: str, precision:
         raise AppError(f"Expected runs that can take turns on one base, but the modules that {alone} adds cannot be merged into "
                        "its weights: open that run alone.")
     run = load_run(Path(runs[alone]), device=device, precision=precision)
-    return Loaded(run.model, None, {alone: run.threshold}, run.device, run.precision)
+    return Loaded(run.model, None, {alone: run.threshold}, {alone: _heard(run.config)}, run.device, run.precision)
+
+
+def _heard(config: RunConfig) -> frozenset[str]:
+    """The prompts that a run saw in training."""
+    train: Any = config.train
+    return frozenset(name for name, share in (("box", train.box_probability), ("clicks", train.click_probability)) if share)
 
 
 def _common_base(runs: Mapping[str, Path], described: Mapping[str, dict[str, Any]]) -> SamConfig:
