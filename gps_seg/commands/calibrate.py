@@ -18,6 +18,7 @@ from gps_seg.metrics.temperature import fit_temperature, negative_log_likelihood
 from gps_seg.runs.calibration import CALIBRATION_FILE, Calibration
 from gps_seg.runs.folder import DELTA_FILE
 from gps_seg.runs.load import Run, load_run
+from gps_seg.runs.ready import is_ready, run_folder
 from gps_seg.tasks.segmentation.pairs import Pair
 from gps_seg.tasks.segmentation.task import Segmentation
 
@@ -35,11 +36,15 @@ def calibrate(folder: Path, *, data: str | None = None, split: str = "inner", de
         split: "inner" (kept from training for choices like this one) or "train".
 
     Raises:
-        ConfigError: the test part was asked for.
+        ConfigError: the test part was asked for, or the run is a ready model.
         DataError: no polyps to fit on.
     """
     if split == "test":
         raise ConfigError("--split: a temperature fitted on the test part makes its scores worthless; use inner")
+    folder = run_folder(folder)
+    if is_ready(folder):
+        raise ConfigError(f"calibrate: {folder.name} is a ready model, whose files stay as its card measured them: calibrate the "
+                          "run that it was packed from, or a copy of its folder without card.json")
     run = load_run(folder, device=device)
     if not isinstance(run.task, Segmentation):
         raise ConfigError(f"calibrate: expected a run of segmentation, the one in {folder} is of {run.config.task}")

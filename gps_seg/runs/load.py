@@ -8,12 +8,12 @@ from typing import Any
 
 from gps_seg.config import RunConfig, parse_config
 from gps_seg.core.attach import Attached
-from gps_seg.errors import CheckpointError
 from gps_seg.methods.added import add_modules
 from gps_seg.runs.base import find_base
 from gps_seg.runs.delta import load_delta, read_delta_config
 from gps_seg.runs.device import resolve_device, resolve_precision
 from gps_seg.runs.folder import CONFIG_FILE, read_config
+from gps_seg.runs.ready import run_folder
 from gps_seg.runs.task_model import TaskModel, make_task
 
 
@@ -38,18 +38,18 @@ class Run(TaskModel):
         return float(self.description.get("threshold", 0.5))
 
 
-def load_run(folder: Path, *, device: str = "auto", precision: str | None = None, base: Path | None = None) -> Run:
+def load_run(folder: str | Path, *, device: str = "auto", precision: str | None = None, base: Path | None = None) -> Run:
     """Rebuild the base model a run names, check that it is the same to the bit, and attach the delta.
 
     Args:
+        folder: of the run, or the name of a ready model.
         precision: of arithmetic; default: the run's own.
         base: the base's weight file, where it is not found by itself; see :func:`gps_seg.runs.base.find_base`.
 
     Raises:
         CheckpointError: the folder holds no delta, a damaged one, or the base differs.
     """
-    if not folder.is_dir():
-        raise CheckpointError(f"expected a run folder at {folder}, found none; gps-seg train CONFIG --out DIR makes one")
+    folder = run_folder(folder)
     description = read_delta_config(folder)
     config = run_config(folder, description, base)
     classes = tuple(description.get("classes") or ())
