@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
 import tomllib
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
 
-from gps_seg.commands.models.pack import MOST_BYTES
+from gps_seg.commands.models.listing import describe_models
+from gps_seg.commands.models.pack import MOST_BYTES, Order, pack
 from gps_seg.commands.models.page import page
-from gps_seg.errors import CheckpointError
+from gps_seg.data.images import write_image
+from gps_seg.errors import CheckpointError, ConfigError
 from gps_seg.runs.card import CARD_FILE, PAGE_FILE, read_card
 from gps_seg.runs.folder import CONFIG_FILE, DELTA_CONFIG, DELTA_FILE
+from gps_seg.runs.load import load_run
 from gps_seg.runs.ready import READY_FILES, check_whole, packaged, ready_models, run_folder
+from gps_seg.tasks.segmentation.phantom import phantom
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted(folder for folder in packaged().iterdir() if folder.is_dir())
+ships = pytest.mark.skipif(not SHIPPED, reason="no ready model ships yet")
 NEEDED = {DELTA_FILE, DELTA_CONFIG, CONFIG_FILE, CARD_FILE, PAGE_FILE}
 
 
@@ -62,6 +68,28 @@ def test_the_wheel_takes_every_file_of_a_ready_model() -> None:
 
 def test_shipped_bytes_are_never_changed_by_git() -> None:
     assert "gps_seg/ready/** -text" in (ROOT / ".gitattributes").read_text().splitlines()
+
+
+@ships
+def test_one_of_the_users_is_hidden_by_the_packages_and_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPS_SEG_CACHE", str(tmp_path))
+    name = SHIPPED[0].name
+    shutil.copytree(SHIPPED[0], tmp_path / "ready" / name)
+    assert run_folder(name) == SHIPPED[0] == ready_models()[name]
+    assert f"{tmp_path / 'ready' / name}: hidden by the package's model of that name" in describe_models()
+    for file in ("config.yaml", "result.json"):
+        (tmp_path / file).write_text("{}")
+    with pytest.raises(ConfigError, match=f"--name: {name} comes with the package: choose another name"):
+        pack(tmp_path, Order(name, tmp_path / "words.yaml"))
+
+
+@ships
+def test_what_ships_loads_on_its_base_and_answers(tmp_path: Path) -> None:
+    run = load_run(SHIPPED[0].name, device="cpu")
+    picture, _ = phantom(0, size=(96, 120))
+    write_image(tmp_path / "scene.png", picture)
+    [(_, probability)] = run.predict_files([tmp_path / "scene.png"])
+    assert probability.shape == (96, 120) and run.description["weights_licence"] != "unknown"
 
 
 def test_without_any_ready_model_a_wrong_name_is_still_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,7 @@ from gps_seg.tasks.segmentation.task import Segmentation
 
 MOST_BYTES = 1_500_000  # of a ready model's folder
 WRITTEN_ANEW = ("peft_type", "format", "base_sha256", "inference_mode", "dense", "meta")  # of adapter_config.json, by save_delta
+LEFT_OUT = ("images", "corruptions")  # of a report that becomes result.json
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def _measured(order: Order, target: Path, made: Path) -> tuple[Measured, ...]:
             raise ConfigError(f"--report: two are on {one.label}, prompt {one.prompt}: expected one")
         found[one.key] = one
         if (one.data, one.split, one.prompt) == (own_data, "test", "none"):
-            write_json(made / RESULT_FILE, {key: value for key, value in document.items() if key != "images"})
+            write_json(made / RESULT_FILE, {key: value for key, value in document.items() if key not in LEFT_OUT})
     return tuple(found.values())
 
 

@@ -10,6 +10,7 @@ from gps_seg.metrics.tables import markdown_table
 from gps_seg.runs.card import Card, Measured, Number
 
 NOT_MEASURED = "not measured"
+KINDS = ("box", "click")  # of prompts, as reports name them
 Rows = tuple[tuple[str, ...], ...]
 
 
@@ -88,11 +89,13 @@ def _scores(title: str, found: Sequence[Measured]) -> Section:
 
 def _prompts(found: Sequence[Measured]) -> Section:
     """With prompts simulated from the truth; what clicks buy has names of its own."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for one in found:
         clicks = [name for name in one.numbers if name.startswith("clicks.")]
         rows += [(one.label, one.prompt, "Dice", _shown(one, "per_image.dice")),
                  *((one.label, one.prompt, _words(name), _shown(one, name)) for name in clicks)]
+    if found:
+        rows += [("-", kind, "-", NOT_MEASURED) for kind in KINDS if not any(kind in one.prompt for one in found)]
     return Section("With prompts, simulated from the true masks", columns=("data", "prompt", "what", "value"), rows=tuple(rows))
 
 
@@ -115,7 +118,8 @@ def _corruptions(found: Sequence[Measured]) -> Section:
     for one in found:
         if one.corrupted is None:
             continue
-        rows += [(one.label, "Dice lost, mean of all", _shown(one, "corruptions.relative_mce"))]
+        rows += [(one.label, "images", f"{one.corrupted} of {one.images}"),
+                 (one.label, "Dice lost, mean of all", _shown(one, "corruptions.relative_mce"))]
         drops = [name for name in one.numbers if name.startswith("corruptions.by_corruption.") and name.endswith(".drop")]
         rows += [(one.label, f"Dice lost, {name.split('.')[2].replace('_', ' ')}", _shown(one, name))
                  for name in sorted(drops, key=lambda name: -one.numbers[name].value)]
@@ -125,8 +129,9 @@ def _corruptions(found: Sequence[Measured]) -> Section:
 def _calibration(card: Card) -> Section:
     rows = tuple((one.label, _shown(one, "calibration.ece"), _shown(one, "calibration.brier")) for one in card.measured
                  if "calibration.ece" in one.numbers)
-    return Section("Calibration", (f"{card.calibration}.",) if card.calibration else ("Not calibrated.",),
-                   ("data", "ECE as predicted", "Brier as predicted") if rows else (), rows)
+    said = f"{card.calibration}." if card.calibration else "Not calibrated."
+    return Section("Calibration", (said,) if rows else (said, f"ECE and Brier of the pictures above: {NOT_MEASURED}."),
+                   ("data", "ECE as predicted", "Brier as predicted"), rows)
 
 
 def _warnings(card: Card) -> tuple[str, ...]:
@@ -160,8 +165,9 @@ def show(name: str, number: Number) -> str:
     if isinstance(number.value, int):
         return f"{number.value:,}"
     digits = 1 if name.endswith("hd95") or abs(number.value) >= 10 else 3
-    ends = f" ({number.low:.{digits}f} to {number.high:.{digits}f})" if number.low is not None else ""
-    return f"{number.value:.{digits}f}{ends}"
+    given = [one for one in (number.value, number.low, number.high) if one is not None]
+    value, *ends = (f"{round(one, digits) + 0.0:.{digits}f}" for one in given)  # + 0: no -0.000
+    return f"{value} ({' to '.join(ends)})" if ends else value
 
 
 def _words(name: str) -> str:
