@@ -403,8 +403,8 @@ OPTIONS: dict[str, type[MethodOptions]] = {
 class TrainConfig(Section):
     """How the trainable values move."""
 
-    start: Path | None = Field(None, description="run folder to begin from, with its selection and its values, such as one at a "
-                               "smaller input size; default: the base")
+    start: Path | None = Field(None, description="run folder or ready model to begin from, with its selection and its values, "
+                               "such as a run at a smaller input size; default: the base")
     epochs: int = Field(20, ge=1, description="passes over the training part, warm-up and cooldown included")
     max_steps: int | None = Field(None, ge=1, description="optimizer steps; overrides epochs")
     batch_size: int = Field(4, ge=1, description="images per step, all processes together")

@@ -24,10 +24,23 @@ Presence = Annotated[
     float | None, typer.Option(min=0.0, max=1.0, help="Quality below which the answer is that there is no polyp; default: the "
                                "run's, which gps-seg calibrate chooses; 0: always a mask.")
 ]
+
+
+def find_run(name: str) -> Path:
+    """The folder of a RUN on the command line. Raises CheckpointError: it is neither a folder nor a ready model."""
+    from gps_seg.runs.ready import run_folder
+
+    return run_folder(name)
+
+
 OptionalRun = Annotated[
-    Path | None, typer.Argument(help="A run folder; without one: this machine and the known models.", metavar="RUN")
+    Path | None, typer.Argument(help="A run folder, or a ready model's name; without one: this machine and the known models.",
+                                metavar="RUN", parser=find_run)
 ]
-RunFolder = Annotated[Path, typer.Argument(help="Folder that gps-seg train made.", metavar="RUN")]
+RunFolder = Annotated[
+    Path, typer.Argument(help="Folder that gps-seg train made, or the name of a ready model (gps-seg models list).",
+                         metavar="RUN", parser=find_run)
+]
 Base = Annotated[
     Path | None, typer.Option(help="The base's weight file, where it is neither in the cache nor beside the run.", metavar="FILE")
 ]

@@ -19,8 +19,10 @@ def register(app: typer.Typer) -> None:
 
 
 def app_page(
-    runs: Annotated[list[str], typer.Argument(help="Run folders; several of one base can be compared. NAME=FOLDER names one.",
-                                              metavar="RUN")],
+    runs: Annotated[
+        list[str] | None, typer.Argument(help="Run folders or ready models; several of one base can be compared. NAME=RUN names "
+                                         "one. Default: the ready model polyp.", metavar="RUN")
+    ] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: the first free one from 7860 on.")] = None,
     user_file: Annotated[
         Path | None, typer.Option(help="Lines NAME:PASSWORD, readable by you alone; or one such line in $GPS_SEG_APP_USER.")
@@ -41,25 +43,31 @@ def app_page(
     from gps_seg_app.server.serve import serve
     from gps_seg_app.settings import Settings
 
-    serve(Settings(name_runs(runs), port, read_users(user_file, os.environ), save_folder, device, open_browser=not no_browser,
-                   threshold=threshold, fast=fast),
+    serve(Settings(name_runs(runs or ()), port, read_users(user_file, os.environ), save_folder, device,
+                   open_browser=not no_browser, threshold=threshold, fast=fast),
           lambda text: typer.echo(f"gps-seg app: {text}"))
 
 
 def name_runs(runs: Sequence[str]) -> dict[str, Path]:
-    """Run folders by a name for the page: NAME=FOLDER, or the folder's own name, counted where two are alike.
+    """Run folders by a name for the page: NAME=RUN, or the folder's own name, counted where two are alike; none: the default.
 
     Raises:
-        ConfigError: a folder holds no run, or a name is given twice.
+        ConfigError: a folder holds no run, a name is given twice, or there is no run and no ready model to begin with.
+        CheckpointError: neither a folder nor a ready model.
     """
     import json
 
+    from gps_seg.cli.options import find_run
     from gps_seg.errors import ConfigError
+    from gps_seg.runs.ready import DEFAULT, ready_models
 
+    if not runs and DEFAULT not in ready_models():
+        raise ConfigError(f"app: expected RUN, got none, and no ready model {DEFAULT} is installed, which it would open by "
+                          "itself; gps-seg train CONFIG --out DIR makes a run, gps-seg models list shows ready models")
     named: dict[str, Path] = {}
-    for text in runs:
+    for text in runs or (DEFAULT,):
         given, _, rest = text.rpartition("=")
-        folder = Path(rest if given and not Path(text).exists() else text)
+        folder = find_run(rest if given and not Path(text).exists() else text)
         if not (folder / "adapter_config.json").is_file():
             raise ConfigError(f"{folder}: expected a run folder, found no adapter_config.json; "
                               "gps-seg train CONFIG --out DIR makes one")

@@ -21,6 +21,7 @@ from gps_seg.runs.calibration import CALIBRATION_FILE, Calibration
 from gps_seg.runs.folder import DELTA_FILE
 from gps_seg.runs.load import Run, load_run
 from gps_seg.runs.quality import train_quality
+from gps_seg.runs.ready import is_ready, run_folder
 from gps_seg.tasks.segmentation.negatives import load_negatives
 from gps_seg.tasks.segmentation.pairs import Pair
 from gps_seg.tasks.segmentation.quality import Answer
@@ -47,11 +48,15 @@ def calibrate(
         quality: train the run's quality head first, with these settings, see ``runs.quality``; None: leave it.
 
     Raises:
-        ConfigError: the test part was asked for.
+        ConfigError: the test part was asked for, or the run is a ready model.
         DataError: no polyps to fit on.
     """
     if split == "test":
         raise ConfigError("--split: a temperature fitted on the test part makes its scores worthless; use inner")
+    folder = run_folder(folder)
+    if is_ready(folder):
+        raise ConfigError(f"calibrate: {folder.name} is a ready model, whose files stay as its card measured them: calibrate the "
+                          "run that it was packed from, or a copy of its folder without card.json")
     run = _load(folder, device)
     if quality is not None:
         train_quality(run, quality)

@@ -23,6 +23,7 @@ from gps_seg.metrics.plots.scores import plot_scores
 from gps_seg.metrics.tables import publish
 from gps_seg.runs.load import Run, load_run, with_presence
 from gps_seg.runs.provenance import surroundings
+from gps_seg.runs.ready import model_files
 from gps_seg.runs.task_model import TaskModel
 from gps_seg.settings import check_settings
 from gps_seg.tasks.segmentation.corruptions import every_corruption
@@ -86,7 +87,8 @@ def evaluate_run(
             print(f"warning: {text}")
     if seen:
         print(f"warning: {seen} of these {len(items)} images were in the run's training or inner validation part")
-    document["run"] = {"folder": folder.name, "method": run.description.get("method"), **surroundings(run.device, run.precision)}
+    document["run"] = {"folder": run.folder.name, "method": run.description.get("method"), "files": model_files(run.folder),
+                       **surroundings(run.device, run.precision)}
     if wanted.corruptions:
         document["corruptions"] = corruptions.measure_subset(run, items, scores, most=wanted.max_images, groups=groups)
     _write(run, items, scores, document, wanted)

@@ -12,18 +12,20 @@ from gps_seg.config import RunConfig
 from gps_seg.core.attach import attach
 from gps_seg.core.selection import Selection, counts
 from gps_seg.core.table import table
-from gps_seg.data.places import search_folder
+from gps_seg.data.places import cache_folder, search_folder
 from gps_seg.errors import DataError
 from gps_seg.files import read_json
 from gps_seg.methods.added import add_modules
 from gps_seg.methods.parts import head_of
 from gps_seg.methods.selection_file import load_selection
 from gps_seg.models.sam_zoo import MODELS
-from gps_seg.models.weights import PUBLISHED, cache_folder
-from gps_seg.runs.delta import read_delta_config
+from gps_seg.models.weights import PUBLISHED
+from gps_seg.runs.card import read_card
+from gps_seg.runs.delta import load_delta, read_delta_config
 from gps_seg.runs.device import compute_dtype, resolve_device, resolve_precision
 from gps_seg.runs.folder import CONFIG_FILE, RESULT_FILE, SELECTION_FILE, read_config
 from gps_seg.runs.load import run_config
+from gps_seg.runs.ready import is_ready, ready_models, run_folder
 from gps_seg.runs.select import describe_counts
 from gps_seg.runs.task_model import make_task
 from gps_seg.tasks.classification.catalog import ADAPTERS
@@ -43,7 +45,8 @@ def describe_machine() -> str:
         published = PUBLISHED.get(name)
         weights = f"{published.size / 1e6:,.0f} MB, {published.licence}, {published.url}" if published else RANDOM
         lines.append(f"  {name:<12} {entry.spec.native_size:>5} px  {weights}")
-    return "\n".join([*lines, "", "data", describe_data()])
+    ready = ", ".join(ready_models()) or "none"
+    return "\n".join([*lines, "", f"ready models (gps-seg models list): {ready}", "", "data", describe_data()])
 
 
 def describe_data() -> str:
@@ -80,17 +83,19 @@ def _describe_classes(name: str) -> str:
         return f"  {name:<26}{classes}: not found"
 
 
-def describe_run(folder: Path) -> str:
-    """Method, base, selection by block, and scores if the run has ended."""
+def describe_run(folder: str | Path) -> str:
+    """Method, base, selection by block, and scores if the run has ended; of a run folder, or a ready model by its name."""
+    folder = run_folder(folder)
     description = read_delta_config(folder)
     lines = [f"{folder}: {description.get('method')} on {description.get('base_model_name_or_path')}, "
              f"input {description['model'].get('input_size', '-')} px, trained on {description.get('data')}",
              f"base sha256 {description['base_sha256']}", f"weights licence {description.get('weights_licence')}"]
-    if (folder / SELECTION_FILE).exists() and (folder / CONFIG_FILE).exists():
+    if is_ready(folder):
+        lines.append(f"ready model: {read_card(folder).words.summary}; gps-seg models card {folder.name}")
+    if (folder / CONFIG_FILE).exists() and (is_ready(folder) or (folder / SELECTION_FILE).exists()):
         config = run_config(folder, description)
         model = make_task(config).model(tuple(description.get("classes") or ()))
-        chosen = load_selection(folder / SELECTION_FILE, model)
-        add_modules(model, chosen.meta)
+        chosen = _selection(folder, model)
         lines += [table(chosen, model), describe_counts(config.method, counts(chosen, model, head_of(model)))]
         lines += _describe_backends(model, chosen, config)
     if (folder / RESULT_FILE).exists():
@@ -98,6 +103,17 @@ def describe_run(folder: Path) -> str:
         known = "per_image" in result or "accuracy" in result
         lines.append(make_task(read_config(folder)).headline(result) if known else "the test part was not scored")
     return "\n".join(lines)
+
+
+def _selection(folder: Path, model: nn.Module) -> Selection:
+    """What trained, with the modules it names added to the model; a ready model's delta says it too."""
+    if not (folder / SELECTION_FILE).exists():
+        attached = load_delta(folder, model, add_modules)
+        attached.unmerge()
+        return attached.selection
+    chosen = load_selection(folder / SELECTION_FILE, model)
+    add_modules(model, chosen.meta)
+    return chosen
 
 
 def _describe_backends(model: nn.Module, chosen: Selection, config: RunConfig) -> list[str]:

@@ -1,4 +1,4 @@
-"""Where data sets lie on this machine: the folder that is searched, and folders that are recognised by their names. No torch.
+"""Where things lie on this machine: the folder searched for data sets, folders recognised by their names, the cache. No torch.
 
 In a pattern ``*`` stands for any letters and ``/`` separates folders; letters' case does not matter, and ``_``, blank and ``-``
 count as the same sign.
@@ -21,6 +21,11 @@ def search_folder() -> Path:
     if setting and not Path(setting).is_dir():
         raise DataError(f"GPS_SEG_DATA: expected a folder at {setting}, found none")
     return Path(setting or "data")
+
+
+def cache_folder() -> Path:
+    """$GPS_SEG_CACHE, else ~/.cache/gps_seg: downloaded weights, drawn phantoms, the user's own ready models."""
+    return Path(os.environ.get("GPS_SEG_CACHE") or Path.home() / ".cache" / "gps_seg")
 
 
 def candidates(patterns: Iterable[str], root: Path | None = None) -> Iterator[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from dataclasses import dataclass
 from importlib import resources
@@ -13,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from gps_seg.data.places import cache_folder
 from gps_seg.errors import CheckpointError, DataError
 from gps_seg.files import sha256
 from gps_seg.packages import import_torchvision
@@ -52,11 +52,6 @@ PUBLISHED = {
         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", "Apache-2.0",
     ),
 }
-
-
-def cache_folder() -> Path:
-    """$GPS_SEG_CACHE, else ~/.cache/gps_seg."""
-    return Path(os.environ.get("GPS_SEG_CACHE") or Path.home() / ".cache" / "gps_seg")
 
 
 def has_weights(name: str) -> bool:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from gps_seg.config import ModelConfig
+from gps_seg.data.places import cache_folder
 from gps_seg.errors import CheckpointError
 from gps_seg.files import sha256
-from gps_seg.models.weights import cache_folder
 
 
 def base_file(config: ModelConfig) -> dict[str, str] | None:

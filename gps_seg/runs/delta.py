@@ -2,7 +2,8 @@
 
 A delta is a folder in Hugging Face PEFT's layout: ``adapter_config.json`` and ``adapter_model.safetensors``. For every
 weight with selected entries the latter holds ``NAME.gps_indices`` (int32, flat, ascending) and ``NAME.gps_values`` (fp32,
-absolute values, so that merging is exact); for every other trained parameter the tensor under its own name.
+absolute values, so that merging is exact); for every other trained parameter the tensor under its own name. A compact delta,
+format 2, holds the same in half the bytes, see :mod:`gps_seg.runs.compact`; training writes format 1.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ from gps_seg.errors import CheckpointError, GpsSegError
 from gps_seg.files import read_json, write_json
 from gps_seg.files.tensors import read_tensors, write_tensors
 from gps_seg.methods.selection_file import check_base
+from gps_seg.runs.compact import INDICES, VALUES, compress, expand
 from gps_seg.runs.folder import DELTA_CONFIG, DELTA_FILE
 
 DELTA_KEYS = {"base_sha256": str, "dense": dict, "meta": dict}
-INDICES, VALUES = ".gps_indices", ".gps_values"
+FORMATS = {"gps-seg delta 1": 1, "gps-seg delta 2": 2}  # of the tensors: exact, compact
 
 
 def save_delta(
-    folder: Path, attached: Attached, description: Mapping[str, Any], state: Mapping[str, Tensor] | None = None
+    folder: Path, attached: Attached, description: Mapping[str, Any], state: Mapping[str, Tensor] | None = None, *,
+    compact: bool = False,
 ) -> None:
     """Write a delta folder.
 
@@ -36,21 +39,35 @@ def save_delta(
         attached: the model being tuned.
         description: what a reader needs to rebuild the model; goes to adapter_config.json with PEFT's common keys.
         state: values to write instead of the current ones, keyed like ``attached.trainable()``.
+        compact: write the compact form, which rounds the values to 16 bits.
+
+    Raises:
+        CheckpointError: a value is too large for 16 bits.
     """
     state = attached.state() if state is None else state
     sparse = attached.selection.sparse
+    tensors = compress(sparse, state, _shapes(attached.model)) if compact else _exact(sparse, state)
+    kind = "gps-seg delta 2" if compact else "gps-seg delta 1"
+    config = {
+        "peft_type": "GPS", "format": FORMATS[kind], "base_sha256": attached.selection.base, "inference_mode": True,
+        "dense": dict(attached.selection.dense), "meta": dict(attached.selection.meta), **description,
+    }
+    write_tensors(folder / DELTA_FILE, tensors, {"format": kind, "base_sha256": attached.selection.base})
+    write_json(folder / DELTA_CONFIG, config)
+
+
+def _exact(sparse: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name, value in state.items():
         if name in sparse:
             tensors[name + INDICES], tensors[name + VALUES] = sparse[name].to(torch.int32), value
         else:
             tensors[name] = value
-    config = {
-        "peft_type": "GPS", "format": 1, "base_sha256": attached.selection.base, "inference_mode": True,
-        "dense": dict(attached.selection.dense), "meta": dict(attached.selection.meta), **description,
-    }
-    write_tensors(folder / DELTA_FILE, tensors, {"format": "gps-seg delta 1", "base_sha256": attached.selection.base})
-    write_json(folder / DELTA_CONFIG, config)
+    return tensors
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: parameter.shape for name, parameter in model.named_parameters()}
 
 
 def add_to_delta(folder: Path, values: Mapping[str, Tensor], role: Role, description: Mapping[str, Any]) -> None:
@@ -94,15 +111,16 @@ def load_delta(
     """
     config = read_delta_config(folder)
     tensors, metadata = read_tensors(folder / DELTA_FILE, "a delta")
+    if metadata.get("format") not in FORMATS:
+        raise CheckpointError(f"{folder / DELTA_FILE}: expected {' or '.join(FORMATS)}, got {metadata.get('format')!r}: a newer "
+                              "gps-seg may have made it")
     if metadata.get("base_sha256") != config.get("base_sha256"):
         raise CheckpointError(f"{folder}: {DELTA_CONFIG} and {DELTA_FILE} belong to different runs")
     check_base(folder / DELTA_FILE, metadata["base_sha256"], model)
-    sparse = {name.removesuffix(INDICES): value.long() for name, value in tensors.items() if name.endswith(INDICES)}
-    selection = Selection(sparse, config["dense"], metadata["base_sha256"], config["meta"])
-    state = {name.removesuffix(VALUES): value for name, value in tensors.items() if not name.endswith(INDICES)}
     if insert is not None:
-        insert(model, selection.meta)
-    attached = attach(model, selection)
+        insert(model, config["meta"])
+    sparse, state = expand(tensors, _shapes(model))
+    attached = attach(model, Selection(sparse, config["dense"], metadata["base_sha256"], config["meta"]))
     try:
         attached.load(state)
     except GpsSegError as error:

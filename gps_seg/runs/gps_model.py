@@ -28,6 +28,7 @@ from gps_seg.methods import METHODS
 from gps_seg.methods.added import add_modules, fold_modules, remove_modules
 from gps_seg.methods.gps import score_kinds
 from gps_seg.runs.delta import load_delta, save_delta
+from gps_seg.runs.ready import run_folder
 
 
 class GPSModel(nn.Module):
@@ -71,8 +72,8 @@ class GPSModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls, base_model: nn.Module, folder: str | Path) -> GPSModel:
-        """Attach a saved delta. Raises CheckpointError if it belongs to another base."""
-        return cls(base_model, load_delta(Path(folder), base_model, add_modules))
+        """Attach a saved delta, or a ready model by its name. Raises CheckpointError: none, or of another base."""
+        return cls(base_model, load_delta(run_folder(folder), base_model, add_modules))
 
     def merge_and_unload(self) -> nn.Module:
         """The base model with trained values in its weights, stock in every other respect."""

@@ -8,13 +8,14 @@ from typing import Any
 
 from gps_seg.config import RunConfig, SegmentationTrainConfig, parse_config
 from gps_seg.core.attach import Attached
-from gps_seg.errors import CheckpointError, ConfigError
+from gps_seg.errors import ConfigError
 from gps_seg.methods.added import add_modules
 from gps_seg.runs.base import find_base
 from gps_seg.runs.calibration import read_calibration
 from gps_seg.runs.delta import load_delta, read_delta_config
 from gps_seg.runs.device import resolve_device, resolve_precision
 from gps_seg.runs.folder import CONFIG_FILE, read_config
+from gps_seg.runs.ready import run_folder
 from gps_seg.runs.task_model import TaskModel, make_task
 
 QUALITY = "quality"  # key of a delta's description: the quality head was trained after all else, see runs.quality
@@ -68,18 +69,18 @@ def with_presence(run: Run, presence: float | None = None) -> Run:
     return replace(run, task=replace(task, evaluate=task.evaluate.model_copy(update={"presence": presence})))
 
 
-def load_run(folder: Path, *, device: str = "auto", precision: str | None = None, base: Path | None = None) -> Run:
+def load_run(folder: str | Path, *, device: str = "auto", precision: str | None = None, base: Path | None = None) -> Run:
     """Rebuild the base model a run names, check that it is the same to the bit, and attach the delta.
 
     Args:
+        folder: of the run, or the name of a ready model.
         precision: of arithmetic; default: the run's own.
         base: the base's weight file, where it is not found by itself; see :func:`gps_seg.runs.base.find_base`.
 
     Raises:
         CheckpointError: the folder holds no delta, a damaged one, or the base differs.
     """
-    if not folder.is_dir():
-        raise CheckpointError(f"expected a run folder at {folder}, found none; gps-seg train CONFIG --out DIR makes one")
+    folder = run_folder(folder)
     description = read_delta_config(folder)
     config = run_config(folder, description, base)
     classes = tuple(description.get("classes") or ())

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from gps_seg.core.attach import Attached
 from gps_seg.core.selection import Selection
-from gps_seg.errors import CheckpointError, ConfigError
+from gps_seg.errors import ConfigError
 from gps_seg.files import read_json
 from gps_seg.methods.added import add_modules, remove_modules
 from gps_seg.runs.delta import load_delta
 from gps_seg.runs.folder import RESULT_FILE, read_config
+from gps_seg.runs.ready import run_folder
 from gps_seg.runs.select import with_apart
 from gps_seg.runs.setup import Setup
 from gps_seg.settings import differences
@@ -45,17 +46,20 @@ def read_start(setup: Setup) -> Start | None:
         CheckpointError: no run there, or one on another base.
         ConfigError: it was made by another method or another selection than the settings ask for.
     """
-    folder = setup.config.train.start
+    folder = _folder(setup)
     if folder is None:
         return None
-    if not folder.is_dir():
-        raise CheckpointError(f"train.start: expected a run folder at {folder}, found none")
     _check_same_method(setup, folder)
     attached = load_delta(folder, setup.model, add_modules)
     start = Start(attached.selection, attached.state())
     attached.unmerge()
     remove_modules(setup.model, start.selection.meta)
     return start
+
+
+def _folder(setup: Setup) -> Path | None:
+    named = setup.config.train.start
+    return None if named is None else run_folder(str(named))
 
 
 def _check_same_method(setup: Setup, folder: Path) -> None:
@@ -70,7 +74,7 @@ def _check_same_method(setup: Setup, folder: Path) -> None:
 
 def start_facts(setup: Setup) -> dict[str, Any]:
     """For a run's result: what it began from, and the steps that were taken before; nothing if it began from the base."""
-    folder = setup.config.train.start
+    folder = _folder(setup)
     if folder is None:
         return {}
     former = read_json(folder / RESULT_FILE, "a result")["run"] if (folder / RESULT_FILE).is_file() else {}

@@ -165,9 +165,10 @@ def test_a_finished_run_is_not_trained_again_and_another_is_not_written_over(run
     (["train", "CONFIG", "device=gpu", "--out", "x"], "device: input should be 'auto', 'cpu' or 'cuda', got 'gpu'"),
     (["train", "CONFIG", "data.name=phantom", "data.root=.", "--out", "x"], "phantoms are drawn"),
     (["evaluate", "nowhere"], "expected a run folder at nowhere"),
-    (["predict", "nowhere", "nothing.png", "--out", "x"], "expected an image or a folder at nothing.png"),
+    (["predict", ".", "nothing.png", "--out", "x"], "expected an image or a folder at nothing.png"),
     (["score", "--pred", "a", "--gt", "b"], "expected a folder of masks at b"),
-    (["info", "nowhere"], "expected a delta's adapter_config.json at nowhere"),
+    (["info", "nowhere"], "expected a run folder at nowhere, or the name of a ready model, found neither"),
+    (["info", "."], "expected a delta's adapter_config.json at adapter_config.json, found none"),
     (["data", "download", "cvc"], "can download kvasir-seg, got 'cvc'"),
     (["data", "check", "nowhere"], "expected the name of a data set or a folder with images/ and masks/"),
 ])
