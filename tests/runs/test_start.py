@@ -66,6 +66,6 @@ def test_a_start_that_does_not_fit_is_refused_before_anything_is_written(tmp_pat
                             ((start, "selection.k=2", "selection.head=freeze"), r"selection\..*k, .*: set them as they are")):
         with pytest.raises(ConfigError, match=words):
             train(config(*settings, "train.max_steps=1"), tmp_path / "second", say=silent)
-    with pytest.raises(CheckpointError, match="expected a run folder, or the name of a ready model"):
+    with pytest.raises(CheckpointError, match="expected a run folder at .*, found none"):
         train(config(f"train.start={tmp_path / 'none'}", "train.max_steps=1"), tmp_path / "second", say=silent)
     assert not (tmp_path / "second").exists()
