@@ -22,7 +22,7 @@ from gps_seg.errors import CheckpointError, GpsSegError
 from gps_seg.files import read_json, write_json
 from gps_seg.files.tensors import read_tensors, write_tensors
 from gps_seg.methods.selection_file import check_base
-from gps_seg.runs.compact import INDICES, VALUES, compress, expand
+from gps_seg.runs.compact import COLUMNS, INDICES, VALUES, compress, expand
 from gps_seg.runs.folder import DELTA_CONFIG, DELTA_FILE
 
 DELTA_KEYS = {"base_sha256": str, "dense": dict, "meta": dict}
@@ -77,7 +77,7 @@ def add_to_delta(folder: Path, values: Mapping[str, Tensor], role: Role, descrip
         CheckpointError: the delta is missing or damaged.
     """
     config, (tensors, metadata) = read_delta_config(folder), read_tensors(folder / DELTA_FILE, "a delta")
-    sparse = {name + suffix for name in values for suffix in (INDICES, VALUES)}
+    sparse = {name + suffix for name in values for suffix in (INDICES, COLUMNS, VALUES)}
     kept = {name: tensor for name, tensor in tensors.items() if name not in sparse}
     write_tensors(folder / DELTA_FILE, kept | dict(values), metadata)
     write_json(folder / DELTA_CONFIG, {**config, "dense": config["dense"] | dict.fromkeys(values, role), **description})

@@ -190,7 +190,7 @@ def make_card(
 
 
 def _training(run: Run, words: Words) -> Training:
-    data = run.config.data
+    data: Any = run.config.data
     known = {"phantom": "none: the pictures are drawn", **{name: one.terms for name, one in KNOWN.items()}}
     terms = known.get(data.name, words.data_terms)
     if terms is None:
@@ -198,7 +198,7 @@ def _training(run: Run, words: Words) -> Training:
     if data.name in known and words.data_terms is not None:
         raise ConfigError(f"data_terms: the terms of {data.name} are known ({terms}): leave it out of the file of --words")
     beside = tuple(f"{title_of(name)}, frames without a polyp: {known.get(name, 'terms of its owner')}"
-                   for name in getattr(data, "negatives", ()))
+                   for name in data.negatives)
     return Training(data=data.name, title=title_of(data.name), terms=terms, protocol=str(data.protocol), beside=beside,
                     input_size=int(run.description["model"]["input_size"]))
 
