@@ -7,8 +7,7 @@ The JSON document has stable keys, schema 2 (schema 1 plus what is marked +):
   images have one or both masks empty, as far as boundaries were asked for;
 - + ``pranet``, ``polyps``, ``negatives``, ``calibration``: the blocks asked for, see their modules;
 - + ``negatives`` also says how well frames with and without a polyp are told apart, see ``metrics.presence``;
-- + ``unseen_centers``: where frames of some centers trained, the same of the frames of all others, with their ``centers``, number
-  ``n``, and ``dice``, the mean over those with a polyp;
+- + ``unseen_centers``: where frames of some centers trained, the same of all others' frames, their number ``n``, and ``dice``;
 - + ``clicks``: where clicks were simulated, see ``metrics.clicks``;
 - + ``intervals``: ``intervals.per_image.dice`` is [low, high], likewise for other means; none for a single image or group;
 - + ``statistics``: how the intervals were made; + ``omitted``: blocks asked for that mean nothing here, and why;
