@@ -43,12 +43,21 @@ class Run(TaskModel):
 
     @property
     def presence(self) -> float | None:
-        """Below which quality it answers with none: the settings', else the calibration's; None: it always gives its masks."""
-        if not isinstance(self.config.train, SegmentationTrainConfig) or not self.config.train.quality:
-            return None
-        own: float | None = self.config.evaluate.presence  # type: ignore[attr-defined]
-        found = read_calibration(self.folder) if own is None else None
-        return found.presence if found else own
+        """Below which quality it answers with none, see :func:`presence_of`."""
+        return presence_of(self.folder, self.config)
+
+
+def presence_of(folder: Path, config: RunConfig) -> float | None:
+    """Below which quality a run answers with none: the settings', else the calibration's; None: it always gives its masks.
+
+    Raises:
+        CheckpointError: its calibration is damaged.
+    """
+    if not isinstance(config.train, SegmentationTrainConfig) or not config.train.quality:
+        return None
+    own: float | None = config.evaluate.presence  # type: ignore[attr-defined]
+    found = read_calibration(folder) if own is None else None
+    return found.presence if found else own
 
 
 def with_presence(run: Run, presence: float | None = None) -> Run:

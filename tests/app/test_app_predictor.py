@@ -145,6 +145,21 @@ def test_a_run_that_was_tuned_with_prompts_answers_them_itself_as_the_command_li
     assert not np.array_equal(both, inside) and not np.array_equal(both, predictor.probability(embedding, points=clicks[:1]))
 
 
+@pytest.mark.parametrize("method", ["gps", "adapter"])
+def test_a_run_that_knows_an_empty_frame_shows_nothing_there_until_somebody_says_otherwise(
+    method: str, trained: Callable[..., Path]
+) -> None:
+    quality = (f"method={method}", "train.quality=true", "data.negatives=phantom", "data.negative_phantoms=10")
+    always, never = (Predictor({"it": trained(*quality, f"evaluate.presence={presence}")}, device="cpu", precision="fp32")
+                     for presence in (0, 1))
+    plain = always.predict(PIXELS[0])[0]
+    assert plain.any() and np.array_equal(always.probability(always.embed(PIXELS[0])), plain)
+    embedding = never.embed(PIXELS[0])
+    assert not never.predict(PIXELS[0])[0].any() and not never.probability(embedding).any()
+    assert never.probability(embedding, points=[(20, 30, 1)])[30, 20] > 0.8
+    assert never.disagreement(PIXELS[0]).max() > 0
+
+
 @pytest.mark.parametrize("name", ["one", "vit", "adapter"])
 def test_a_box_is_answered_inside_it_and_nowhere_else(name: str, runs: dict[str, Path]) -> None:
     predictor = Predictor({name: runs[name]}, device="cpu", precision="fp32")
@@ -164,7 +179,7 @@ def test_the_base_answers_the_box(runs: dict[str, Path]) -> None:
     corners = torch.tensor([[20.0, 10.0, 60.0, 50.0]]) * base.spec.input_size / 100
     with torch.no_grad():
         expected = base(embedding.image, boxes=corners).logits
-    found = predictor._decode(embedding, (), (20, 10, 60, 50))
+    found, _ = predictor._decode(embedding, (), (20, 10, 60, 50))
     inside = np.s_[..., 8:30, 14:36]
     assert torch.allclose(found[inside], expected[inside], atol=1e-4)
 

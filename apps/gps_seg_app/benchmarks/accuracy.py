@@ -21,7 +21,7 @@ from tqdm import tqdm
 from gps_seg.data.images import read_image, read_mask
 from gps_seg.files import write_json
 from gps_seg.metrics.masks import count, dice
-from gps_seg.runs.load import load_run
+from gps_seg.runs.load import load_run, with_presence
 from gps_seg.runs.provenance import surroundings
 from gps_seg.tasks.segmentation.pairs import Pair
 from gps_seg_app.inference.predictor import Predictor
@@ -39,7 +39,7 @@ def benchmark(
         AppError: no image.
         DataError, CheckpointError: the data set or the run cannot be read.
     """
-    trained = load_run(folder, device=device, precision="fp32")
+    trained = with_presence(load_run(folder, device=device, precision="fp32"))
     pairs = trained.task.items(data, "test", trained.classes)
     if not pairs:
         raise AppError("--data: expected images, found none.")

@@ -21,6 +21,7 @@ from gps_seg.metrics.temperature import rescale
 from gps_seg.runs.calibration import Calibration, read_calibration
 from gps_seg.runs.device import autocast
 from gps_seg.tasks.segmentation.native import to_native
+from gps_seg.tasks.segmentation.quality import qualities
 from gps_seg_app.inference.model import Timing
 from gps_seg_app.inference.model_card import ModelCard, card
 from gps_seg_app.inference.prompts import Places, inside, pull, rounds
@@ -158,14 +159,21 @@ class Predictor:
         return made
 
     def probability(self, embedding: Embedding, points: Sequence[Point] = (), box: Box | None = None) -> Probability:
-        """Probability of polyp (H, W) at the picture's own size, calibrated where the run is.
+        """Probability of polyp (H, W) at the picture's own size, calibrated where the run is; 0 where the run answers that there
+        is no polyp, by its own quality, and nobody says otherwise by a prompt.
 
         Args:
             points: (x, y, label) in the picture's pixels; label 1 is polyp, 0 is background. See ``prompts``.
             box: x0, y0, x1, y1 in the picture's pixels. Inside it the run answers what the box holds, or the untuned base
                 for a run not tuned with boxes (whose first box on a picture costs another encoding); outside, the answer stays.
         """
-        return self._native(self._decode(embedding, points, box), embedding)
+        logits, quality = self._decode(embedding, points, box)
+        found = self._native(logits, embedding)
+        return found if points or box is not None else self._shown(found, quality, embedding)
+
+    def _shown(self, probability: Probability, quality: float, embedding: Embedding) -> Probability:
+        presence = self._loaded.presence[embedding.name]
+        return np.zeros_like(probability) if presence is not None and quality < presence else probability
 
     def predict(self, pixels: Pixels, name: str | None = None, *, keep: bool = True) -> tuple[Probability, Timing]:
         """Probability (H, W) without prompts, and what it cost; of a picture kept before, what encoding it cost then.
@@ -175,9 +183,9 @@ class Predictor:
         """
         embedding = self.embed(pixels, name) if keep else self._embed(pixels, self._known(name), 1.0)
         start = time.perf_counter()
-        logits = self._decode(embedding, (), None)
+        logits, quality = self._decode(embedding, (), None)
         decoded = time.perf_counter()
-        probability = self._native(logits, embedding)
+        probability = self._shown(self._native(logits, embedding), quality, embedding)
         end = time.perf_counter()
         spent = embedding.timing
         return probability, Timing(spent.pre_ms, spent.model_ms + 1e3 * (decoded - start), 1e3 * (end - decoded))
@@ -192,7 +200,7 @@ class Predictor:
         for flips, scale in [*((turn, 1.0) for turn in TURNS), ((), SMALLER)]:
             held = np.ascontiguousarray(np.flip(pixels, flips))
             embedding = self.embed(held, name) if not flips and scale == 1.0 else self._embed(held, name, scale)
-            found = np.flip(self.probability(embedding), flips)
+            found = np.flip(self._native(self._decode(embedding, (), None)[0], embedding), flips)
             count += 1
             change = found - mean
             mean += change / count
@@ -228,8 +236,8 @@ class Predictor:
         with autocast(loaded.device, loaded.precision):
             return loaded.model.encode(image).float()
 
-    def _decode(self, embedding: Embedding, points: Sequence[Point], box: Box | None) -> Tensor:
-        """Logits (1, 1, h, w) of the padded input, divided by the temperature, with prompts applied."""
+    def _decode(self, embedding: Embedding, points: Sequence[Point], box: Box | None) -> tuple[Tensor, float]:
+        """Logits (1, 1, h, w) of the padded input, divided by the temperature, with prompts applied; and the quality without."""
         geometry, loaded = embedding.geometry, self._loaded
         scale = [content / (native * geometry.input_size)  # the picture's pixels -> parts of the input's side
                  for content, native in zip(geometry.content_size[::-1], geometry.native_size[::-1], strict=True)]
@@ -237,7 +245,8 @@ class Predictor:
         places = tuple((x * scale[0], y * scale[1], label) for x, y, label in points)
         with self._lock, torch.inference_mode(), autocast(loaded.device, loaded.precision):
             loaded.switch(embedding.name)
-            logits = self._ask(embedding.value)
+            plain = loaded.model.decode(embedding.value)
+            logits, [quality] = plain.logits.float(), qualities(plain.quality)
             if box is not None:
                 corners = torch.tensor([box], dtype=torch.float32) * torch.tensor([*scale, *scale])
                 logits = inside(logits, self._answer_box(embedding, corners), corners)
@@ -246,7 +255,7 @@ class Predictor:
                 logits = self._click(embedding, places, box, None if box is None else logits)
         logits = logits if calibration is None else logits / calibration.temperature
         with torch.inference_mode():
-            return logits if "clicks" in heard else pull(logits, embedding.value, places)
+            return logits if "clicks" in heard else pull(logits, embedding.value, places), quality
 
     def _ask(self, value: Tensor, **prompts: Any) -> Tensor:
         """Logits (1, 1, h, h) of the delta that is on. The lock is held."""

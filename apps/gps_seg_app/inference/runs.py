@@ -18,7 +18,7 @@ from gps_seg.methods.added import ADDITIONS, add_modules, fold_modules
 from gps_seg.models.sam import SamModel
 from gps_seg.runs.delta import load_delta, read_delta_config
 from gps_seg.runs.device import resolve_device, resolve_precision
-from gps_seg.runs.load import load_run, run_config
+from gps_seg.runs.load import load_run, presence_of, run_config
 from gps_seg.tasks.segmentation.task import Segmentation
 from gps_seg_app.inference.fast import fast_size
 from gps_seg_app.limits import AppError
@@ -34,12 +34,14 @@ class Loaded:
         board: None where modules were added that no weight can hold, and the only delta is always on.
         thresholds: of each run, as it was made.
         heard: the prompts that each run was tuned with, of "box" and "clicks".
+        presence: of each run, below which quality its answer is none; None: it always gives its masks.
     """
 
     model: SamModel
     board: Switchboard | None
     thresholds: dict[str, float]
     heard: dict[str, frozenset[str]]
+    presence: dict[str, float | None]
     device: torch.device
     precision: str
 
@@ -68,19 +70,21 @@ def load_runs(runs: Mapping[str, Path], *, device: str = "auto", precision: str 
             raise AppError("Expected runs that can look at smaller pictures, but the modules that "
                            f"{alone[0]} adds are of its own size: open that run without --fast.")
         return _load_alone(runs, alone[0], device=device, precision=precision)
-    config = _common_base(runs, described)
+    shared = _common_base(runs, described)
     if fast:
-        config = config.model_copy(update={"input_size": fast_size(_input_size(next(iter(described.values()))))})
+        shared = shared.model_copy(update={"input_size": fast_size(_input_size(next(iter(described.values()))))})
     place = resolve_device(device)
-    model = Segmentation(config).model()
-    deltas = {name: _merged(Path(folder), config) if _kind(described[name]) else _delta(Path(folder), model)
+    model = Segmentation(shared).model()
+    deltas = {name: _merged(Path(folder), shared) if _kind(described[name]) else _delta(Path(folder), model)
               for name, folder in runs.items()}
     board = Switchboard(model.to(place).eval())
     for name, (selection, state) in deltas.items():
         board.add(name, selection, state)
     thresholds = {name: float(description["threshold"]) for name, description in described.items()}
-    heard = {name: _heard(run_config(Path(runs[name]), description)) for name, description in described.items()}
-    return Loaded(model, board, thresholds, heard, place, resolve_precision(precision, place))
+    configs = {name: run_config(Path(runs[name]), description) for name, description in described.items()}
+    heard = {name: _heard(config) for name, config in configs.items()}
+    presence = {name: presence_of(Path(runs[name]), config) for name, config in configs.items()}
+    return Loaded(model, board, thresholds, heard, presence, place, resolve_precision(precision, place))
 
 
 def _kind(description: Mapping[str, Any]) -> str:
@@ -116,7 +120,8 @@ def _load_alone(runs: Mapping[str, Path], alone: str, *, device: str, precision:
         raise AppError(f"Expected runs that can take turns on one base, but the modules that {alone} adds cannot be merged into "
                        "its weights: open that run alone.")
     run = load_run(Path(runs[alone]), device=device, precision=precision)
-    return Loaded(run.model, None, {alone: run.threshold}, {alone: _heard(run.config)}, run.device, run.precision)
+    heard, presence = {alone: _heard(run.config)}, {alone: run.presence}
+    return Loaded(run.model, None, {alone: run.threshold}, heard, presence, run.device, run.precision)
 
 
 def _heard(config: RunConfig) -> frozenset[str]:
