@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ def _load(folder: Path, device: str) -> Run:
     run = load_run(folder, device=device)
     if not isinstance(run.task, Segmentation):
         raise ConfigError(f"calibrate: expected a run of segmentation, the one in {folder} is of {run.config.task}")
-    return run
+    return replace(run, task=run.task.promptless())
 
 
 def _answers(run: Run, pairs: Sequence[Pair]) -> Iterator[Answer]:

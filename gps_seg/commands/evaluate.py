@@ -74,6 +74,8 @@ def evaluate_run(
         ConfigError: an unknown prompt or split, ``max_images`` without ``corruptions``, or what only masks have.
     """
     _check(prompt, wanted)
+    if presence is not None and prompt not in (None, "none"):
+        raise ConfigError(f"--presence: with --prompt {prompt} nobody is told that there is no polyp: leave one out")
     run = with_presence(loaded or load_run(folder, device=device, base=base), presence)
     run = _for_masks(run, {"threshold": threshold, "prompt": prompt, "flips": flips}, wanted)
     items = run.task.items(data, split, run.classes)
@@ -162,7 +164,10 @@ def count_trained_on(task: Task, items: Sequence[Any]) -> int | None:
     try:
         splits = task.splits()
     except DataError:
-        return None
+        if not isinstance(task, Segmentation) or not task.data.negatives:
+            return None
+        without = replace(task, data=task.data.model_copy(update={"negatives": (), "negative_centers": ()}))
+        return count_trained_on(without, items) or None  # of what is here
     scored = [path for item in items for path in task.files(item)[:1]]
     sizes = {path.stat().st_size for path in scored}  # only files of one size can be the same
     negatives = splits.negatives

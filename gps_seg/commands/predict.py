@@ -97,7 +97,8 @@ def predict_files(
 
 def _masks(run: Run, paths: Sequence[Path], out: Path, threshold: float, overlays: bool) -> Iterator[Answer]:  # noqa: FBT001
     by_id, rows = {path.stem: path for path in paths}, []
-    task: Any = run.task
+    settings: Any = run.task
+    task = settings.promptless()
     for id_, answer in run.predict_files(paths, predict=task.examine):
         mask: NDArray[np.bool_] = answer.shown(task.evaluate.presence) > threshold
         write_mask(out / f"{id_}.png", mask)

@@ -52,7 +52,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, say: Say = prin
         return read_json(out / RESULT_FILE, "a result")
     setup = prepare(config, say)
     loader = setup.training_loader(accelerator.process_index, accelerator.num_processes)
-    start = read_start(setup)
+    start = None if resume and (out / STATE_FILE).exists() else read_start(setup)  # the state holds all that came of it
     selection, seconds = select_or_load(out / SELECTION_FILE, setup.model,
                                         lambda: start.choose(setup.model) if start else make_selection(setup, say))
     accelerator.wait_for_everyone()

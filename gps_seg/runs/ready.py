@@ -78,7 +78,12 @@ def check_whole(folder: Path) -> None:
     """Raise CheckpointError if a file of a ready model was changed or is missing; a run folder without a card is let pass."""
     if not is_ready(folder):
         return
-    for file, digest in read_card(folder).files.items():
+    known = read_card(folder).files
+    for file in MODEL_FILES:
+        if (folder / file).is_file() and file not in known:
+            raise CheckpointError(f"ready model {folder.name}: {folder / file} was added since it was packed: install it again; "
+                                  f"a copy of the folder without {CARD_FILE} is a run of your own")
+    for file, digest in known.items():
         if not (folder / file).is_file() or sha256(folder / file) != digest:
             raise CheckpointError(f"ready model {folder.name}: {folder / file} was changed since it was packed, or is missing: "
                                   f"install it again; a copy of the folder without {CARD_FILE} is a run of your own")

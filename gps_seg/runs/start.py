@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from gps_seg.core.attach import Attached
 from gps_seg.core.selection import Selection
-from gps_seg.errors import ConfigError
+from gps_seg.errors import CheckpointError, ConfigError
 from gps_seg.files import read_json
 from gps_seg.methods.added import add_modules, remove_modules
+from gps_seg.runs.card import read_card
 from gps_seg.runs.delta import load_delta
 from gps_seg.runs.folder import RESULT_FILE, read_config
-from gps_seg.runs.ready import run_folder
+from gps_seg.runs.ready import is_ready, run_folder
 from gps_seg.runs.select import with_apart
 from gps_seg.runs.setup import Setup
 from gps_seg.settings import differences
@@ -74,9 +75,14 @@ def _check_same_method(setup: Setup, folder: Path) -> None:
 
 def start_facts(setup: Setup) -> dict[str, Any]:
     """For a run's result: what it began from, and the steps that were taken before; nothing if it began from the base."""
-    folder = _folder(setup)
-    if folder is None:
+    named = setup.config.train.start
+    if named is None:
         return {}
+    try:
+        folder = run_folder(str(named))
+    except CheckpointError:  # gone since this run began
+        return {"start": {"run": named.name, "steps": None}}
     former = read_json(folder / RESULT_FILE, "a result")["run"] if (folder / RESULT_FILE).is_file() else {}
-    earlier = former.get("start", {}).get("steps", 0)
-    return {"start": {"run": folder.name, "steps": former.get("steps", 0) + earlier}}
+    made = read_card(folder).made.steps if is_ready(folder) else None
+    earlier = former.get("start", {}).get("steps") or 0
+    return {"start": {"run": folder.name, "steps": made or former.get("steps", 0) + earlier}}

@@ -69,3 +69,19 @@ def test_a_start_that_does_not_fit_is_refused_before_anything_is_written(tmp_pat
     with pytest.raises(CheckpointError, match="expected a run folder at .*, found none"):
         train(config(f"train.start={tmp_path / 'none'}", "train.max_steps=1"), tmp_path / "second", say=silent)
     assert not (tmp_path / "second").exists()
+
+
+def test_a_run_goes_on_where_the_one_it_began_from_is_gone(tmp_path: Path) -> None:
+    train(config("train.max_steps=1"), tmp_path / "first", say=silent)
+    settings = config("train.max_steps=4", "train.checkpoint_every=2", "train.validate_every=2", "train.keep=last",
+                      f"train.start={tmp_path / 'first'}")
+
+    def stop(text: str) -> None:
+        if "step 4/4" in text:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, tmp_path / "second", say=stop)
+    (tmp_path / "first").rename(tmp_path / "moved")
+    result = train(settings, tmp_path / "second", resume=True, say=silent)
+    assert result["run"]["steps"] == 4 and result["run"]["start"] == {"run": "first", "steps": None}

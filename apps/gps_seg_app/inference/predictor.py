@@ -252,7 +252,8 @@ class Predictor:
                 logits = inside(logits, self._answer_box(embedding, corners), corners)
             if "clicks" in heard and points:
                 loaded.switch(embedding.name)  # a box may have been answered by the base
-                logits = self._click(embedding, places, box, None if box is None else logits)
+                corrects = box is not None or not places[0][2]  # as in training: what is not polyp is clicked in an answer
+                logits = self._click(embedding, places, box, logits if corrects else None)
         logits = logits if calibration is None else logits / calibration.temperature
         with torch.inference_mode():
             return logits if "clicks" in heard else pull(logits, embedding.value, places), quality

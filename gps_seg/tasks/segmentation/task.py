@@ -186,6 +186,10 @@ class Segmentation:
         return [Answer(to_native(logits[index : index + 1], geometry), quality[index])
                 for index, geometry in enumerate(batch.geometry)]
 
+    def promptless(self) -> Segmentation:
+        """The task, answering as where nobody knows the truth."""
+        return replace(self, evaluate=self.evaluate.model_copy(update={"prompt": "none"}))
+
     @property
     def _presence(self) -> float | None:
         """Below which quality the answer is none; who prompts has seen a polyp."""
@@ -234,9 +238,10 @@ class Segmentation:
         clicks = self.evaluate.clicks
         said = {"box": "ground-truth box", "clicks": f"{clicks} click{'s' * (clicks > 1)} simulated from the truth"}
         return said.get(self.evaluate.prompt, "none")
+
     def _of_negatives(self, data: str | None) -> Document:
         """What answers nothing, which frames without a polyp trained, and whether some of the data's centers did."""
-        found: Document = {"presence": self.evaluate.presence} if self.train.quality else {}
+        found: Document = {"presence": self._presence} if self.train.quality else {}
         if self.data.negatives:
             found["negatives_trained_on"] = describe_negatives(self.data)
         if self.data.negative_centers:
