@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,16 +12,20 @@ import torch
 import yaml
 
 from gps_seg.cli import main
+from gps_seg.commands.calibrate import calibrate
 from gps_seg.commands.compare.settings import load_comparison
 from gps_seg.commands.evaluate import evaluate_run, measure
 from gps_seg.commands.evaluate_sets import macro, macro_line
+from gps_seg.commands.predict import predict_files
 from gps_seg.commands.train import train
 from gps_seg.config import load_config
+from gps_seg.data.images import write_image
 from gps_seg.errors import ConfigError
 from gps_seg.models.sam import SamModel
 from gps_seg.runs.load import load_run
 from gps_seg.runs.log import read_log
 from gps_seg.runs.setup import prepare
+from gps_seg.tasks.segmentation.phantom import phantom
 from support.settings import SETTINGS, silent
 
 
@@ -46,6 +51,27 @@ def run(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
 def test_a_run_learns_with_every_kind_of_prompt(run: Path) -> None:
     losses = [row["loss"] for row in read_log(run) if "loss" in row]
     assert len(losses) == 6 and all(0 < loss < 10 for loss in losses)
+
+
+def test_predict_and_calibrate_know_no_truth_whatever_prompt_the_settings_name(run: Path, tmp_path: Path) -> None:
+    """A run whose settings score it with clicks or boxes answers new pictures, and chooses its threshold, without them."""
+    answers = {}
+    for prompt in ("none", "box", "clicks"):
+        copy = tmp_path / prompt
+        shutil.copytree(run, copy)
+        settings = yaml.safe_load((copy / "config.yaml").read_text())
+        settings["evaluate"] |= {"prompt": prompt}
+        (copy / "config.yaml").write_text(yaml.safe_dump(settings))
+        image, _ = phantom(3, size=(64, 80))
+        write_image(tmp_path / "new.png", image)
+        list(predict_files(load_run(copy, device="cpu"), [tmp_path / "new.png"], copy / "out", overlays=False))
+        answers[prompt] = (copy / "out" / "new.png").read_bytes(), calibrate(copy, device="cpu").temperature
+    assert answers["none"] == answers["box"] == answers["clicks"]
+
+
+def test_presence_is_refused_beside_a_prompt(run: Path) -> None:
+    with pytest.raises(ConfigError, match="--presence: with --prompt box nobody is told that there is no polyp: leave one out"):
+        evaluate_run(run, prompt="box", presence=0.5)
 
 
 def test_evaluate_reports_scores_after_clicks_with_intervals_and_says_what_was_simulated(
