@@ -468,8 +468,8 @@ class SegmentationTrainConfig(TrainConfig):
     )
     recompute: Recompute = Field(
         "none", description="what the blocks of SAM's ViT compute again in the backward pass instead of keeping it, with the "
-        "same result: cheap: all but attention, an eighth of what is kept for a tenth more time; blocks: all, the least memory, "
-        "a third more time; of lite_medsam's encoder blocks alone, where cheap means none"
+        "same result: cheap: all but attention, a quarter of what gps keeps for a tenth more time; blocks: all, the least "
+        "memory, a quarter more time (SAM ViT-B at 1024 px); of lite_medsam's encoder blocks alone, where cheap means none"
     )
 
     @model_validator(mode="after")

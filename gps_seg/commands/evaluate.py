@@ -24,6 +24,7 @@ from gps_seg.metrics.tables import publish
 from gps_seg.runs.load import Run, load_run, with_presence
 from gps_seg.runs.provenance import surroundings
 from gps_seg.runs.ready import model_files
+from gps_seg.runs.start import earlier_tasks
 from gps_seg.runs.task_model import TaskModel
 from gps_seg.settings import check_settings
 from gps_seg.tasks.segmentation.corruptions import every_corruption
@@ -83,7 +84,7 @@ def evaluate_run(
     with tqdm(total=len(items), desc="evaluate", unit="image", disable=not sys.stderr.isatty()) as bar:
         scores, document = measure(run, items, data, split, config=run.config, groups=groups, blocks=wanted.blocks,
                                    progress=bar.update)
-    document["settings"]["images_trained_on"] = seen = count_trained_on(run.task, items)
+    document["settings"]["images_trained_on"] = seen = count_trained_on(run.config, run.task, items)
     for key, text in document["settings"].items():
         if key.endswith("warning"):
             print(f"warning: {text}")
@@ -156,22 +157,29 @@ def files_digest(task: Task, items: Sequence[Any]) -> str:
     return found.hexdigest()
 
 
-def count_trained_on(task: Task, items: Sequence[Any]) -> int | None:
-    """How many of the images, compared byte by byte, the run selected, trained or chose its best step on.
+def count_trained_on(config: RunConfig, task: Task, items: Sequence[Any]) -> int | None:
+    """How many of the images, compared byte by byte, the run, or one that it began from, selected, trained or validated on.
 
-    None if the run's own data set is no longer here, so that nobody reads an unknown as a zero.
+    None if nothing is found while some of their data are no longer here, so that nobody reads an unknown as a zero.
     """
+    earlier = earlier_tasks(config)
+    parts = [_learned_from(one) for one in (task, *(earlier or ()))]
+    scored = [path for item in items for path in task.files(item)[:1]]
+    sizes = {path.stat().st_size for path in scored}  # only files of one size can be the same
+    known = {sha256(path) for used, _ in parts for path in used if path.stat().st_size in sizes}
+    count = sum(sha256(path) in known for path in scored)
+    whole = earlier is not None and all(is_whole for _, is_whole in parts)
+    return count if whole else count or None
+
+
+def _learned_from(task: Task) -> tuple[list[Path], bool]:
+    """The images that a run learned from, as far as they are here, and whether all are."""
     try:
         splits = task.splits()
     except DataError:
         if not isinstance(task, Segmentation) or not task.data.negatives:
-            return None
-        without = replace(task, data=task.data.model_copy(update={"negatives": (), "negative_centers": ()}))
-        return count_trained_on(without, items) or None  # of what is here
-    scored = [path for item in items for path in task.files(item)[:1]]
-    sizes = {path.stat().st_size for path in scored}  # only files of one size can be the same
-    negatives = splits.negatives
-    used = (*splits.train, *splits.inner, *negatives.train, *negatives.held)
-    trained = [path for item in used for path in task.files(item)[:1]]
-    known = {sha256(path) for path in trained if path.stat().st_size in sizes}
-    return sum(sha256(path) in known for path in scored)
+            return [], False
+        positives = task.data.model_copy(update={"negatives": (), "negative_centers": ()})
+        return _learned_from(replace(task, data=positives))[0], False  # the frames without a polyp may be all that is gone
+    used = (*splits.train, *splits.inner, *splits.negatives.train, *splits.negatives.held)
+    return [path for item in used for path in task.files(item)[:1]], True

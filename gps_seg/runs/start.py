@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gps_seg.config import RunConfig, SegmentationConfig
 from gps_seg.core.attach import Attached
 from gps_seg.core.selection import Selection
-from gps_seg.errors import CheckpointError, ConfigError
+from gps_seg.errors import CheckpointError, ConfigError, GpsSegError
 from gps_seg.files import read_json
 from gps_seg.methods.added import add_modules, remove_modules
 from gps_seg.runs.card import read_card
@@ -20,7 +21,9 @@ from gps_seg.runs.folder import RESULT_FILE, read_config
 from gps_seg.runs.ready import is_ready, run_folder
 from gps_seg.runs.select import with_apart
 from gps_seg.runs.setup import Setup
+from gps_seg.runs.task_model import make_task
 from gps_seg.settings import differences
+from gps_seg.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ def read_start(setup: Setup) -> Start | None:
     if folder is None:
         return None
     _check_same_method(setup, folder)
+    _check_what_it_saw(setup, read_config(folder), folder)
     attached = load_delta(folder, setup.model, add_modules)
     start = Start(attached.selection, attached.state())
     attached.unmerge()
@@ -71,6 +75,34 @@ def _check_same_method(setup: Setup, folder: Path) -> None:
     if changed := differences(former.selection.model_dump(), config.selection.model_dump()):
         raise ConfigError(f"train.start: {folder} brings its selection along, and the settings ask for another one in selection."
                           f"{', selection.'.join(changed)}: set them as they are in its config.yaml")
+
+
+def _check_what_it_saw(setup: Setup, former: RunConfig, folder: Path) -> None:
+    """What the other run learned from would be taken for unseen, or what it learned be lost, if these settings left it out."""
+    ours, theirs = setup.config, former
+    if theirs.data.protocol in ("final", "released") and ours.data.protocol != theirs.data.protocol:
+        raise ConfigError(f"train.start: {folder} trained on more than its training part (data.protocol={theirs.data.protocol}), "
+                          f"which this run would validate or test on: set data.protocol={theirs.data.protocol}")
+    if not isinstance(theirs, SegmentationConfig) or not isinstance(ours, SegmentationConfig):
+        return
+    for name in ("negatives", "negative_centers"):
+        if missing := [one for one in getattr(theirs.data, name) if one not in getattr(ours.data, name)]:
+            raise ConfigError(f"train.start: {folder} trained with {', '.join(map(str, missing))} of data.{name}, which must be "
+                              "named here too, as they are no test any more")
+    if theirs.train.quality and not ours.train.quality:
+        raise ConfigError(f"train.start: {folder} trained its quality head: set train.quality=true, or it would stay behind")
+
+
+def earlier_tasks(config: RunConfig) -> list[Task] | None:
+    """The tasks of the runs that a run began from, the last first; None where one of them is gone, so that nobody knows."""
+    tasks: list[Task] = []
+    while (named := config.train.start) is not None:
+        try:
+            config = read_config(run_folder(str(named), say=lambda _text: None))
+        except GpsSegError:
+            return None
+        tasks.append(make_task(config))
+    return tasks
 
 
 def start_facts(setup: Setup) -> dict[str, Any]:

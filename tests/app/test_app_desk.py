@@ -81,6 +81,13 @@ def test_gestures_that_make_no_sense_are_one_sentence(desk: Desk) -> None:
         desk.point(5, 5, add=True)
 
 
+def test_a_pixel_is_not_polyp_and_no_polyp_at_once(desk: Desk) -> None:
+    desk.point(5, 5, add=True)
+    with pytest.raises(AppError, match="clicked as polyp and as not polyp"):
+        desk.point(5, 5, add=False)
+    assert desk.step.points == ((5, 5, 1),)
+
+
 def test_the_drawn_outline_is_the_mask(desk: Desk) -> None:
     desk.stroke([(20, 20), (120, 90)], 7, add=True)
     desk.stroke([(60, 50)], 3, add=False)

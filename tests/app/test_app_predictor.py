@@ -131,7 +131,7 @@ def test_a_run_that_was_tuned_with_prompts_answers_them_itself_as_the_command_li
     with torch.no_grad():
         answer, masks = None, None
         for count in (1, 2, 3):
-            places = torch.tensor([[(x * side, y * side) for x, y, _ in clicks[:count]]])
+            places = torch.tensor([[(x * side - 0.5, y * side - 0.5) for x, y, _ in clicks[:count]]])
             labels = torch.tensor([[label for *_, label in clicks[:count]]])
             answer = masks = model.decode(embedding.value, points=(places, labels), masks=masks).logits
         boxed = model.decode(embedding.value, boxes=torch.tensor([[20.0, 10.0, 60.0, 50.0]]) * side).logits

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from gps_seg.cli import main
 from gps_seg.commands.calibrate import calibrate
 from gps_seg.commands.evaluate import evaluate_run
 from gps_seg.commands.predict import PRESENCE_FILE, find_images, predict_files
@@ -24,6 +22,7 @@ from gps_seg.runs.calibration import CALIBRATION_FILE, describe, read_calibratio
 from gps_seg.runs.load import load_run, with_presence
 from gps_seg.runs.quality import train_quality
 from gps_seg.tasks.segmentation.phantom import phantom_folder
+from support.commands import gps_seg
 from support.settings import silent
 
 NEGATIVES = ("data.negatives=phantom", "data.negative_phantoms=10")
@@ -40,13 +39,6 @@ def run(tmp_path: Path, trained: Callable[..., Path]) -> Path:
 def plain(tmp_path: Path, trained: Callable[..., Path]) -> Path:
     """A run like those made before there was a quality to train."""
     return shutil.copytree(trained("selection.head=select"), tmp_path / "plain")
-
-
-def gps_seg(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["gps-seg", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    return int(stopped.value.code or 0)
 
 
 def test_calibrate_chooses_the_presence_on_inner_images_and_held_negatives_and_evaluate_uses_it(run: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -13,25 +12,17 @@ import numpy as np
 import pytest
 import yaml
 
-from gps_seg.cli import main
 from gps_seg.commands.compare.run import run_comparison
 from gps_seg.commands.evaluate_sets import macro, macro_line
 from gps_seg.data.images import write_image, write_mask
 from gps_seg.errors import ConfigError, DataError
 from gps_seg.tasks.segmentation.phantom import phantom, write_phantoms
+from support.commands import gps_seg
 
 SETTINGS = {
     "method": "head", "model": {"name": "tiny"}, "data": {"name": "phantom", "phantom_images": 12}, "device": "cpu",
     "train": {"max_steps": 2, "batch_size": 2, "precision": "fp32"}, "evaluate": {"overlays": 0},
 }
-
-
-def gps_seg(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """Run the command in this process; returns its exit status."""
-    monkeypatch.setattr(sys, "argv", ["gps-seg", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    return int(stopped.value.code or 0)
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from gps_seg.cli import main
 from gps_seg.commands.calibrate import calibrate
 from gps_seg.commands.compare.settings import load_comparison
 from gps_seg.commands.evaluate import evaluate_run, measure
@@ -26,15 +24,8 @@ from gps_seg.runs.load import load_run
 from gps_seg.runs.log import read_log
 from gps_seg.runs.setup import prepare
 from gps_seg.tasks.segmentation.phantom import phantom
+from support.commands import gps_seg
 from support.settings import SETTINGS, silent
-
-
-def gps_seg(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """Run the command in this process; returns its exit status."""
-    monkeypatch.setattr(sys, "argv", ["gps-seg", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    return int(stopped.value.code or 0)
 
 
 @pytest.fixture(scope="module")

@@ -240,3 +240,14 @@ def test_cheap_needs_the_efficient_attention() -> None:
     model.recompute = "cheap"
     with pytest.raises(ConfigError, match="cheap needs model.attention=efficient"):
         model(images(1, 64))
+
+
+@pytest.mark.parametrize("place", ["blocks.0", "blocks.1.attn"])
+def test_a_block_that_somebody_listens_to_answers_the_same_with_cheap(place: str) -> None:
+    answers = []
+    for recompute in ("none", "cheap"):
+        model = build_sam("tiny", input_size=SIZE).eval()
+        model.recompute = recompute  # type: ignore[assignment]
+        model.image_encoder.get_submodule(place).register_forward_hook(lambda _module, _inputs, output: 1.5 * output)
+        answers.append(step(model, images(1)))
+    assert torch.equal(*answers)

@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from gps_seg.commands.evaluate import evaluate_run
 from gps_seg.commands.train import train
 from gps_seg.config import RunConfig, load_config
 from gps_seg.errors import CheckpointError, ConfigError
 from gps_seg.files.tensors import read_tensors
 from gps_seg.runs.delta import read_delta_config
 from gps_seg.runs.folder import DELTA_FILE, SELECTION_FILE
+from gps_seg.runs.task_model import make_task
+from gps_seg.tasks.segmentation.phantom import write_phantoms
 from support.settings import silent
 
 BASE = ["model.name=tiny", "data.name=phantom", "data.phantom_images=20", "train.batch_size=4", "train.precision=fp32",
@@ -85,3 +88,37 @@ def test_a_run_goes_on_where_the_one_it_began_from_is_gone(tmp_path: Path) -> No
     (tmp_path / "first").rename(tmp_path / "moved")
     result = train(settings, tmp_path / "second", resume=True, say=silent)
     assert result["run"]["steps"] == 4 and result["run"]["start"] == {"run": "first", "steps": None}
+
+
+def test_images_of_an_earlier_run_are_not_taken_for_unseen(tmp_path: Path) -> None:
+    """What the run that another began from has trained on counts; where that run is gone, nobody knows."""
+    write_phantoms(tmp_path / "other", 12, seed=9)
+    first, second = tmp_path / "first", tmp_path / "second"
+    train(config("train.max_steps=1"), first, say=silent)
+    own = [f"data.root={tmp_path / 'other'}" if one.startswith("data.phantom") else one.replace("=phantom", "=folder")
+           for one in BASE]
+    train(load_config(None, [*own, "train.max_steps=1", f"train.start={first}"]), second, say=silent)
+    splits = make_task(config()).splits()
+    seen = evaluate_run(second, data="phantom", split="train")["settings"]["images_trained_on"]
+    assert seen == len(splits.train) + len(splits.inner) > 0
+    first.rename(tmp_path / "moved")
+    assert evaluate_run(second, data="phantom", split="train")["settings"]["images_trained_on"] is None
+
+
+@pytest.mark.parametrize(("former", "now", "words"), [
+    (("data.protocol=final",), (), "trained on more than its training part .data.protocol=final.*set data.protocol=final"),
+    (("data.negatives=phantom", "train.quality=true"), ("train.quality=true",),
+     "trained with phantom of data.negatives, which must"),
+    (("train.quality=true",), (), "trained its quality head: set train.quality=true, or it would stay behind"),
+])
+def test_what_an_earlier_run_saw_or_learned_is_not_left_out(
+    former: tuple[str, ...], now: tuple[str, ...], words: str, tmp_path: Path
+) -> None:
+    own = ("data.name=folder", f"data.root={tmp_path / 'data'}")
+    write_phantoms(tmp_path / "data", 12, seed=9)
+    plain = [one for one in BASE if not one.startswith("data.")]
+    train(load_config(None, [*plain, *own, *former, "train.max_steps=1"]), tmp_path / "first", say=silent)
+    settings = load_config(None, [*plain, *own, *now, "train.max_steps=1", f"train.start={tmp_path / 'first'}"])
+    with pytest.raises(ConfigError, match=words):
+        train(settings, tmp_path / "second", say=silent)
+    assert not (tmp_path / "second").exists()

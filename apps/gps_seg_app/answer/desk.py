@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gps_seg.errors import ConfigError
+from gps_seg.tasks.segmentation.prompts import Click, check_prompts
 from gps_seg_app.answer.edits import Edits
 from gps_seg_app.answer.regions import Mask, find
 from gps_seg_app.answer.result import Result, see
@@ -95,11 +97,16 @@ class Desk:
         return self._at < len(self._steps) - 1
 
     def point(self, x: float, y: float, *, add: bool) -> None:
-        """Say that the place (x, y) is polyp, or is not. Raises AppError for a place outside, or too many."""
+        """Say that the place (x, y) is polyp, or is not. Raises AppError: outside, too many, or a pixel said to be both."""
         self._check([(x, y)])
         if len(self.step.points) >= MOST_POINTS:
             raise AppError(f"At most {MOST_POINTS} points can be set: undo some, or paint with the brush.")
-        self._to(replace(self.step, points=(*self.step.points, (x, y, int(add)))))
+        points = (*self.step.points, (x, y, int(add)))
+        try:  # there the first pixel's centre is at 0, here at 0.5
+            check_prompts(self.picture.pixels.shape[:2], clicks=[Click(px - 0.5, py - 0.5, label) for px, py, label in points])
+        except ConfigError as error:
+            raise AppError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
+        self._to(replace(self.step, points=points))
 
     def box(self, first: Place, second: Place) -> None:
         """Say where to look: a box by two opposite corners. Raises AppError for a corner outside or a box under 2 pixels."""

@@ -270,7 +270,7 @@ class Predictor:
             device = embedding.value.device
             return self._ask(embedding.value, points=(points[0].to(device), points[1].to(device)), masks=masks)
 
-        clicks = tuple((x * side, y * side, label) for x, y, label in places)
+        clicks = tuple((x * side - 0.5, y * side - 0.5, label) for x, y, label in places)  # SAM's first pixel has its centre at 0
         return rounds(decode, clicks, before, embedding.clicked.setdefault(box, {}))
 
     def _answer_box(self, embedding: Embedding, corners: Tensor) -> Tensor:

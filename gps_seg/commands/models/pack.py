@@ -33,12 +33,13 @@ from gps_seg.runs.card import (
 from gps_seg.runs.compact import Rounding, rounding
 from gps_seg.runs.delta import save_delta
 from gps_seg.runs.folder import CONFIG_FILE, DELTA_FILE, RESULT_FILE, read_config, write_config
-from gps_seg.runs.load import Run, load_run
+from gps_seg.runs.load import QUALITY, Run, load_run
 from gps_seg.runs.ready import READY_FILES, is_ready, model_files, own, packaged, run_folder
 from gps_seg.runs.setup import Say
 from gps_seg.settings import check_settings, read_yaml
 from gps_seg.tasks.segmentation.known import KNOWN
 from gps_seg.tasks.segmentation.pretraining import base_note
+from gps_seg.tasks.segmentation.sets import known_name, label
 from gps_seg.tasks.segmentation.task import Segmentation
 
 MOST_BYTES = 1_500_000  # of a ready model's folder
@@ -172,7 +173,9 @@ def make_card(
     facts = read_json(run.folder / RESULT_FILE, "a result")["run"]
     calibration = read_calibration(made)
     files = {file.name: sha256(file) for file in sorted(made.iterdir())}
-    commands = ["gps-seg train config.yaml --out RUN", *(["gps-seg calibrate RUN"] if calibration else []),
+    start = facts.get("start", {})
+    began = f" (train.start: {start['run']}, {start['steps'] or 'an unknown number of'} steps before)" if start else ""
+    commands = [f"gps-seg train config.yaml --out RUN{began}", *_calibrated(run, is_calibrated=calibration is not None),
                 f"gps-seg models pack RUN --name {name} --words WORDS.yaml", *(command_of(name, one) for one in found)]
     base = str(run.config.model.name)
     return Card(
@@ -184,9 +187,21 @@ def make_card(
                       delta_bytes=(made / DELTA_FILE).stat().st_size, folder_bytes=_size(made),
                       relative=cost.relative, absolute=cost.absolute, small=cost.small),
         calibration=describe(calibration) if calibration else None,
-        made=Made(commands=tuple(commands), seed=facts["seed"], steps=facts["steps"], seconds=facts["total_s"],
-                  packed=datetime.date.today().isoformat(), where=surroundings_of(facts)),
+        made=Made(commands=tuple(commands), seed=facts["seed"], steps=facts["steps"] + (start.get("steps") or 0),
+                  seconds=facts["total_s"], packed=datetime.date.today().isoformat(), where=surroundings_of(facts)),
     )
+
+
+def _calibrated(run: Run, *, is_calibrated: bool) -> list[str]:
+    """The command that calibrated a run, with what its quality head was trained with if that was done then."""
+    if not is_calibrated:
+        return []
+    note = run.description.get(QUALITY)
+    if note is None:
+        return ["gps-seg calibrate RUN"]
+    settings = " ".join(f"train.{name}={note[name]}" for name in ("max_steps", "lr", "batch_size"))
+    beside = ", ".join(map(label, note["data"]["negatives"])) or "no further frames"
+    return [f"gps-seg calibrate RUN {settings} --quality (with {beside})"]
 
 
 def _training(run: Run, words: Words) -> Training:
@@ -197,8 +212,8 @@ def _training(run: Run, words: Words) -> Training:
         raise ConfigError(f"data_terms: the terms of {data.name} are not known: the file of --words must say them")
     if data.name in known and words.data_terms is not None:
         raise ConfigError(f"data_terms: the terms of {data.name} are known ({terms}): leave it out of the file of --words")
-    beside = tuple(f"{title_of(name)}, frames without a polyp: {known.get(name, 'terms of its owner')}"
-                   for name in data.negatives)
+    beside = tuple(f"{title_of(known_name(name) or label(name))}, frames without a polyp: "
+                   f"{known.get(known_name(name) or name, 'terms of its owner')}" for name in data.negatives)
     return Training(data=data.name, title=title_of(data.name), terms=terms, protocol=str(data.protocol), beside=beside,
                     input_size=int(run.description["model"]["input_size"]))
 

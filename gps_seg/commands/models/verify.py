@@ -95,15 +95,26 @@ def compare(said: Measured, again: Measured) -> Verdict:
     left_out = {name for name in said.numbers if name.startswith("corruptions.") and again.corrupted is None}
     names = [name for name in said.numbers if name not in left_out]
     here = {name: again.numbers.get(name) for name in names}
-    wrong = [name for name in names if not agrees(name, said.numbers[name], here[name], said.images)]
+    wrong = [name for name in names if not agrees(name, said.numbers[name], here[name], counted(name, said))]
     note = "; corruptions not measured again, --corruptions does" if left_out else ""
     if not wrong:
         off = max((abs(said.numbers[name].value - number.value), name) for name, number in here.items() if number)
         return Verdict(f"{len(names)} numbers agree, the largest difference is {off[0]:.2g} ({off[1]}){note}", 0)
-    shown = "; ".join(_difference(name, said.numbers[name], here[name], said.images) for name in wrong[:5])
+    shown = "; ".join(_difference(name, said.numbers[name], here[name], counted(name, said)) for name in wrong[:5])
     more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
     return Verdict(f"{len(wrong)} of {len(names)} numbers differ: {shown}{more}; measured with {again.made.precision} on "
                    f"{again.made.hardware}, the card's with {said.made.precision} on {said.made.hardware}{note}", len(wrong))
+
+
+def counted(name: str, said: Measured) -> int:
+    """How many frames a rate is a part of: those without a polyp, those with one, or all."""
+    block, _, own = name.partition(".")
+    without = said.numbers.get(f"{block}.frames")
+    own_total = said.numbers.get(f"{block}.n")
+    total = said.images if own_total is None else int(own_total.value)
+    if without is None or not 0 < int(without.value) < total:
+        return total
+    return total - int(without.value) if own.startswith("polyps_") else int(without.value)
 
 
 def agrees(name: str, said: Number, here: Number | None, images: int) -> bool:

@@ -104,11 +104,20 @@ function keys(event) {
   event.preventDefault();
 }
 
+/** The second click of a double click may arrive when a short job has ended already: it would start another. */
+function once(event) {
+  if (event.detail > 1 && event.target.closest("#batch-start, #video-start")) {
+    event.stopImmediatePropagation();
+    event.preventDefault();
+  }
+}
+
 document.documentElement.lang = "en";
 const strip = document.body.appendChild(document.createElement("div")); // the banner, once it has scrolled away
 strip.className = "gs-strip";
 strip.setAttribute("aria-hidden", "true");
 strip.textContent = "Research use only. Not a medical device.";
+document.addEventListener("click", once, true);
 document.addEventListener("paste", paste);
 document.addEventListener("keydown", keys);
 document.addEventListener("change", (event) => event.target.closest("#tool") && stages.image?.taken());
