@@ -10,6 +10,8 @@ _HOMES = {
     "GPSConfig": "gps_seg.config",
     "GPSModel": "gps_seg.runs.gps_model",
     "GpsSegError": "gps_seg.errors",
+    "Prediction": "gps_seg.runs.predictor",
+    "Predictor": "gps_seg.runs.predictor",
     "RunConfig": "gps_seg.config",
     "evaluate_run": "gps_seg.commands.evaluate",
     "get_gps_model": "gps_seg.runs.gps_model",
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from gps_seg.runs.gps_model import GPSModel as GPSModel
     from gps_seg.runs.gps_model import get_gps_model as get_gps_model
     from gps_seg.runs.load import load_run as load_run
+    from gps_seg.runs.predictor import Prediction as Prediction
+    from gps_seg.runs.predictor import Predictor as Predictor
 else:
 
     def __getattr__(name: str) -> object:

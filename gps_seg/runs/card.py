@@ -54,6 +54,8 @@ class Measured(Section):
     Attributes:
         data, split, prompt, threshold: the protocol; ``data`` as gps-seg evaluate --data names it, ``split`` "all" for a whole
             set.
+        presence: quality below which the answer was none; None for a model without a trained quality, or with a prompt.
+        flips: whether answers were means over mirror images.
         title: of the set, as its authors write it.
         images: number of images. files_sha256: over their names and bytes and their masks'.
         trained_on: how many of them the run had trained on; None where that could not be told.
@@ -68,6 +70,8 @@ class Measured(Section):
     split: str
     prompt: str
     threshold: float
+    presence: float | None
+    flips: bool
     images: int
     files_sha256: str
     trained_on: int | None
@@ -79,13 +83,15 @@ class Measured(Section):
 
     @property
     def label(self) -> str:
-        """For tables: the set and its part."""
-        return self.title if self.split == "all" else f"{self.title}, {self.split} part"
+        """For tables: the set and its part, and what of the answers was done differently."""
+        said = [self.title, *([f"{self.split} part"] if self.split != "all" else []),
+                *(["every mask shown"] if self.presence == 0 else []), *(["mean over flips"] if self.flips else [])]
+        return ", ".join(said)
 
     @property
-    def key(self) -> tuple[str, str, str]:
+    def key(self) -> tuple[str, str, str, float | None, bool]:
         """What no two reports of a card share."""
-        return self.data, self.split, self.prompt
+        return self.data, self.split, self.prompt, self.presence, self.flips
 
 
 class Base(Section):
@@ -142,6 +148,7 @@ class Card(Section):
 
     Attributes:
         threshold: above which a pixel is polyp.
+        presence: below which quality the answer is none; None for a model that always shows its mask.
         calibration: in words, from calibration.json; None without one.
         files: sha256 of every other file of the folder by its name, but card.md.
     """
@@ -153,6 +160,7 @@ class Card(Section):
     training: Training
     method: Method
     threshold: float
+    presence: float | None
     calibration: str | None
     measured: tuple[Measured, ...]
     made: Made

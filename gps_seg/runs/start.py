@@ -16,7 +16,7 @@ from gps_seg.errors import CheckpointError, ConfigError, GpsSegError
 from gps_seg.files import read_json
 from gps_seg.methods.added import add_modules, remove_modules
 from gps_seg.runs.card import read_card
-from gps_seg.runs.delta import load_delta
+from gps_seg.runs.delta import load_delta, read_delta_config
 from gps_seg.runs.folder import RESULT_FILE, read_config
 from gps_seg.runs.ready import is_ready, run_folder
 from gps_seg.runs.select import with_apart
@@ -114,7 +114,14 @@ def start_facts(setup: Setup) -> dict[str, Any]:
         folder = run_folder(str(named))
     except CheckpointError:  # gone since this run began
         return {"start": {"run": named.name, "steps": None}}
-    former = read_json(folder / RESULT_FILE, "a result")["run"] if (folder / RESULT_FILE).is_file() else {}
-    made = read_card(folder).made.steps if is_ready(folder) else None
-    earlier = former.get("start", {}).get("steps") or 0
-    return {"start": {"run": folder.name, "steps": made or former.get("steps", 0) + earlier}}
+    return {"start": {"run": folder.name, "steps": _steps(folder)}}
+
+
+def _steps(folder: Path) -> int | None:
+    """How many a run took, with those before it; of one that was ended early those up to the values it left. None: not known."""
+    if is_ready(folder):
+        return read_card(folder).made.steps
+    if (folder / RESULT_FILE).is_file():
+        made = read_json(folder / RESULT_FILE, "a result")["run"]
+        return int(made["steps"]) + (made.get("start", {}).get("steps") or 0)
+    return None if read_config(folder).train.start else read_delta_config(folder).get("best_step")

@@ -19,6 +19,7 @@ from gps_seg import GPSModel, load_sam
 from gps_seg.cli import main
 from gps_seg.commands.calibrate import calibrate
 from gps_seg.commands.evaluate import Wanted, evaluate_run
+from gps_seg.commands.models.evaluation import command_of
 from gps_seg.commands.models.measured import measured, numbers, read_reports
 from gps_seg.commands.models.pack import Order, pack, portable
 from gps_seg.commands.models.page import page
@@ -169,6 +170,21 @@ def test_the_card_holds_what_the_reports_measured_and_nothing_typed_in(packed: P
     assert sum(value for name, value in counts.items() if name not in ("trainable", "parameters")) == counts["trainable"]
     assert "gps-seg evaluate polyp --data phantom --corruptions --max-images 2" in card.made.commands
     assert card.training.terms == "none: the pictures are drawn" and card.base.name == "tiny_lite"
+
+
+def test_what_was_asked_for_otherwise_stands_in_label_and_command_and_is_verified(
+    packed: Path, run: Path, mine: Path, place: Path, tmp_path: Path
+) -> None:
+    wanted = Wanted(json=tmp_path / "turned.json")
+    evaluate_run(packed, data=str(mine), threshold=0.4, flips=True, device="cpu", wanted=wanted)
+    reports = [f"mine={place / 'mine.json'}", f"mine={tmp_path / 'turned.json'}"]
+    made = pack(run, Order("polyp", words_file(tmp_path), reports, tmp_path / "out"), silent)
+    plain, turned = read_card(made).measured
+    assert (plain.label, turned.label) == ("mine", "mine, mean over flips") and (plain.presence, turned.presence) == (None, None)
+    assert "gps-seg evaluate polyp --data mine --threshold 0.4 --flips" in read_card(made).made.commands
+    shown = plain.model_copy(update={"presence": 0.0})
+    assert shown.label == "mine, every mask shown" and "--presence 0 --blocks" in command_of("polyp", shown, 0.5, 0.3)
+    assert verify(str(made), data=[str(mine)], device="cpu", say=silent)
 
 
 def test_dice_by_size_is_the_mean_over_images_of_that_size(packed: Path, place: Path) -> None:

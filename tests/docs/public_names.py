@@ -4,7 +4,18 @@ from pathlib import Path
 from typing import reveal_type
 
 import gps_seg
-from gps_seg import GPSConfig, GPSModel, evaluate_run, get_gps_model, load_config, load_run, load_sam, score_folders, train
+from gps_seg import (
+    GPSConfig,
+    GPSModel,
+    Predictor,
+    evaluate_run,
+    get_gps_model,
+    load_config,
+    load_run,
+    load_sam,
+    score_folders,
+    train,
+)
 
 config = load_config(None, ["method=head"])
 reveal_type(config)
@@ -16,6 +27,8 @@ reveal_type(train(config, Path("runs/gps")))
 reveal_type(evaluate_run(Path("runs/gps")))
 reveal_type(score_folders(Path("predicted"), Path("masks")))
 reveal_type(gps_seg.GpsSegError("text"))
+reveal_type(Predictor.from_pretrained("polyp").predict("picture.png"))
+reveal_type(Predictor.from_pretrained("polyp").predict(["picture.png"]))
 
 load_config(3)  # refused
 load_sam("tiny", attention="slow")  # refused

@@ -17,7 +17,7 @@ SCRIPT = Path(__file__).with_name("public_names.py")
 TYPES = [
     "gps_seg.config.RunConfig", "gps_seg.models.sam.SamModel", "gps_seg.runs.load.Run", "gps_seg.runs.gps_model.GPSModel",
     "gps_seg.runs.gps_model.GPSModel", "dict[str, Any]", "dict[str, Any]", "list[gps_seg.metrics.measures.BlockScore]",
-    "gps_seg.errors.GpsSegError",
+    "gps_seg.errors.GpsSegError", "gps_seg.runs.predictor.Prediction", "list[gps_seg.runs.predictor.Prediction]",
 ]
 
 

@@ -90,6 +90,19 @@ def test_a_run_goes_on_where_the_one_it_began_from_is_gone(tmp_path: Path) -> No
     assert result["run"]["steps"] == 4 and result["run"]["start"] == {"run": "first", "steps": None}
 
 
+def test_steps_of_a_run_that_was_ended_early_count_up_to_the_values_it_left(tmp_path: Path) -> None:
+    def stop(text: str) -> None:
+        if "step 4/6" in text:
+            raise KeyboardInterrupt
+
+    former = config("train.max_steps=6", "train.validate_every=2", "train.checkpoint_every=2")
+    with pytest.raises(KeyboardInterrupt):
+        train(former, tmp_path / "first", say=stop)
+    result = train(config("train.max_steps=1", f"train.start={tmp_path / 'first'}"), tmp_path / "second", say=silent)
+    best = read_delta_config(tmp_path / "first")["best_step"]
+    assert best in (2, 4) and result["run"]["start"] == {"run": "first", "steps": best}
+
+
 def test_images_of_an_earlier_run_are_not_taken_for_unseen(tmp_path: Path) -> None:
     """What the run that another began from has trained on counts; where that run is gone, nobody knows."""
     write_phantoms(tmp_path / "other", 12, seed=9)

@@ -22,6 +22,7 @@ from gps_seg.data.images import list_images, read_image, read_mask, write_image,
 from gps_seg.data.splits import Splits
 from gps_seg.data.transforms import augmentation, content_size, fit_image, fit_mask, normalise
 from gps_seg.errors import DataError
+from gps_seg.models.sam import SamSpec
 from gps_seg.tasks.segmentation.audit import audit, check_pairs
 from gps_seg.tasks.segmentation.corruptions import with_artefacts
 from gps_seg.tasks.segmentation.dataset import PolypDataset, UnlabelledImages, collate
@@ -526,7 +527,8 @@ def test_the_order_depends_on_seed_and_epoch_and_can_start_in_the_middle() -> No
 
 def test_unlabelled_images_need_no_masks(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", picture())
-    item = UnlabelledImages([tmp_path / "a.png"], **SPEC)[0]  # type: ignore[arg-type]
+    spec = SamSpec("any", 64, 64, (0.0, 0.0, 0.0), (255.0, 255.0, 255.0), 16)
+    item = UnlabelledImages([tmp_path / "a.png"], spec)[0]
     assert item.id == "a" and item.image.shape == (3, 64, 64) and not item.mask.any()
 
 

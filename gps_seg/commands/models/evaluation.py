@@ -20,13 +20,19 @@ def prompt_of(found: Measured) -> str:
     return next((prompt for word, prompt in PROMPTS.items() if word in found.prompt), "none")
 
 
-def command_of(name: str, found: Measured) -> str:
-    """The command that measured it."""
+def command_of(name: str, found: Measured, threshold: float, presence: float | None) -> str:
+    """The command that measured it, of a model with this ``threshold`` and ``presence`` of its own."""
     words = [f"gps-seg evaluate {name} --data {found.data}"]
     if found.split not in ("all", "test"):
         words.append(f"--split {found.split}")
     if prompt_of(found) != "none":
         words.append(f"--prompt {prompt_of(found)}")
+    if found.threshold != threshold:
+        words.append(f"--threshold {found.threshold:g}")
+    if found.presence not in (None, presence):
+        words.append(f"--presence {found.presence:g}")
+    if found.flips:
+        words.append("--flips")
     if found.blocks != DEFAULT_BLOCKS:
         words.append(f"--blocks {','.join(found.blocks)}")
     if found.corrupted is not None:
@@ -45,7 +51,8 @@ def evaluate_again(run: Run, found: Measured, data: str, *, corruptions: bool) -
     wanted = Wanted(blocks=found.blocks, corruptions=under, max_images=found.corrupted if under else None)
     with redirect_stdout(io.StringIO()):
         document: dict[str, Any] = evaluate_run(run.folder, data=data, split=split_of(found), threshold=found.threshold,
-                                                prompt=prompt_of(found), wanted=wanted, loaded=run)
+                                                prompt=prompt_of(found), presence=found.presence, flips=found.flips,
+                                                wanted=wanted, loaded=run)
     return measured(document)
 
 

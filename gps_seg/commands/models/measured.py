@@ -56,7 +56,8 @@ def measured(document: Document) -> Measured:
     data = str(settings["data"])
     return Measured(
         data=data, title=title_of(data), split=settings["split"], prompt=settings["prompt"], threshold=settings["threshold"],
-        images=document["n"], files_sha256=settings["files_sha256"], trained_on=settings["images_trained_on"],
+        presence=settings.get("presence"), flips=settings.get("flips", False), images=document["n"],
+        files_sha256=settings["files_sha256"], trained_on=settings["images_trained_on"],
         corrupted=document["corruptions"]["n"] if "corruptions" in document else None, blocks=blocks_of(document),
         warnings=tuple(str(text) for key, text in settings.items() if key.endswith("warning")), numbers=numbers(document),
         made=surroundings_of(run),

@@ -33,7 +33,7 @@ from gps_seg.runs.card import (
 from gps_seg.runs.compact import Rounding, rounding
 from gps_seg.runs.delta import save_delta
 from gps_seg.runs.folder import CONFIG_FILE, DELTA_FILE, RESULT_FILE, read_config, write_config
-from gps_seg.runs.load import QUALITY, Run, load_run
+from gps_seg.runs.load import QUALITY, Run, load_run, presence_of
 from gps_seg.runs.ready import READY_FILES, is_ready, model_files, own, packaged, run_folder
 from gps_seg.runs.setup import Say
 from gps_seg.settings import check_settings, read_yaml
@@ -150,8 +150,9 @@ def portable_config(config: RunConfig) -> RunConfig:
 
 def _measured(order: Order, target: Path, made: Path) -> tuple[Measured, ...]:
     """What the reports measured; the one on the run's own test part becomes result.json, without its rows."""
-    found: dict[tuple[str, ...], Measured] = {}
-    own_data = read_config(made).data.name
+    found: dict[tuple[Any, ...], Measured] = {}
+    config = read_config(made)
+    own = (config.data.name, "test", "none", presence_of(made, config), False)
     for document in read_reports(order.reports):
         one = measured(document)
         if document["run"]["files"] != model_files(made):
@@ -161,7 +162,7 @@ def _measured(order: Order, target: Path, made: Path) -> tuple[Measured, ...]:
         if one.key in found:
             raise ConfigError(f"--report: two are on {one.label}, prompt {one.prompt}: expected one")
         found[one.key] = one
-        if (one.data, one.split, one.prompt) == (own_data, "test", "none"):
+        if one.key == own:
             write_json(made / RESULT_FILE, {key: value for key, value in document.items() if key not in LEFT_OUT})
     return tuple(found.values())
 
@@ -173,13 +174,14 @@ def make_card(
     facts = read_json(run.folder / RESULT_FILE, "a result")["run"]
     calibration = read_calibration(made)
     files = {file.name: sha256(file) for file in sorted(made.iterdir())}
-    start = facts.get("start", {})
+    start, presence = facts.get("start", {}), presence_of(made, run.config)
     began = f" (train.start: {start['run']}, {start['steps'] or 'an unknown number of'} steps before)" if start else ""
     commands = [f"gps-seg train config.yaml --out RUN{began}", *_calibrated(run, is_calibrated=calibration is not None),
-                f"gps-seg models pack RUN --name {name} --words WORDS.yaml", *(command_of(name, one) for one in found)]
+                f"gps-seg models pack RUN --name {name} --words WORDS.yaml",
+                *(command_of(name, one, run.threshold, presence) for one in found)]
     base = str(run.config.model.name)
     return Card(
-        format=1, name=name, words=words, threshold=run.threshold, measured=found, files=files,
+        format=1, name=name, words=words, threshold=run.threshold, presence=presence, measured=found, files=files,
         base=Base(name=base, sha256=run.attached.selection.base, licence=str(run.description.get("weights_licence", "unknown")),
                   note=base_note(base)),
         training=_training(run, words),

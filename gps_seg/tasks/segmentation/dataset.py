@@ -17,6 +17,7 @@ from gps_seg.data.batches import Batch
 from gps_seg.data.images import read_image, read_mask
 from gps_seg.data.transforms import Augment, Geometry, fit_image, fit_mask, normalise, sample_seed
 from gps_seg.errors import DataError
+from gps_seg.models.sam import SamSpec
 from gps_seg.tasks.segmentation.pairs import Pair
 
 Triple = tuple[float, float, float]
@@ -131,16 +132,21 @@ class PolypDataset(Dataset[Fitted]):
         return fitted
 
 
+def fit_picture(pixels: NDArray[np.uint8], id_: str, spec: SamSpec) -> Fitted:
+    """A picture without a mask, RGB (H, W, 3), resized and normalised as a model expects it."""
+    image, geometry = fit_image(pixels, spec.input_size, spec.resize)
+    empty = np.zeros(geometry.content_size, np.bool_)
+    return Fitted(normalise(image, spec.input_size, spec.mean, spec.std), empty, id_, geometry)
+
+
 class UnlabelledImages(Dataset[Fitted]):
     """Images to predict, by path; the id is the file's stem and the mask is empty."""
 
-    def __init__(self, paths: Sequence[Path], *, input_size: int, resize: str, mean: Triple, std: Triple) -> None:
-        self.paths, self.input_size, self.resize, self.mean, self.std = list(paths), input_size, resize, mean, std
+    def __init__(self, paths: Sequence[Path], spec: SamSpec) -> None:
+        self.paths, self.spec = list(paths), spec
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Fitted:
-        image, geometry = fit_image(read_image(self.paths[index]), self.input_size, self.resize)
-        empty = np.zeros(geometry.content_size, np.bool_)
-        return Fitted(normalise(image, self.input_size, self.mean, self.std), empty, self.paths[index].stem, geometry)
+        return fit_picture(read_image(self.paths[index]), self.paths[index].stem, self.spec)

@@ -122,6 +122,16 @@ def _decode_clicks(
     return _in_order(parts)
 
 
+def answer_clicks(model: SamModel, embedding: Tensor, clicks: Sequence[Click], before: SamOutput | None = None) -> SamOutput:
+    """The answer to one picture (1, C, g, g) after a person's clicks, a round each; ``before`` is what the first one corrects."""
+    answer = before
+    for number in range(1, len(clicks) + 1):
+        answer = _decode_clicks(model, embedding, [clicks[:number]], answer)
+    if answer is None:
+        raise ValueError("no click")
+    return answer
+
+
 def _points(clicks: Sequence[Sequence[Click | None]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Coordinates float (n, N, 2) and labels (n, N) of N rounds; a round without a click has the label -1."""
     places = [[(click.x, click.y) if click else (0.0, 0.0) for click in own] for own in clicks]

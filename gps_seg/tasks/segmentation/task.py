@@ -128,8 +128,7 @@ class Segmentation:
 
     def unlabelled(self, model: Any, paths: Sequence[Path]) -> UnlabelledImages:
         """Image files to segment."""
-        spec = model.spec
-        return UnlabelledImages(paths, input_size=spec.input_size, resize=spec.resize, mean=spec.mean, std=spec.std)
+        return UnlabelledImages(paths, model.spec)
 
     def collate(self, samples: Sequence[Any]) -> MaskBatch:
         """Stack images of one input size."""
