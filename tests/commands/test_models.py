@@ -183,7 +183,7 @@ def test_what_was_asked_for_otherwise_stands_in_label_and_command_and_is_verifie
     assert (plain.label, turned.label) == ("mine", "mine, mean over flips") and (plain.presence, turned.presence) == (None, None)
     assert "gps-seg evaluate polyp --data mine --threshold 0.4 --flips" in read_card(made).made.commands
     shown = plain.model_copy(update={"presence": 0.0})
-    assert shown.label == "mine, every mask shown" and "--presence 0 --blocks" in command_of("polyp", shown, 0.5, 0.3)
+    assert shown.label == "mine, every mask shown" and "--threshold 0.45 --presence 0" in command_of("polyp", shown, 0.5, 0.3)
     assert verify(str(made), data=[str(mine)], device="cpu", say=silent)
 
 

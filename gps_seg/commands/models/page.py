@@ -78,7 +78,7 @@ def _facts(card: Card) -> Iterator[tuple[str, str]]:
     yield "rounding", (f"16 bits: each value by at most {method.relative:.2g} of itself, by {method.absolute:.2g} at most; "
                        f"{method.small:,} small ones keep fewer digits")
     yield "threshold", f"{card.threshold:g}"
-    yield "presence", ("always shows its mask" if card.presence is None else
+    yield "presence", ("always shows its mask" if not card.presence else
                        f"answers \"no polyp\" below a quality of {card.presence:.3f}, by its own account of its mask")
 
 
