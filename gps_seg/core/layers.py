@@ -101,8 +101,8 @@ class _Conv2dFunction(torch.autograd.Function):
 
 
 def _sums(dy: Tensor, over: int | tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """dy summed over some dimensions. torch adds in fp32 at any rate; to answer in another type than dy's costs a CPU 15 times
-    as much, so there the sum is rounded once to the type of dy, as autocast's own bias gradient is."""
+    """dy summed over some dimensions. torch adds in fp32 at any rate; to answer in another type than dy's costs a CPU several
+    times as much, so there the sum is rounded once to the type of dy, as autocast's own bias gradient is."""
     return dy.sum(over, dtype=dtype) if dy.is_cuda else dy.sum(over).to(dtype)
 
 
