@@ -79,7 +79,7 @@ class Cell:
 def tuning_cells(comparison: Comparison, out: Path, method: str, data: str) -> list[Cell]:
     """A cell for each rate to choose from, with the first seed."""
     apart = comparison.protocol(method, data) == "final"
-    return [_cell(comparison, out, method, data, rate, phase="tune" if apart else "") for rate in comparison.page.learning_rates]
+    return [_cell(comparison, out, method, data, rate, phase="tune" if apart else "") for rate in comparison.rates(method)]
 
 
 def final_cells(comparison: Comparison, out: Path, method: str, data: str, rate: float | None) -> list[Cell]:

@@ -9,6 +9,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from gps_seg.commands.compare.cells import Cell, Say, best_cell, failures, final_cells, run_cells, tuning_cells
+from gps_seg.commands.compare.edges import grids_of
 from gps_seg.commands.compare.markdown import markdown
 from gps_seg.commands.compare.report import means, one_set, provenance
 from gps_seg.commands.compare.scores import score_all
@@ -62,7 +63,8 @@ def _run(comparison: Comparison, out: Path, devices: Sequence[str], say: Say) ->
     trained = {data: train_all(comparison, data, out, devices, say) for data in comparison.trained}
     document: dict[str, Any] = {
         "name": comparison.path.stem, "task": comparison.task, "score": score, "seeds": list(page.seeds),
-        "learning_rates": list(page.learning_rates),
+        "learning_rates": list(page.learning_rates), "rates": {method: list(rates) for method, rates in page.rates.items()},
+        "rates_from": page.rates_from,
         "protocols": {method: comparison.protocol(method, comparison.trained[0]) for method in page.methods},
         "tuning": {comparison.config(comparison.reference, data).data.name: _tuned(tuning, score)
                    for data, (tuning, _) in trained.items()},
@@ -72,7 +74,7 @@ def _run(comparison: Comparison, out: Path, devices: Sequence[str], say: Say) ->
     for name in comparison.sets:
         _, final = trained[name if name in trained else ""]
         documents, failed = score_all(comparison, name, final, out, devices[0], say)
-        document["data"][name] = one_set(comparison, name, documents, final)
+        document["data"][name] = {**one_set(comparison, name, documents, final), "grids": grids_of(comparison, final)}
         document["failed"] |= failed
     document["means"] = means(comparison, document["data"])
     document["provenance"] = provenance(cell for _, final in trained.values() for cell in _each(final))

@@ -32,6 +32,13 @@ class ComparisonConfig(BaseModel):
     methods: dict[str, dict[str, Any]] = Field(min_length=1, description="name -> settings that make the method, dotted keys")
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     learning_rates: tuple[float, ...] = Field((), description="what each method chooses from; empty: the base's rate for all")
+    rates: dict[str, tuple[float, ...]] = Field({}, description="what single methods choose from instead: method -> rates")
+    by_data: dict[str, dict[str, dict[str, Any]]] = Field(
+        {}, description="what a method sets differently on each data set it trains on: method -> setting -> data set -> value"
+    )
+    rates_from: str | None = Field(
+        None, description="where the rates come from if no inner validation of these runs chose them; shown below the table"
+    )
     data: tuple[str, ...] = Field(
         (), description="segmentation: what to score on, known names or folders, empty for the base's own test part; "
         "classification: what to train and score on, runs of their own for each"
@@ -50,6 +57,14 @@ class ComparisonConfig(BaseModel):
     def _differ(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
         if len(set(values)) < len(values):
             raise ValueError(f"expected different numbers, got {list(values)}")
+        return values
+
+    @field_validator("rates")
+    @classmethod
+    def _each_differ(cls, values: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+        for method, rates in values.items():
+            if not rates or len(set(rates)) < len(rates):
+                raise ValueError(f"{method}: expected different numbers, at least one, got {list(rates)}")
         return values
 
     @field_validator("methods")
@@ -94,6 +109,10 @@ class Comparison:
         """The data sets that have runs of their own; one empty name where the base's is the only one."""
         return tuple(self.sets) if self.compared.trains_on_each else ("",)
 
+    def rates(self, method: str) -> tuple[float, ...]:
+        """What a method's rate is chosen from; empty: the base's own is taken."""
+        return self.page.rates.get(method, self.page.learning_rates)
+
     def protocol(self, method: str, data: str) -> str:
         """``data.protocol`` of a method's final runs: what base, settings or method set, else the task's own.
 
@@ -105,7 +124,8 @@ class Comparison:
 
     def config(self, method: str, data: str, seed: int | None = None, changes: Mapping[str, Any] | None = None) -> RunConfig:
         """The settings of one cell: the base's, then the shared ones, the method's own and the changes. Raises ConfigError."""
-        values = {**self._shared(method), "method": method, **self.page.methods[method],
+        own = {key: each[data] for key, each in self.page.by_data.get(method, {}).items() if data in each}
+        values = {**self._shared(method), "method": method, **self.page.methods[method], **own,
                   "seed": self.page.seeds[0] if seed is None else seed, **(changes or {})}
         if self.compared.trains_on_each:
             values["data.name"] = data
@@ -152,7 +172,7 @@ def load_comparison(path: Path, overrides: Sequence[str] = ()) -> Comparison:
     comparison = _with_sets(path, page)
     for data in comparison.trained:
         for method in page.methods:
-            for rate in page.learning_rates or (None,):
+            for rate in comparison.rates(method) or (None,):
                 comparison.config(method, data, changes={} if rate is None else {"train.lr": rate})
     _check_prompts(comparison)
     return comparison
@@ -192,12 +212,16 @@ def _check_taken(comparison: Comparison) -> None:
     if page.blocks and not compared.has_blocks:
         raise ConfigError(f"blocks: only masks have them, and the base is of {comparison.task}")
     taken = {"task": "the base", "seed": "seeds", "device": "--devices"}
-    taken |= {"train.lr": "learning_rates"} if page.learning_rates else {}
     taken |= {"data.name": "data"} if compared.trains_on_each else {}
-    for section, keys in {"settings": page.settings, **{f"methods: {name}": own for name, own in page.methods.items()}}.items():
+    sections: dict[str, Mapping[str, Any]] = {"settings": page.settings}
+    sections |= {f"methods: {name}": own for name, own in page.methods.items()}
+    sections |= {f"by_data: {name}": own for name, own in page.by_data.items()}
+    for section, keys in sections.items():
+        tuned = comparison.rates(section.partition(": ")[2])  # of settings: what all choose from
+        decided = taken | ({"train.lr": "learning_rates"} if tuned else {})
         for key in keys:
-            if key in taken or (key == "method" and section == "settings"):
-                raise ConfigError(f"{section}: {key} is what {taken.get(key, 'methods')} decides: leave it out here")
+            if key in decided or (key == "method" and not section.startswith("methods")):
+                raise ConfigError(f"{section}: {key} is what {decided.get(key, 'methods')} decides: leave it out here")
 
 
 def _check_names(comparison: Comparison) -> None:
@@ -206,6 +230,9 @@ def _check_names(comparison: Comparison) -> None:
     shown = (*sets, *page.groups, MEAN, MEAN_OF_GROUPS)
     checks = [
         ("reference", page.methods, [comparison.reference]), ("columns", page.methods, page.columns),
+        ("rates", page.methods, page.rates), ("by_data", page.methods, page.by_data),
+        *((f"by_data: {method}: {key}", comparison.trained, each)
+          for method, own in page.by_data.items() for key, each in own.items()),
         *((f"columns: {method}", shown, values) for method, values in page.columns.items()),
         *((f"groups: {name}", sets, members) for name, members in page.groups.items()),
     ]
