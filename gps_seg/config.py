@@ -216,11 +216,21 @@ class ClassDataConfig(DataConfig):
     name: str = Field("digits", description="a name of tasks/classification/catalog.py: cub_200_2011, vtab_dtd, folder, ...")
     protocol: Literal["honest", "tune", "final"] = Field("tune", description=DataConfig.model_fields["protocol"].description)
     few_shot: int | None = Field(None, ge=1, description="training images per class; default: all")
+    few_shot_validation: Literal["part", "few"] = Field(
+        "part", description="of few_shot: part: the few come beside the data set's validation part, which may hold thousands of "
+        "labels; few: all there is are the few of the whole training list, and a quarter of each class's, at least one, validates"
+    )
     check_counts: bool = Field(True, description="false: accept other numbers of images than the published ones")
     robustness: tuple[Literal["imagenet_a", "imagenet_r", "imagenet_c"], ...] = Field(
         (), description="of imagenet: sets to score when its test part is read, in folders of these names beside ImageNet's"
     )
     augment: ClassAugmentConfig = Field(ClassAugmentConfig(), description="of training images")
+
+    @model_validator(mode="after")
+    def _the_few_are_counted(self) -> ClassDataConfig:
+        if self.few_shot is None and self.few_shot_validation != type(self).model_fields["few_shot_validation"].default:
+            raise ValueError("few_shot_validation is read with few_shot alone, which is not set")
+        return self
 
 
 # What trains: a page of options for each method

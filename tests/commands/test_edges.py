@@ -37,7 +37,7 @@ def test_every_dimension_of_every_method_is_reported(tmp_path: Path) -> None:
     comparison = load_comparison(path)
     final = {}
     for method, rate, k in (("gps", 1e-3, 4), ("full", 1e-4, None), ("head", None, None)):
-        final[method] = final_cells(comparison, tmp_path, method, "digits", rate)
+        final[method] = final_cells(comparison, tmp_path, method, "digits", (("train.lr", rate),) if rate else ())
         for cell in final[method]:
             cell.folder.mkdir(parents=True)
             (cell.folder / "result.json").write_text(json.dumps({"run": {"k": k}}))
@@ -63,8 +63,29 @@ def test_the_table_says_it_beside_the_rate_and_below(tmp_path: Path) -> None:
                 "data": {"digits": {"reference": "full", "rows": [row], "pairs": [], "grids": grids}}}
     text = markdown(document)
     assert "| full | 0.0001 (lower edge) |" in text and "full: train.lr=0.0001 lies on the lower edge" in text
-    text = markdown({**document, "rates_from": "fixed from the runs with all images"})
-    assert "Learning rates: fixed from the runs with all images." in text and "each rate has" not in text
+    text = markdown({**document, "validation": "; what validates is a quarter"})
+    assert "those that peak early do not win; what validates is a quarter." in text
+
+
+def test_a_grid_of_widths_is_tried_with_every_rate_and_what_was_chosen_can_be_taken_over(tmp_path: Path) -> None:
+    methods = {"wide": {"method": "adapter"}, "same": {"method": "adapter", "data.few_shot": 1}}
+    path = write(tmp_path, methods=methods, learning_rates=[1e-3, 1e-2], grid={"wide": {"selection.width": [4, 8, 16]}},
+                 rates_of={"same": "wide"})
+    comparison = load_comparison(path)
+    cells = tuning_cells(comparison, tmp_path, "wide", "digits")
+    assert [(cell.config.train.lr, cell.config.selection.model_dump()["width"]) for cell in cells] == [
+        (1e-3, 4), (1e-3, 8), (1e-3, 16), (1e-2, 4), (1e-2, 8), (1e-2, 16)]
+    assert cells[1].folder.name == "digits-wide-tune-seed0-lr0.001-width8" and cells[1].title == (
+        "digits: wide, seed 0, lr 0.001, width 8, tune")
+    assert not tuning_cells(comparison, tmp_path, "same", "digits")
+    final = {method: final_cells(comparison, tmp_path, method, "digits", cells[1].point) for method in methods}
+    for (cell,) in final.values():
+        cell.folder.mkdir(parents=True)
+        (cell.folder / "result.json").write_text("{}")
+    assert final["same"][0].config.selection.model_dump()["width"] == 8
+    assert edge_notes(grids_of(comparison, final)) == [
+        "wide: train.lr=0.001 lies on the lower edge of its grid, 0.001 to 0.01: widen the grid before comparing",
+        "same: train.lr=0.001 is what wide chose", "same: selection.width=8 is what wide chose"]
 
 
 def test_what_a_method_sets_on_one_data_set_is_read_there_alone(tmp_path: Path) -> None:
@@ -77,6 +98,12 @@ def test_what_a_method_sets_on_one_data_set_is_read_there_alone(tmp_path: Path) 
 
 @pytest.mark.parametrize(("values", "text"), [
     ({"rates": {"gpss": [1e-3]}}, "rates: expected one of gps, got 'gpss'"),
+    ({"grid": {"gps": {"selection.k": []}}}, "grid: gps: selection.k: expected different numbers"),
+    ({"grid": {"gps": {"train.lr": [1, 2]}}}, "grid: train.lr is what learning_rates or rates decides"),
+    ({"grid": {"gps": {"selection.k": [1]}}, "methods": {"gps": {"selection.k": 2}}}, "selection.k is what grid decides"),
+    ({"rates_of": {"gps": "gps"}}, "rates_of: gps: expected a method that chooses for itself, got 'gps'"),
+    ({"rates_of": {"gps": "full"}}, "rates_of: expected one of gps, got 'full'"),
+    ({"rates_of": {"gps": "full"}, "rates": {"gps": [1]}}, "gps takes what full chose: leave it out of rates and grid"),
     ({"rates": {"gps": [1e-3, 1e-3]}}, "gps: expected different numbers, at least one"),
     ({"rates": {"gps": [1e-3]}, "methods": {"gps": {"train.lr": 1}}}, "methods: gps: train.lr is what learning_rates decides"),
     ({"by_data": {"gps": {"selection.k": {"digit": 2}}}}, "by_data: gps: selection.k: expected one of digits, got 'digit'"),

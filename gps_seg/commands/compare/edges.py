@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gps_seg.commands.compare.cells import Cell
-from gps_seg.commands.compare.settings import Comparison
+from gps_seg.commands.compare.settings import RATE, Comparison
 from gps_seg.config import GPSConfig
 
-Grids = dict[str, dict[str, Any]]  # by dimension: values, chosen, place
-INSIDE, LOWER, UPPER, UNTUNED = "inside", "lower edge", "upper edge", "untuned"
+Grids = dict[str, dict[str, Any]]  # by dimension: values, chosen, place, and of whom it was taken over
+INSIDE, LOWER, UPPER, UNTUNED, TAKEN = "inside", "lower edge", "upper edge", "untuned", "taken over"
 
 
 def place_of(values: Sequence[float], chosen: float) -> str:
@@ -31,9 +31,11 @@ def grids_of(comparison: Comparison, final: Mapping[str, Sequence[Cell]]) -> dic
 
 
 def _grids(comparison: Comparison, cell: Cell) -> Grids:
-    rate = cell.config.train.lr
-    rates = comparison.rates(cell.method) or (rate,)
-    grids = {"train.lr": _grid(rates, rate)}
+    own, lr = comparison.grid(cell.method), cell.config.train.lr
+    grids = {RATE: _grid((lr,), lr)} | {key: _grid(own[key], value) for key, value in cell.point}
+    chooser = comparison.chooser(cell.method)
+    if chooser != cell.method:
+        return {key: {**grid, "place": TAKEN, "of": chooser} for key, grid in grids.items()}
     selection = cell.config.selection
     if isinstance(selection, GPSConfig) and selection.k == "auto":
         grids["selection.k"] = _grid(selection.auto_k, cell.result()["run"]["k"])
@@ -45,7 +47,7 @@ def _grid(values: Sequence[float], chosen: float) -> dict[str, Any]:
 
 
 def edge_notes(grids: Mapping[str, Grids]) -> list[str]:
-    """A sentence for each winner on an edge, and one that names the methods that had nothing to choose from."""
+    """A sentence for each winner on an edge or taken over, and one that names the methods that had nothing to choose from."""
     notes = []
     for method, own in grids.items():
         for name, grid in own.items():
@@ -53,6 +55,8 @@ def edge_notes(grids: Mapping[str, Grids]) -> list[str]:
                 low, high = grid["values"][0], grid["values"][-1]
                 notes.append(f"{method}: {name}={grid['chosen']:g} lies on the {grid['place']} of its grid, {low:g} to {high:g}: "
                              "widen the grid before comparing")
+            if grid["place"] == TAKEN:
+                notes.append(f"{method}: {name}={grid['chosen']:g} is what {grid['of']} chose")
     for name in dict.fromkeys(name for own in grids.values() for name in own):
         alone = [f"{method} ({own[name]['chosen']:g})" for method, own in grids.items()
                  if name in own and own[name]["place"] == UNTUNED]

@@ -73,15 +73,14 @@ def _means(means: Mapping[str, Any]) -> list[str]:
 
 def _rates(document: Mapping[str, Any]) -> list[str]:
     """How the rates were chosen, for the methods of each protocol."""
-    if document.get("rates_from"):
-        return [f"Learning rates: {document['rates_from']}.", ""]
-    if not document["learning_rates"] and not document.get("rates"):
+    if not document["learning_rates"] and not document.get("rates") and not document.get("grid"):
         return []
     methods: dict[str, list[str]] = {}
     for method, protocol in document["protocols"].items():
         methods.setdefault(protocol, []).append(method)
     return [line for protocol, names in methods.items()
-            for line in (f"Learning rates{' of ' + ', '.join(names) if len(methods) > 1 else ''}: {RATES[protocol]}.", "")]
+            for line in (f"Learning rates{' of ' + ', '.join(names) if len(methods) > 1 else ''}: {RATES[protocol]}"
+                         f"{document.get('validation', '')}.", "")]
 
 
 def _number(value: float | None) -> str:

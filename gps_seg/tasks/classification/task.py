@@ -67,7 +67,7 @@ class Classification:
         """The configured data set in its parts; the inner part at most ``data.inner_images``, spread evenly over its order."""
         data = self.data
         whole = load_classification(data.name, data.root, protocol=data.protocol, few_shot=data.few_shot, seed=data.split_seed,
-                                    check_counts=data.check_counts)
+                                    check_counts=data.check_counts, by_the_few=data.few_shot_validation == "few")
         return Splits(whole.train, spread(whole.inner, data.inner_images), spread(whole.test, data.test_images),
                       whole.class_names)
 
