@@ -216,11 +216,21 @@ class ClassDataConfig(DataConfig):
     name: str = Field("digits", description="a name of tasks/classification/catalog.py: cub_200_2011, vtab_dtd, folder, ...")
     protocol: Literal["honest", "tune", "final"] = Field("tune", description=DataConfig.model_fields["protocol"].description)
     few_shot: int | None = Field(None, ge=1, description="training images per class; default: all")
+    few_shot_validation: Literal["part", "few"] = Field(
+        "part", description="of few_shot: part: the few come beside the data set's validation part, which may hold thousands of "
+        "labels; few: all there is are the few of the whole training list, and a quarter of each class's, at least one, validates"
+    )
     check_counts: bool = Field(True, description="false: accept other numbers of images than the published ones")
     robustness: tuple[Literal["imagenet_a", "imagenet_r", "imagenet_c"], ...] = Field(
         (), description="of imagenet: sets to score when its test part is read, in folders of these names beside ImageNet's"
     )
     augment: ClassAugmentConfig = Field(ClassAugmentConfig(), description="of training images")
+
+    @model_validator(mode="after")
+    def _the_few_are_counted(self) -> ClassDataConfig:
+        if self.few_shot is None and self.few_shot_validation != type(self).model_fields["few_shot_validation"].default:
+            raise ValueError("few_shot_validation is read with few_shot alone, which is not set")
+        return self
 
 
 # What trains: a page of options for each method
@@ -387,13 +397,26 @@ class AdapterOptions(HeadOptions):
 class VptOptions(HeadOptions):
     """Options of vpt_shallow and vpt_deep."""
 
-    tokens: int = Field(10, ge=1, description="learned tokens, at the first block or at each")
+    tokens: int = Field(10, ge=1, description="learned tokens, at the first block or at each; of a ConvNet: "
+                        "learned pixels on each side of the image")
+
+
+class SptOptions(PassOptions, HeadOptions):
+    """Options of spt_lora and spt_adapter."""
+
+    score: Score = Field("gradient_squared", description="gradient_squared: the sensitivity, sum over batches of the squared "
+                         "gradient, the paper's; through the head, as it is when training begins")
+    budget: Part = Field(0.005, gt=0, lt=1, description="part of the encoder's parameters that trains at most, such as 0.5/86")
+    rank: int = Field(8, ge=1, description="of the update of a matrix, or channels of the bottleneck behind it")
+    matrix_ratio: float = Field(10.0, ge=1, description="a matrix gets its module from so many sensitive entries on: the "
+                                "module's own parameters divided by this")
+    vector_ratio: float = Field(5.0, ge=1, description="the same for a bias or norm, which then trains as a whole")
 
 
 OPTIONS: dict[str, type[MethodOptions]] = {
     "gps": GPSConfig, "full": MethodOptions, "head": MethodOptions, "bitfit": HeadOptions, "partial": PartialOptions,
     "lora": LoraOptions, "shira": ShiraOptions, "adapter": AdapterOptions, "ssf": HeadOptions, "vpt_shallow": VptOptions,
-    "vpt_deep": VptOptions,
+    "vpt_deep": VptOptions, "spt_lora": SptOptions, "spt_adapter": SptOptions,
 }
 
 
@@ -415,6 +438,10 @@ class TrainConfig(Section):
     lr_bias: float | None = Field(None, gt=0, description="of the encoder's biases, norms and scales; default: lr")
     weight_decay: float = Field(0.0, ge=0, description="acts on trained values only; frozen weights never move")
     momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
+    schedule: Literal["steps", "timm"] = Field(
+        "steps", description="steps: the rate changes at each step, and the cosine begins at lr after the warm-up; timm: as in "
+        "the released scripts: it changes once an epoch, and the cosine's time includes the warm-up: it begins below lr"
+    )
     warmup: Part = Field(0.05, ge=0, lt=1, description="part of the steps with linearly rising rate, such as 0.05 or 10/110")
     warmup_lr: float = Field(0.0, ge=0, description="rate before the first step of the warm-up")
     min_lr: float = Field(1e-7, ge=0, description="end of the cosine")
@@ -558,7 +585,7 @@ class RunConfig(Section):
     train: TrainConfig
     evaluate: EvaluateConfig
     seed: int = Field(0, ge=0, description="of order, augmentation, mixing, random scores, and the first values of a new head "
-                      "and of what lora, shira, adapter and vpt add; pretrained weights have no randomness")
+                      "and of what lora, shira, adapter, vpt and spt add; pretrained weights have no randomness")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="CUDA_VISIBLE_DEVICES chooses among several GPUs")
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ from gps_seg.errors import ConfigError
 from gps_seg.methods.adapter import ADAPTER
 from gps_seg.methods.addition import META, Addition, add
 from gps_seg.methods.lora import LORA, SHIRA
+from gps_seg.methods.spt import SPT_ADAPTER, SPT_LORA
 from gps_seg.methods.ssf import SSF
 from gps_seg.methods.vpt import VPT_DEEP, VPT_SHALLOW
 
@@ -22,6 +23,8 @@ ADDITIONS: dict[str, Addition] = {
     "ssf": SSF,
     "vpt_shallow": VPT_SHALLOW,
     "vpt_deep": VPT_DEEP,
+    "spt_lora": SPT_LORA,
+    "spt_adapter": SPT_ADAPTER,
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ from gps_seg.core.selection import Selection, fingerprint
 from gps_seg.methods.parts import head_of
 
 META = "insert"  # the key in a selection's meta, and in every run saved since
-Numbers = Mapping[str, float]
+Numbers = Mapping[str, Any]  # what rebuilds the modules: sizes, the seed, and of SPT the names of layers
 
 
 @dataclass(frozen=True)

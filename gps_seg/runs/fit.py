@@ -26,6 +26,7 @@ from gps_seg.errors import ConfigError, TrainingError
 from gps_seg.methods.parts import apart_in
 from gps_seg.runs.device import repeatable, training_mode
 from gps_seg.runs.log import Interruption, RunLog
+from gps_seg.runs.schedule import learning_rate
 from gps_seg.runs.state import TrainingState, load_state, save_state
 from gps_seg.tasks.task import Task
 
@@ -42,16 +43,6 @@ class FitResult:
     best_score: float
     seconds: float
     stopped: str
-
-
-def learning_rate(step: int, steps: int, config: TrainConfig, peak: float | None = None) -> float:
-    """Linear warm-up, cosine from ``peak`` (``lr``) to ``min_lr``, and a cooldown there; ``step`` counts from 0."""
-    peak = config.lr if peak is None else peak
-    warmup, steps = int(config.warmup * steps), steps - int(config.cooldown * steps)
-    if step < warmup:
-        return config.warmup_lr + (peak - config.warmup_lr) * (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-    return config.min_lr + (peak - config.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def peak_rate(role: Role | None, config: TrainConfig) -> float:
@@ -132,7 +123,8 @@ class Fit:
         began = time.perf_counter()
         training_mode(self.model)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, self.steps, self.config, group["peak"])
+            group["lr"] = learning_rate(step, self.steps, self.config, group["peak"],
+                                        steps_per_epoch=self.steps_per_epoch)
         total = 0.0
         for number, piece in enumerate(pieces, start=1):
             with self.accelerator.autocast(), self._sync(last=number == len(pieces)):
@@ -187,7 +179,7 @@ def fit(
             loss, norm = run.step(pieces, state.step)
             state.step += 1
             state.update_ema(attached, config.ema)
-            rate = learning_rate(state.step - 1, run.steps, config)
+            rate = learning_rate(state.step - 1, run.steps, config, steps_per_epoch=run.steps_per_epoch)
             log.row({"step": state.step, "loss": loss, "lr": rate, "gradient_norm": norm})
             if validate is not None and (state.step % every == 0 or state.step == run.steps):
                 _validate(run, state, validate, log)

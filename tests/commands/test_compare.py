@@ -27,6 +27,7 @@ from gps_seg.errors import ConfigError, DataError
 from gps_seg.tasks.lookup import COMPARED
 from gps_seg.tasks.segmentation.phantom import phantom
 
+LR = (("train.lr", 1e-3),)
 BASE = {
     "model": {"name": "tiny"}, "data": {"name": "phantom", "phantom_images": 12}, "selection": {"batch_size": 4},
     "train": {"max_steps": 3, "batch_size": 2, "precision": "fp32", "validate_every": 3}, "evaluate": {"overlays": 0},
@@ -96,7 +97,7 @@ def test_a_cells_settings_are_the_base_the_shared_ones_and_its_own(tmp_path: Pat
         "gps", "random", 4, 3)
     assert full.method == "full" and not full.selection.model_dump() and linear.method == "head"  # gps's own is left out
     assert random.train == full.train and (full.train.lr, full.train.max_steps, full.train.batch_size) == (1e-4, 7, 1)
-    assert [cell.config.seed for cell in final_cells(comparison, tmp_path, "full", "", 1e-4)] == [0, 1, 2]
+    assert [cell.config.seed for cell in final_cells(comparison, tmp_path, "full", "", (("train.lr", 1e-4),))] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(("task", "base", "tuning", "final"), [
@@ -113,7 +114,7 @@ def test_rates_are_judged_on_the_step_that_the_final_runs_keep(
     (tmp_path / "base.yaml").write_text(yaml.safe_dump({"task": task, "data": base}))
     comparison = load_comparison(path)
     (rate,), (first, *_) = (cells(comparison, tmp_path, "head", comparison.trained[0], *more)
-                            for cells, more in ((tuning_cells, ()), (final_cells, (1e-3,))))
+                            for cells, more in ((tuning_cells, ()), (final_cells, (LR,))))
     assert [(cell.config.data.protocol, cell.config.train.keep) for cell in (rate, first)] == [tuning, final]
     assert (rate == first) == (tuning == final)  # then the tuned cell is the final one of its seed
 
@@ -170,7 +171,7 @@ def test_a_comparison_of_classifiers_tunes_on_validation_and_reads_the_test_part
 
 
 def test_a_finished_cell_of_other_settings_is_not_reused(tmp_path: Path) -> None:
-    cell, = final_cells(load_comparison(write(tmp_path, methods={"gps": {}}, seeds=[0])), tmp_path, "gps", "", None)
+    cell, = final_cells(load_comparison(write(tmp_path, methods={"gps": {}}, seeds=[0])), tmp_path, "gps", "", ())
     cell.folder.mkdir(parents=True)
     (cell.folder / "result.json").write_text("{}")
 

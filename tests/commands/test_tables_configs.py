@@ -20,12 +20,15 @@ from gps_seg.models.classifiers import build_backbone
 from gps_seg.tasks.classification.catalog import ADAPTERS
 
 FOLDER = Path(__file__).parents[2] / "configs" / "tables"
+LR = (("train.lr", 1e-3),)
 FGVC = ("cub_200_2011", "nabirds", "oxford_flowers", "stanford_dogs", "stanford_cars")
 TABLES = {
     "table2_fgvc": FGVC, "table3_vtab": tuple(name for name in ADAPTERS if name.startswith("vtab_")),
     "table4_fgvc_swin_b": FGVC, "table4_fgvc_convnext_b": FGVC, "table6a_levels": FGVC, "table6b_criteria": FGVC,
     "table6c_loss": FGVC, "fig6a_excluded_blocks": FGVC[:1], "fig6b_first_blocks": FGVC[:1], "fig6c_k": FGVC,
-    "table8_robustness": ("imagenet",), "table10_cifar100": ("cifar100",), "table11_imagenet_vit_b": ("imagenet",),
+    "table8_robustness": ("imagenet",), "table10_cifar100": ("cifar100",),
+    "table10_cifar100_swin_b": ("cifar100",), "table10_cifar100_convnext_b": ("cifar100",),
+    "table11_imagenet_vit_b": ("imagenet",),
     "table11_imagenet_swin_b": ("imagenet",), "table11_imagenet_convnext_b": ("imagenet",), "fig10_few_shot": ("imagenet",),
     "table12_seeds": FGVC,
 }
@@ -46,8 +49,10 @@ def test_every_cell_of_a_table_has_settings_that_fit_its_data_set_and_backbone(n
     assert set(comparison.sets) == set(TABLES[name]) and (comparison.page.reference or len(comparison.page.methods) == 1)
     for method in comparison.page.methods:
         tuning, final = (cells(comparison, tmp_path, method, data, *more) for cells, more in
-                         ((tuning_cells, ()), (final_cells, (1e-3,))))
-        assert {cell.config.data.protocol for cell in tuning} <= {"tune"} and len(tuning) == len(comparison.page.learning_rates)
+                         ((tuning_cells, ()), (final_cells, (LR,))))
+        chooses = comparison.grid(method) and comparison.chooser(method) == method
+        assert {cell.config.data.protocol for cell in tuning} <= {"tune"}
+        assert len(tuning) == (len(comparison.points(method)) if chooses else 0)
         assert {cell.config.train.keep for cell in tuning} <= {"last"}  # as the final runs, which have no validation part
         config = final[0].config
         assert config.data.protocol == "final" and config.data.name == data
@@ -78,6 +83,24 @@ def test_ablations_leave_out_the_blocks_they_name() -> None:
     assert one["without block 3"]["selection.exclude"] == ["blocks.2.*"] and len(one) == 13
     assert first["without the first 4"]["selection.exclude"] == [f"blocks.{number}.*" for number in range(4)]
     assert [values["selection.k"] for values in table("fig6c_k").page.methods.values()] == [1, 2, 3, 5, 7, 10, 15, "auto"]
+
+
+def test_few_shot_rates_read_no_label_but_the_few() -> None:
+    comparison = table("fig10_few_shot")
+    for method, own in comparison.page.methods.items():
+        config = comparison.config(method, "imagenet")
+        assert config.data.model_dump()["few_shot_validation"] == "few"
+        assert (comparison.chooser(method) != method) == (own["data.few_shot"] == 1)  # one image leaves none to validate on
+        assert comparison.page.methods[comparison.chooser(method)]["data.few_shot"] == max(2, own["data.few_shot"])
+
+
+def test_prompts_of_the_tables_are_as_many_as_published_for_each_task() -> None:
+    vtab = table("table3_vtab")
+    tokens = {data: vtab.config("vpt_deep", data).selection.model_dump()["tokens"] for data in vtab.trained}
+    assert tokens == {f"vtab_{name}": number for name, number in {
+        "cifar_100": 10, "caltech101": 10, "dtd": 10, "flowers102": 1, "pets": 1, "svhn": 50, "sun397": 5, "patch_camelyon": 100,
+        "eurosat": 100, "resisc45": 10, "diabetic_retinopathy": 1, "clevr_count": 100, "clevr_dist": 200, "dmlab": 100,
+        "kitti": 100, "dsprites_loc": 100, "dsprites_ori": 100, "smallnorb_azi": 200, "smallnorb_ele": 200}.items()}
 
 
 def test_means_are_left_out_where_a_data_set_is_missing() -> None:
@@ -125,5 +148,5 @@ def test_the_data_sets_name_is_put_into_settings(tmp_path: Path) -> None:
     (tmp_path / "compare.yaml").write_text(yaml.safe_dump({
         "task": "classification", "base": "{data}.yaml", "data": ["digits"],
         "methods": {"gps": {"selection.files": ["shared/common.safetensors", "shared/rest/{data}.safetensors"]}}}))
-    (cell, *_) = final_cells(load_comparison(tmp_path / "compare.yaml"), tmp_path, "gps", "digits", None)
+    (cell, *_) = final_cells(load_comparison(tmp_path / "compare.yaml"), tmp_path, "gps", "digits", ())
     assert [str(path) for path in cell.config.selection.files][1] == "shared/rest/digits.safetensors"

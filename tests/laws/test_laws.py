@@ -34,6 +34,9 @@ from gps_seg.runs.log import read_log
 MODELS = ("tiny", "tiny_lite")
 WITHOUT_A_PLACE_IN_SAM = ("vpt_shallow", "vpt_deep")
 IN_THE_HEAD = "gps with head=select"
+SETTINGS_OF: dict[str, dict[str, float]] = {  # modules, vectors and single entries, some of each
+    name: {"budget": 0.15, "rank": 2} for name in ("spt_lora", "spt_adapter")
+}
 every = pytest.mark.parametrize(
     ("method", "name"),
     [(method, name) for method in (*METHODS, IN_THE_HEAD) for name in MODELS if method not in WITHOUT_A_PLACE_IN_SAM],
@@ -53,7 +56,7 @@ def prepared(method: str, name: str) -> tuple[SamModel, Selection, Tensor]:
 
     if method == IN_THE_HEAD:
         return model, METHODS["gps"](model, GPSConfig(head="select"), scores, 0), image
-    return model, METHODS[method](model, OPTIONS[method](), scores, 0), image
+    return model, METHODS[method](model, OPTIONS[method](**SETTINGS_OF.get(method, {})), scores, 0), image
 
 
 def unasked(names: object) -> dict[str, Tensor]:
@@ -83,7 +86,7 @@ def test_attaching_changes_no_output(method: str, name: str) -> None:
     model, selection, image = prepared(method, name)
     attach(model, selection)
     base = build_sam(name).eval()
-    if method == "ssf" and name == "tiny_lite":  # scales behind every layer: the lean path leaves the blocks to the packaged one
+    if method in ("ssf", *SETTINGS_OF) and name == "tiny_lite":  # behind layers: the lean path leaves them to the packaged one
         torch.testing.assert_close(output(model, image), output(base, image), rtol=1e-5, atol=1e-6)
     else:
         assert torch.equal(output(model, image), output(base, image))
@@ -135,8 +138,8 @@ def test_merged_equals_attached_and_is_a_stock_model(method: str, name: str) -> 
     expected = output(model, image)
     attached.merge()
     assert torch.equal(output(model, image), expected)
-    if method == "adapter":
-        with pytest.raises(ConfigError, match="method adapter: its modules cannot be merged into a stock model"):
+    if method in ("adapter", "spt_adapter"):
+        with pytest.raises(ConfigError, match=f"method {method}: its modules cannot be merged into a stock model"):
             fold_modules(model, selection.meta)
         return
     fold_modules(model, selection.meta)

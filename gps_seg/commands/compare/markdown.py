@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gps_seg.commands.compare.edges import LOWER, UPPER, Grids, edge_notes
 from gps_seg.metrics.paired import shown_p
 from gps_seg.metrics.tables import markdown_table
 from gps_seg.tasks.comparison import Compared, Row
@@ -31,7 +32,10 @@ def markdown(document: Mapping[str, Any]) -> str:
 
 
 def _one_set(name: str, table: Mapping[str, Any], compared: Compared) -> list[str]:
+    grids = table.get("grids", {})
     rows = [_shared(row, compared.title, table["reference"]) | compared.shown(row) for row in table["rows"]]
+    for row in rows:
+        row["lr"] += _edge(grids.get(row["method"], {}))
     empty = [PUBLISHED] if all(row["published"] is None for row in table["rows"]) else []
     columns = [title for title in dict.fromkeys(title for row in rows for title in row) if title not in empty]
     images = f", {table['rows'][0]['images']} images" if rows else ""
@@ -40,7 +44,7 @@ def _one_set(name: str, table: Mapping[str, Any], compared: Compared) -> list[st
     return [f"## {name}{images}, mean over images", "",
             *markdown_table(columns, [[row.get(title, "-") for title in columns] for row in rows], left=("method", INTERVAL)),
             *(f"\n{row['method']}: {row['note']}" for row in table["rows"] if "note" in row), "",
-            f"Intervals: bootstrap over seeds and images. {test}".strip(), ""]
+            f"Intervals: bootstrap over seeds and images. {test}".strip(), "", *(f"{note}.\n" for note in edge_notes(grids))]
 
 
 def _shared(row: Row, title: str, reference: str) -> dict[str, str]:
@@ -49,6 +53,11 @@ def _shared(row: Row, title: str, reference: str) -> dict[str, str]:
             PUBLISHED: _number(row["published"]), INTERVAL: f"{row['low']:.4f} to {row['high']:.4f}",
             "sd over seeds": _number(row["sd"]),
             "p": "reference" if row["method"] == reference else shown_p(row["p"]) if "p" in row else "-"}
+
+
+def _edge(grids: Grids) -> str:
+    place = grids["train.lr"]["place"] if grids else ""
+    return f" ({place})" if place in (LOWER, UPPER) else ""
 
 
 def _means(means: Mapping[str, Any]) -> list[str]:
@@ -64,13 +73,14 @@ def _means(means: Mapping[str, Any]) -> list[str]:
 
 def _rates(document: Mapping[str, Any]) -> list[str]:
     """How the rates were chosen, for the methods of each protocol."""
-    if not document["learning_rates"]:
+    if not document["learning_rates"] and not document.get("rates") and not document.get("grid"):
         return []
     methods: dict[str, list[str]] = {}
     for method, protocol in document["protocols"].items():
         methods.setdefault(protocol, []).append(method)
     return [line for protocol, names in methods.items()
-            for line in (f"Learning rates{' of ' + ', '.join(names) if len(methods) > 1 else ''}: {RATES[protocol]}.", "")]
+            for line in (f"Learning rates{' of ' + ', '.join(names) if len(methods) > 1 else ''}: {RATES[protocol]}"
+                         f"{document.get('validation', '')}.", "")]
 
 
 def _number(value: float | None) -> str:

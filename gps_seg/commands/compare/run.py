@@ -9,10 +9,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from gps_seg.commands.compare.cells import Cell, Say, best_cell, failures, final_cells, run_cells, tuning_cells
+from gps_seg.commands.compare.edges import grids_of
 from gps_seg.commands.compare.markdown import markdown
 from gps_seg.commands.compare.report import means, one_set, provenance
 from gps_seg.commands.compare.scores import score_all
-from gps_seg.commands.compare.settings import Comparison, load_comparison
+from gps_seg.commands.compare.settings import RATE, Comparison, load_comparison
 from gps_seg.errors import ConfigError
 from gps_seg.files import disk_error, write_json, write_text
 from gps_seg.metrics.plots.pictures import cost_of_score_plot
@@ -62,17 +63,20 @@ def _run(comparison: Comparison, out: Path, devices: Sequence[str], say: Say) ->
     trained = {data: train_all(comparison, data, out, devices, say) for data in comparison.trained}
     document: dict[str, Any] = {
         "name": comparison.path.stem, "task": comparison.task, "score": score, "seeds": list(page.seeds),
-        "learning_rates": list(page.learning_rates),
+        "learning_rates": list(page.learning_rates), "rates": {method: list(rates) for method, rates in page.rates.items()},
+        "grid": {method: {key: list(values) for key, values in own.items()} for method, own in page.grid.items()},
+        "rates_of": dict(page.rates_of),
         "protocols": {method: comparison.protocol(method, comparison.trained[0]) for method in page.methods},
         "tuning": {comparison.config(comparison.reference, data).data.name: _tuned(tuning, score)
                    for data, (tuning, _) in trained.items()},
+        "validation": _validation(comparison),
         "data": {}, "failed": failures({cell.title: cell.failed for parts in trained.values() for cell in _each(*parts)
                                         if not cell.finished}),
     }
     for name in comparison.sets:
         _, final = trained[name if name in trained else ""]
         documents, failed = score_all(comparison, name, final, out, devices[0], say)
-        document["data"][name] = one_set(comparison, name, documents, final)
+        document["data"][name] = {**one_set(comparison, name, documents, final), "grids": grids_of(comparison, final)}
         document["failed"] |= failed
     document["means"] = means(comparison, document["data"])
     document["provenance"] = provenance(cell for _, final in trained.values() for cell in _each(final))
@@ -80,20 +84,32 @@ def _run(comparison: Comparison, out: Path, devices: Sequence[str], say: Say) ->
     return document
 
 
+def _validation(comparison: Comparison) -> str:
+    """What the methods that choose for themselves validate on, where it is not the data set's own part."""
+    page, data = comparison.page, comparison.trained[0]
+    found = (comparison.compared.validation(comparison.config(method, data).data) for method in page.methods)
+    return next(filter(None, found), "")
+
+
 def _tuned(tuning: Cells, score: str) -> dict[str, dict[str, float | None]]:
-    """Inner validation score by method and rate."""
-    return {method: {f"{cell.rate:g}": cell.inner_score(score) for cell in cells} for method, cells in tuning.items()}
+    """Inner validation score by method and rate, or what else was tried."""
+    return {method: {_label(cell): cell.inner_score(score) for cell in cells} for method, cells in tuning.items()}
+
+
+def _label(cell: Cell) -> str:
+    return ", ".join(f"{value:g}" if key == RATE else f"{key}={value:g}" for key, value in cell.point)
 
 
 def train_all(comparison: Comparison, data: str, out: Path, devices: Sequence[str], say: Say) -> tuple[Cells, Cells]:
-    """Tuning and final cells: every method's rates, then with the best of them every seed; none where every rate failed."""
+    """Tuning and final cells: every method's grid, then with the best of it every seed; none where every point failed."""
     tuning = {method: tuning_cells(comparison, out, method, data) for method in comparison.page.methods}
     run_cells(_each(tuning), devices, say)
     final = {}
-    for method, cells in tuning.items():
-        best = best_cell(cells, comparison.compared.score)
-        if best or not cells:
-            final[method] = final_cells(comparison, out, method, data, best.rate if best else None)
+    for method in tuning:
+        tried = tuning[comparison.chooser(method)]
+        best = best_cell(tried, comparison.compared.score)
+        if best or not tried:
+            final[method] = final_cells(comparison, out, method, data, best.point if best else ())
     run_cells(_each(final), devices, say)
     return tuning, final
 
