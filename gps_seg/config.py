@@ -390,10 +390,11 @@ class VptOptions(HeadOptions):
     tokens: int = Field(10, ge=1, description="learned tokens, at the first block or at each")
 
 
+NOTHING = "none"  # the method that trains nothing
 OPTIONS: dict[str, type[MethodOptions]] = {
     "gps": GPSConfig, "full": MethodOptions, "head": MethodOptions, "bitfit": HeadOptions, "partial": PartialOptions,
     "lora": LoraOptions, "shira": ShiraOptions, "adapter": AdapterOptions, "ssf": HeadOptions, "vpt_shallow": VptOptions,
-    "vpt_deep": VptOptions,
+    "vpt_deep": VptOptions, NOTHING: MethodOptions,
 }
 
 
@@ -568,6 +569,11 @@ class RunConfig(Section):
                 raise ValueError(f"train.{name} is not read with data.protocol=final, which trains on the validation part too")
         return self
 
+    @property
+    def trains(self) -> bool:
+        """Whether anything trains at all."""
+        return self.method != NOTHING
+
     @field_validator("method", mode="before")
     @classmethod
     def _known_method(cls, value: object) -> object:
@@ -586,6 +592,11 @@ class SegmentationConfig(RunConfig):
     data: PolypDataConfig = Field(PolypDataConfig(), description="the images")
     train: SegmentationTrainConfig = Field(SegmentationTrainConfig(), description="the fine-tuning")
     evaluate: SegmentationEvaluateConfig = Field(SegmentationEvaluateConfig(), description="the scoring")
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything trains at all: the quality head does under a loss of its own, whatever the method."""
+        return super().trains or self.train.quality
 
     @model_validator(mode="after")
     def _cheap_needs_the_parts_of_attention(self) -> SegmentationConfig:

@@ -16,7 +16,7 @@ from torch import nn
 from gps_seg.core.scores import Scores
 from gps_seg.core.selection import Selection
 from gps_seg.methods.adapter import adapter
-from gps_seg.methods.dense import bitfit, full, head, partial
+from gps_seg.methods.dense import bitfit, full, head, none, partial
 from gps_seg.methods.gps import gps
 from gps_seg.methods.lora import lora, shira
 from gps_seg.methods.ssf import ssf
@@ -38,4 +38,5 @@ METHODS: dict[str, Method] = {
     "ssf": ssf,
     "vpt_shallow": vpt_shallow,
     "vpt_deep": vpt_deep,
+    "none": none,
 }

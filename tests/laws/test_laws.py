@@ -21,6 +21,7 @@ from gps_seg.core.attach import Attached, attach
 from gps_seg.core.scores import gradient_scores
 from gps_seg.core.selection import Selection, counts, fingerprint
 from gps_seg.errors import CheckpointError, ConfigError
+from gps_seg.files.tensors import read_tensors
 from gps_seg.methods import METHODS
 from gps_seg.methods.added import add_modules, fold_modules, remove_modules
 from gps_seg.methods.selection_file import load_selection, save_selection
@@ -62,6 +63,8 @@ def unasked(names: object) -> dict[str, Tensor]:
 
 def train(attached: Attached, image: Tensor, steps: int = 3) -> None:
     """AdamW with a weight decay that would be seen at once on anything it should not touch."""
+    if not attached.trainable():
+        return
     training_mode(attached.model)
     optimizer = torch.optim.AdamW(attached.trainable().values(), lr=1e-2, weight_decay=0.1)
     attached.follow(optimizer)
@@ -106,7 +109,7 @@ def test_training_moves_what_is_selected_and_not_one_bit_more(method: str, name:
             allowed[selection.sparse[parameter]] = True
         assert not (changed & ~allowed).any(), parameter
         moved += int(changed.sum())
-    assert moved > 0.2 * counts(selection, model)["trainable"]
+    assert moved > 0.2 * counts(selection, model)["trainable"] or method == "none"
 
 
 @every
@@ -224,6 +227,13 @@ def test_prompt_tokens_train_save_and_go_again_in_a_sequence_vit(method: str, tm
     attached.unmerge()
     remove_modules(model, selection.meta)
     assert torch.equal(model(image), stock) and fingerprint(model) == selection.base
+
+
+def test_none_selects_nothing_and_its_delta_is_empty(tmp_path: Path) -> None:
+    model, selection, _ = prepared("none", "tiny")
+    assert not selection.sparse and not selection.dense and counts(selection, model)["trainable"] == 0
+    save_delta(tmp_path, attach(model, selection), {})
+    assert not read_tensors(tmp_path / "adapter_model.safetensors", "a delta")[0]
 
 
 def test_partial_trains_the_last_blocks_and_what_follows() -> None:

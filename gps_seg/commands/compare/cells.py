@@ -79,14 +79,14 @@ class Cell:
 def tuning_cells(comparison: Comparison, out: Path, method: str, data: str) -> list[Cell]:
     """A cell for each rate to choose from, with the first seed."""
     apart = comparison.protocol(method, data) == "final"
-    return [_cell(comparison, out, method, data, rate, phase="tune" if apart else "") for rate in comparison.page.learning_rates]
+    return [_cell(comparison, out, method, data, rate, phase="tune" if apart else "") for rate in comparison.rates(method, data)]
 
 
 def final_cells(comparison: Comparison, out: Path, method: str, data: str, rate: float | None) -> list[Cell]:
     """A cell for each seed; the first is the tuning cell of that rate, where the two do not train apart."""
     apart = comparison.protocol(method, data) == "final"
     return [_cell(comparison, out, method, data, rate, phase="final" if apart else "", seed=seed)
-            for seed in comparison.page.seeds]
+            for seed in comparison.seeds(method, data)]
 
 
 def _cell(

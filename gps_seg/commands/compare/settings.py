@@ -103,6 +103,14 @@ class Comparison:
         found = section.protocol if "protocol" in section.model_fields_set else self.compared.protocol
         return "tune" if found == "honest" else found
 
+    def rates(self, method: str, data: str) -> tuple[float, ...]:
+        """The rates that a method chooses from; none for one that trains nothing."""
+        return self.page.learning_rates if self.config(method, data).trains else ()
+
+    def seeds(self, method: str, data: str) -> tuple[int, ...]:
+        """The seeds of a method's final runs; one for a method that trains nothing, whose runs are all alike."""
+        return self.page.seeds if self.config(method, data).trains else self.page.seeds[:1]
+
     def config(self, method: str, data: str, seed: int | None = None, changes: Mapping[str, Any] | None = None) -> RunConfig:
         """The settings of one cell: the base's, then the shared ones, the method's own and the changes. Raises ConfigError."""
         values = {**self._shared(method), "method": method, **self.page.methods[method],
@@ -152,7 +160,7 @@ def load_comparison(path: Path, overrides: Sequence[str] = ()) -> Comparison:
     comparison = _with_sets(path, page)
     for data in comparison.trained:
         for method in page.methods:
-            for rate in page.learning_rates or (None,):
+            for rate in comparison.rates(method, data) or (None,):
                 comparison.config(method, data, changes={} if rate is None else {"train.lr": rate})
     _check_prompts(comparison)
     return comparison
