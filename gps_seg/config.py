@@ -384,6 +384,14 @@ class AdapterOptions(HeadOptions):
     width: int = Field(32, ge=1, description="channels of the bottleneck")
 
 
+class SamAdapterOptions(HeadOptions):
+    """Options of sam_adapter; the defaults are the released configuration's."""
+
+    shrink: int = Field(32, ge=1, description="width of a block's tokens over that of what its prompt is made of")
+    low_frequencies: float = Field(0.25, ge=0, le=1, description="part of the image's spectrum, around frequency zero, that is "
+                                   "taken out before prompts are made of the rest")
+
+
 class VptOptions(HeadOptions):
     """Options of vpt_shallow and vpt_deep."""
 
@@ -393,8 +401,8 @@ class VptOptions(HeadOptions):
 NOTHING = "none"  # the method that trains nothing
 OPTIONS: dict[str, type[MethodOptions]] = {
     "gps": GPSConfig, "full": MethodOptions, "head": MethodOptions, "bitfit": HeadOptions, "partial": PartialOptions,
-    "lora": LoraOptions, "shira": ShiraOptions, "adapter": AdapterOptions, "ssf": HeadOptions, "vpt_shallow": VptOptions,
-    "vpt_deep": VptOptions, NOTHING: MethodOptions,
+    "lora": LoraOptions, "shira": ShiraOptions, "adapter": AdapterOptions, "sam_adapter": SamAdapterOptions, "ssf": HeadOptions,
+    "vpt_shallow": VptOptions, "vpt_deep": VptOptions, NOTHING: MethodOptions,
 }
 
 
@@ -559,7 +567,7 @@ class RunConfig(Section):
     train: TrainConfig
     evaluate: EvaluateConfig
     seed: int = Field(0, ge=0, description="of order, augmentation, mixing, random scores, and the first values of a new head "
-                      "and of what lora, shira, adapter and vpt add; pretrained weights have no randomness")
+                      "and of what lora, shira, adapter, sam_adapter and vpt add; pretrained weights have no randomness")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="CUDA_VISIBLE_DEVICES chooses among several GPUs")
 
     @model_validator(mode="after")

@@ -84,8 +84,13 @@ def output(model: nn.Module, image: Tensor) -> Tensor:
 @every
 def test_attaching_changes_no_output(method: str, name: str) -> None:
     model, selection, image = prepared(method, name)
+    before = output(model, image)
     attach(model, selection)
+    assert torch.equal(output(model, image), before)
     base = build_sam(name).eval()
+    if method == "sam_adapter":  # its prompts begin with the published values, not with zeros
+        assert not torch.allclose(before, output(base, image))
+        return
     if method == "ssf" and name == "tiny_lite":  # scales behind every layer: the lean path leaves the blocks to the packaged one
         torch.testing.assert_close(output(model, image), output(base, image), rtol=1e-5, atol=1e-6)
     else:
@@ -138,8 +143,8 @@ def test_merged_equals_attached_and_is_a_stock_model(method: str, name: str) -> 
     expected = output(model, image)
     attached.merge()
     assert torch.equal(output(model, image), expected)
-    if method == "adapter":
-        with pytest.raises(ConfigError, match="method adapter: its modules cannot be merged into a stock model"):
+    if method in ("adapter", "sam_adapter"):
+        with pytest.raises(ConfigError, match=f"method {method}: its modules cannot be merged into a stock model"):
             fold_modules(model, selection.meta)
         return
     fold_modules(model, selection.meta)
