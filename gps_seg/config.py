@@ -65,6 +65,10 @@ class SamConfig(ModelConfig):
     resize: Literal["longest_side", "squash"] | None = Field(
         None, description="keep the aspect and pad (SAM's rule), or squash to a square (the released GPS code)"
     )
+    positions: Literal["pretrained", "random"] = Field(
+        "pretrained", description="the prompt encoder's code of places and its embedding of no mask; random: drawn from the "
+        "seed, as in the released GPS code, which does not load them; only to show what that costs"
+    )
     attention: Literal["efficient", "stock"] = Field(
         "efficient", description="of SAM's ViT: efficient never writes the attention map; the result is the same"
     )
@@ -154,6 +158,9 @@ class PolypDataConfig(DataConfig):
                                     "else train.txt in its folder, else all but a fifth that split_seed draws")
     test_list: Path | None = Field(None, description="text file; default: the set's published split, else test.txt or val.txt in "
                                    "its folder, else that fifth; none of pranet-train, which other sets test")
+    test_set: str | None = Field(None, description="what the test part is, in place of lists: a known set whose images are some "
+                                 "of this one's, such as kvasir-sessile of kvasir-seg, or a text file of their names; all other "
+                                 "images train")
     inner_fraction: float = Field(0.1, gt=0, lt=0.5, description="part of the training list that is the inner validation part")
     train_images: int | None = Field(None, ge=1, description="use only this many training images (a reduced budget)")
     phantom_images: int = Field(200, ge=10, description="of phantom: number of drawn images; a fifth of them is the test part")
@@ -202,6 +209,12 @@ class PolypDataConfig(DataConfig):
         if value == 0:
             raise PydanticCustomError("inner_fraction", "to train on all images with nothing kept, use data.protocol=final")
         return value
+
+    @model_validator(mode="after")
+    def _a_test_set_needs_no_lists(self) -> PolypDataConfig:
+        if self.test_set is not None and (self.train_list or self.test_list or self.name == "phantom"):
+            raise ValueError("test_set divides the images of a set by itself: leave out train_list and test_list, and phantoms")
+        return self
 
     @model_validator(mode="after")
     def _phantoms_are_counted(self) -> PolypDataConfig:
