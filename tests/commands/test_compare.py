@@ -159,7 +159,7 @@ def test_a_wrong_comparison_is_refused_before_anything_runs(tmp_path: Path, valu
 def test_an_empty_comparison_still_gives_a_table() -> None:
     text = markdown({"name": "x", "task": "segmentation", "data": {"own": {"reference": "gps", "rows": [], "pairs": []}},
                      "means": {}, "learning_rates": [], "failed": {"gps": "no memory"}})
-    assert "failed: gps: no memory" in text
+    assert "## own\n\nNo scores; why stands below." in text and "failed: gps: no memory" in text
 
 
 def test_a_comparison_of_classifiers_tunes_on_validation_and_reads_the_test_part_once(tmp_path: Path) -> None:
