@@ -65,6 +65,10 @@ class SamConfig(ModelConfig):
     resize: Literal["longest_side", "squash"] | None = Field(
         None, description="keep the aspect and pad (SAM's rule), or squash to a square (the released GPS code)"
     )
+    positions: Literal["pretrained", "random"] = Field(
+        "pretrained", description="the prompt encoder's code of places and its embedding of no mask; random: drawn from the "
+        "seed, as in the released GPS code, which does not load them; only to show what that costs"
+    )
     attention: Literal["efficient", "stock"] = Field(
         "efficient", description="of SAM's ViT: efficient never writes the attention map; the result is the same"
     )
@@ -154,6 +158,9 @@ class PolypDataConfig(DataConfig):
                                     "else train.txt in its folder, else all but a fifth that split_seed draws")
     test_list: Path | None = Field(None, description="text file; default: the set's published split, else test.txt or val.txt in "
                                    "its folder, else that fifth; none of pranet-train, which other sets test")
+    test_set: str | None = Field(None, description="what the test part is, in place of lists: a known set whose images are some "
+                                 "of this one's, such as kvasir-sessile of kvasir-seg, or a text file of their names; all other "
+                                 "images train")
     inner_fraction: float = Field(0.1, gt=0, lt=0.5, description="part of the training list that is the inner validation part")
     train_images: int | None = Field(None, ge=1, description="use only this many training images (a reduced budget)")
     phantom_images: int = Field(200, ge=10, description="of phantom: number of drawn images; a fifth of them is the test part")
@@ -202,6 +209,12 @@ class PolypDataConfig(DataConfig):
         if value == 0:
             raise PydanticCustomError("inner_fraction", "to train on all images with nothing kept, use data.protocol=final")
         return value
+
+    @model_validator(mode="after")
+    def _a_test_set_needs_no_lists(self) -> PolypDataConfig:
+        if self.test_set is not None and (self.train_list or self.test_list or self.name == "phantom"):
+            raise ValueError("test_set divides the images of a set by itself: leave out train_list and test_list, and phantoms")
+        return self
 
     @model_validator(mode="after")
     def _phantoms_are_counted(self) -> PolypDataConfig:
@@ -394,6 +407,14 @@ class AdapterOptions(HeadOptions):
     width: int = Field(32, ge=1, description="channels of the bottleneck")
 
 
+class SamAdapterOptions(HeadOptions):
+    """Options of sam_adapter; the defaults are the released configuration's."""
+
+    shrink: int = Field(32, ge=1, description="width of a block's tokens over that of what its prompt is made of")
+    low_frequencies: float = Field(0.25, ge=0, le=1, description="part of the image's spectrum, around frequency zero, that is "
+                                   "taken out before prompts are made of the rest")
+
+
 class VptOptions(HeadOptions):
     """Options of vpt_shallow and vpt_deep."""
 
@@ -413,10 +434,11 @@ class SptOptions(PassOptions, HeadOptions):
     vector_ratio: float = Field(5.0, ge=1, description="the same for a bias or norm, which then trains as a whole")
 
 
+NOTHING = "none"  # the method that trains nothing
 OPTIONS: dict[str, type[MethodOptions]] = {
     "gps": GPSConfig, "full": MethodOptions, "head": MethodOptions, "bitfit": HeadOptions, "partial": PartialOptions,
-    "lora": LoraOptions, "shira": ShiraOptions, "adapter": AdapterOptions, "ssf": HeadOptions, "vpt_shallow": VptOptions,
-    "vpt_deep": VptOptions, "spt_lora": SptOptions, "spt_adapter": SptOptions,
+    "lora": LoraOptions, "shira": ShiraOptions, "adapter": AdapterOptions, "sam_adapter": SamAdapterOptions, "ssf": HeadOptions,
+    "vpt_shallow": VptOptions, "vpt_deep": VptOptions, "spt_lora": SptOptions, "spt_adapter": SptOptions, NOTHING: MethodOptions,
 }
 
 
@@ -585,7 +607,7 @@ class RunConfig(Section):
     train: TrainConfig
     evaluate: EvaluateConfig
     seed: int = Field(0, ge=0, description="of order, augmentation, mixing, random scores, and the first values of a new head "
-                      "and of what lora, shira, adapter, vpt and spt add; pretrained weights have no randomness")
+                      "and of what lora, shira, adapter, sam_adapter, vpt and spt add; pretrained weights have no randomness")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="CUDA_VISIBLE_DEVICES chooses among several GPUs")
 
     @model_validator(mode="after")
@@ -594,6 +616,11 @@ class RunConfig(Section):
             if self.data.protocol == "final" and getattr(self.train, name):
                 raise ValueError(f"train.{name} is not read with data.protocol=final, which trains on the validation part too")
         return self
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything trains at all."""
+        return self.method != NOTHING
 
     @field_validator("method", mode="before")
     @classmethod
@@ -613,6 +640,11 @@ class SegmentationConfig(RunConfig):
     data: PolypDataConfig = Field(PolypDataConfig(), description="the images")
     train: SegmentationTrainConfig = Field(SegmentationTrainConfig(), description="the fine-tuning")
     evaluate: SegmentationEvaluateConfig = Field(SegmentationEvaluateConfig(), description="the scoring")
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything trains at all: the quality head does under a loss of its own, whatever the method."""
+        return super().trains or self.train.quality
 
     @model_validator(mode="after")
     def _cheap_needs_the_parts_of_attention(self) -> SegmentationConfig:

@@ -12,6 +12,7 @@ from gps_seg.errors import ConfigError
 from gps_seg.methods.adapter import ADAPTER
 from gps_seg.methods.addition import META, Addition, add
 from gps_seg.methods.lora import LORA, SHIRA
+from gps_seg.methods.sam_adapter import SAM_ADAPTER
 from gps_seg.methods.spt import SPT_ADAPTER, SPT_LORA
 from gps_seg.methods.ssf import SSF
 from gps_seg.methods.vpt import VPT_DEEP, VPT_SHALLOW
@@ -20,6 +21,7 @@ ADDITIONS: dict[str, Addition] = {
     "lora": LORA,
     "shira": SHIRA,
     "adapter": ADAPTER,
+    "sam_adapter": SAM_ADAPTER,
     "ssf": SSF,
     "vpt_shallow": VPT_SHALLOW,
     "vpt_deep": VPT_DEEP,

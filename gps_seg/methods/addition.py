@@ -1,7 +1,7 @@
 """A kind of module that a method adds to the encoder instead of choosing among its weights.
 
 The stock parameters keep their place and stay frozen; what is added is named in the selection's ``meta``, so that a saved run
-can be rebuilt on the bare base. Adding changes no output, except for visual prompts, whose tokens take part at once.
+can be rebuilt on the bare base. Adding changes no output, except for prompts (vpt, sam_adapter), which take part at once.
 """
 
 from __future__ import annotations

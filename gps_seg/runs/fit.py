@@ -158,7 +158,7 @@ def fit(
     model: nn.Module, attached: Attached, task: Task, loader: DataLoader[Any], validate: Validation, *,
     config: TrainConfig, accelerator: Accelerator, log: RunLog, resume: bool = False,
 ) -> FitResult:
-    """Train what is attached; leaves the best validated values in the model.
+    """Train what is attached; leaves the best validated values in the model. Where nothing is, no step is taken.
 
     A checkpoint is written every ``checkpoint_every`` steps, atomically; with ``resume`` a run goes on from it and ends as
     if it had never stopped (bit for bit on one CPU).
@@ -166,6 +166,8 @@ def fit(
     Raises:
         TrainingError: the loss is not a number, the disk is full, or the run was interrupted; a good state is on disk.
     """
+    if not attached.trainable():
+        return _as_it_is(model, attached, config, validate, log)
     run = Fit(model, attached, task, loader, config, accelerator)
     state = TrainingState()
     if resume and log.state_path.exists():
@@ -195,6 +197,14 @@ def fit(
     attached.load(state.best)
     stopped = f"no better score in {config.patience} validations" if state.step < run.steps else "finished"
     return FitResult(state.step, state.best_step, state.best_score, run.seconds / max(1, state.step - first_step), stopped)
+
+
+def _as_it_is(model: nn.Module, attached: Attached, config: TrainConfig, validate: Validation, log: RunLog) -> FitResult:
+    """The result of no step at all, with the base's own score on the inner validation part."""
+    rate_groups(attached, config)  # a rate of what does not train is refused here too
+    score = 0.0 if validate is None else validate(model)
+    log.say("nothing trains: the base is scored as it is")
+    return FitResult(0, 0, score, 0.0, "nothing trains")
 
 
 def _has_converged(state: TrainingState, config: TrainConfig) -> bool:

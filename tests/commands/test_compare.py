@@ -75,6 +75,24 @@ def test_a_comparison_runs_scores_and_goes_on_where_it_was(tmp_path: Path, monke
                                                                "scoring gps, seed 0, lr 0.001 on test part"]
 
 
+def test_a_method_that_trains_nothing_is_scored_once_whatever_the_rates_and_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPS_SEG_CACHE", str(tmp_path / "cache"))
+    path = write(tmp_path, methods={"untuned": {"method": "none"}, "head": {}}, seeds=[0, 1], learning_rates=[1e-3])
+    found = run_comparison(path, tmp_path / "out", ["cpu"], lambda _: None)
+    rows = {row["method"]: row for row in found["data"]["test part"]["rows"]}
+    assert not found["failed"] and set(rows) == {"untuned", "head"}
+    assert (len(rows["untuned"]["score_by_seed"]), len(rows["head"]["score_by_seed"])) == (1, 2)
+    assert rows["untuned"]["rate"] is None and rows["untuned"]["head"] == rows["untuned"]["encoder"] == 0
+    assert [folder.name for folder in (tmp_path / "out" / "runs").glob("untuned*") if folder.is_dir()] == ["untuned-seed0"]
+    run = tmp_path / "out" / "runs" / "untuned-seed0"
+    result = json.loads((run / "result.json").read_text())["run"]
+    assert (result["steps"], result["stopped"]) == (0, "nothing trains") and not (run / "training.png").exists()
+    again = load_comparison(path, ["train.quality=true"])  # then it trains the quality head, by a rate
+    assert again.rates("untuned", "") == (1e-3,) and again.seeds("untuned", "") == (0, 1)
+
+
 def test_the_rate_with_the_best_inner_validation_is_chosen_and_failed_cells_are_left_out(tmp_path: Path) -> None:
     path = write(tmp_path, methods={"gps": {}}, learning_rates=[1e-4, 1e-3, 1e-2, 1e-1])
     cells = tuning_cells(load_comparison(path), tmp_path, "gps", "")
@@ -142,7 +160,7 @@ def test_a_wrong_comparison_is_refused_before_anything_runs(tmp_path: Path, valu
 def test_an_empty_comparison_still_gives_a_table() -> None:
     text = markdown({"name": "x", "task": "segmentation", "data": {"own": {"reference": "gps", "rows": [], "pairs": []}},
                      "means": {}, "learning_rates": [], "failed": {"gps": "no memory"}})
-    assert "failed: gps: no memory" in text
+    assert "## own\n\nNo scores; why stands below." in text and "failed: gps: no memory" in text
 
 
 def test_a_comparison_of_classifiers_tunes_on_validation_and_reads_the_test_part_once(tmp_path: Path) -> None:

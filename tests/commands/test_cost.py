@@ -73,6 +73,7 @@ def test_words_behind_a_method_change_its_setting_alone() -> None:
 
 @pytest.mark.parametrize(("names", "message"), [
     (["gps", "lora", "gps"], "expected each once, got gps, lora, gps"), (["gsp"], "expected some of floor, .*, got 'gsp'"),
+    (["none"], "expected some of floor, .*, got 'none'"),
     (["gps:cheep"], "expected none, cheap, blocks, lean, stock after a method's colon, got 'cheep' in 'gps:cheep'"),
     (["gps", "gps:none"], "expected different ones, got the same twice under two names in gps, gps:none"),
     (["gps:lean:cheap:none"], "expected one recompute a method, got 'gps:lean:cheap:none'"),

@@ -9,18 +9,21 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from gps_seg.commands.compare.cells import final_cells, tuning_cells
 from gps_seg.commands.compare.markdown import markdown
 from gps_seg.commands.compare.report import group_means
+from gps_seg.commands.compare.run import run_comparison
 from gps_seg.commands.compare.settings import Comparison, load_comparison
-from gps_seg.errors import ConfigError
+from gps_seg.errors import ConfigError, DataError
 from gps_seg.methods.gps import _check_patterns
 from gps_seg.models.classifiers import build_backbone
 from gps_seg.tasks.classification.catalog import ADAPTERS
 
 FOLDER = Path(__file__).parents[2] / "configs" / "tables"
 LR = (("train.lr", 1e-3),)
+SEGMENTATION = ("table5_kvasir", "table5_kvasir_cpu")
 FGVC = ("cub_200_2011", "nabirds", "oxford_flowers", "stanford_dogs", "stanford_cars")
 TABLES = {
     "table2_fgvc": FGVC, "table3_vtab": tuple(name for name in ADAPTERS if name.startswith("vtab_")),
@@ -40,7 +43,7 @@ def table(name: str) -> Comparison:
 
 
 def test_every_file_is_a_table_of_the_paper() -> None:
-    assert {path.name for path in FOLDER.iterdir()} == {f"{name}.yaml" for name in TABLES}
+    assert {path.name for path in FOLDER.iterdir()} == {f"{name}.yaml" for name in (*TABLES, *SEGMENTATION)}
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -59,6 +62,48 @@ def test_every_cell_of_a_table_has_settings_that_fit_its_data_set_and_backbone(n
         assert config.model.checkpoint is not None  # never random weights unasked
         if getattr(config.selection, "exclude", ()):
             _check_patterns(network(config.model.name), config.selection)
+
+
+@pytest.mark.parametrize(("name", "model", "rates"), [("table5_kvasir", "sam_vit_b", 0), ("table5_kvasir_cpu", "lite_medsam", 4)])
+def test_table_5_is_six_rows_under_one_honest_protocol(name: str, model: str, rates: int, tmp_path: Path) -> None:
+    comparison = load_comparison(FOLDER / f"{name}.yaml")
+    configs = {method: final_cells(comparison, tmp_path, method, "", None)[0].config for method in comparison.page.methods}
+    assert [config.method for config in configs.values()] == ["gps", "none", "full", "head", "sam_adapter", "ssf"]
+    for method, config in configs.items():
+        assert config.model.name == model and config.data.protocol == "tune" and config.train.precision == "fp32"
+        assert len(tuning_cells(comparison, tmp_path, method, "")) == (0 if method == "none" else rates)
+    one = {config.train for config in configs.values()}
+    assert len(one) == 1 and next(iter(one)).loss == "bce_iou" and next(iter(one)).optimizer == "adam"
+    assert configs["gps"].selection.model_dump().items() >= {"preset": "official", "precision": "fp32", "k": 1}.items()
+
+
+def test_a_tiny_table_5_runs_with_a_sheet_and_leaves_out_a_data_set_that_is_not_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPS_SEG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("GPS_SEG_DATA", str(tmp_path))
+    values = yaml.safe_load((FOLDER / "table5_kvasir_cpu.yaml").read_text())
+    values |= {"base": str(FOLDER / values["base"]), "seeds": [0], "learning_rates": [1e-3], "data": ["phantom", "polypgen"]}
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(values))
+    small = ["model.name=tiny", "model.input_size=64", "data.name=phantom", "data.phantom_images=12", "train.max_steps=1",
+             "train.validate_every=1", "train.batch_size=2", "selection.max_images=2"]
+    said: list[str] = []
+    found = run_comparison(path, tmp_path / "out", ["cpu", "cpu"], said.append, overrides=small, sheet=True)
+    assert {row["method"] for row in found["data"]["phantom"]["rows"]} == set(values["methods"])
+    assert set(found["failed"]) == {"polypgen"} and not found["data"]["polypgen"]["rows"]
+    assert said[0].startswith("left out: polypgen: PolypGen is not here: get it from doi.org/10.7303/syn26376615")
+    assert "failed: polypgen: PolypGen is not here" in (tmp_path / "out" / "compare.md").read_text()
+    with Image.open(tmp_path / "out" / "phantom_sheet.png") as picture:
+        assert picture.width > 1500  # image, target and six methods
+    with pytest.raises(DataError, match="PolypGen is not here"):
+        run_comparison(path, tmp_path / "other", ["cpu"], said.append, overrides=[*small, "data.name=polypgen"])
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_sheet_of_labels_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--sheet: only masks can be shown side by side"):
+        run_comparison(FOLDER / "table10_cifar100.yaml", tmp_path / "out", ["cpu"], sheet=True)
 
 
 @cache

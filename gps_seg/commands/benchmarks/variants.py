@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gps_seg.commands.benchmarks.step import CONTRASTIVE, Setting
+from gps_seg.config import NOTHING
 from gps_seg.errors import ConfigError
 from gps_seg.methods import METHODS
 from gps_seg.models.sam_zoo import MODELS
@@ -41,7 +42,7 @@ def parse_variants(names: Sequence[str], setting: Setting) -> list[Variant]:
 
 def _parse(name: str, setting: Setting) -> Variant:
     method, *words = name.split(":")
-    known = ["floor", CONTRASTIVE, *METHODS]
+    known = ["floor", CONTRASTIVE, *(one for one in METHODS if one != NOTHING)]  # which takes no step
     if method not in known:
         raise ConfigError(f"--methods: expected some of {', '.join(known)}, got {method!r}")
     if method == CONTRASTIVE and setting.model in MODELS:

@@ -94,7 +94,7 @@ def final_cells(comparison: Comparison, out: Path, method: str, data: str, point
     """A cell for each seed; the first is the tuning cell of that point, where the two do not train apart."""
     apart = comparison.protocol(method, data) == "final"
     return [_cell(comparison, out, method, data, point, phase="final" if apart else "", seed=seed)
-            for seed in comparison.page.seeds]
+            for seed in comparison.seeds(method, data)]
 
 
 def _cell(

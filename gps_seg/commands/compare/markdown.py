@@ -32,13 +32,15 @@ def markdown(document: Mapping[str, Any]) -> str:
 
 
 def _one_set(name: str, table: Mapping[str, Any], compared: Compared) -> list[str]:
+    if not table["rows"]:
+        return [f"## {name}", "", "No scores; why stands below.", ""]
     grids = table.get("grids", {})
     rows = [_shared(row, compared.title, table["reference"]) | compared.shown(row) for row in table["rows"]]
     for row in rows:
         row["lr"] += _edge(grids.get(row["method"], {}))
     empty = [PUBLISHED] if all(row["published"] is None for row in table["rows"]) else []
     columns = [title for title in dict.fromkeys(title for row in rows for title in row) if title not in empty]
-    images = f", {table['rows'][0]['images']} images" if rows else ""
+    images = f", {table['rows'][0]['images']} images"
     test = ("p: Wilcoxon signed rank (Pratt) over images, of their means over these seeds, against "
             f"{table['reference']}; Holm over all pairs of methods, {len(table['pairs'])}.") if table["pairs"] else ""
     return [f"## {name}{images}, mean over images", "",

@@ -55,7 +55,9 @@ class Comparison:
         return self.page.rates_of.get(method, method)
 
     def grid(self, method: str) -> dict[str, tuple[int | float, ...]]:
-        """What a method chooses from, its rate first: setting -> values; empty: it trains with the base's."""
+        """What a method chooses from, its rate first: setting -> values; empty: it trains with the base's, or nothing."""
+        if not self.config(method, self.trained[0]).trains:
+            return {}
         name = self.chooser(method)
         rates = self.page.rates.get(name, self.page.learning_rates)
         return ({RATE: rates} if rates else {}) | self.page.grid.get(name, {})
@@ -73,6 +75,10 @@ class Comparison:
         section = self.config(method, data).data
         found = section.protocol if "protocol" in section.model_fields_set else self.compared.protocol
         return "tune" if found == "honest" else found
+
+    def seeds(self, method: str, data: str) -> tuple[int, ...]:
+        """The seeds of a method's final runs; one for a method that trains nothing, whose runs are all alike."""
+        return self.page.seeds if self.config(method, data).trains else self.page.seeds[:1]
 
     def config(self, method: str, data: str, seed: int | None = None, changes: Mapping[str, Any] | None = None) -> RunConfig:
         """The settings of one cell: the base's, then the shared ones, the method's own and the changes. Raises ConfigError."""

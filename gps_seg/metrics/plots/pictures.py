@@ -62,6 +62,45 @@ def case_sheet(cases: Sequence[Case], path: Path) -> None:
     save(figure, path)
 
 
+@dataclass(frozen=True)
+class Answer:
+    """A method's mask of an image, and what it scores."""
+
+    mask: Mask
+    dice: float
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """One image of a sheet, with an answer for each method; all of (H, W)."""
+
+    id: str
+    image: Image
+    target: Mask
+    answers: Mapping[str, Answer]
+
+
+def method_sheet(rows: Sequence[SheetRow], path: Path, title: str) -> None:
+    """Write one PNG: a row an image, columns image / target / each method with its Dice, the truth's contour under each."""
+    from matplotlib.figure import Figure
+
+    methods = list(rows[0].answers)
+    figure = Figure(figsize=(2.4 * (2 + len(methods)), 2.3 * len(rows) + 0.4), layout="constrained")
+    figure.suptitle(title)
+    axes = figure.subplots(len(rows), 2 + len(methods), squeeze=False)
+    for number, (line, row) in enumerate(zip(axes, rows, strict=True)):
+        line[0].set_title(row.id[:24], fontsize=8)
+        line[1].set_title("target" if number == 0 else "", fontsize=9)
+        shown = [row.image, overlay(row.image, np.zeros_like(row.target), row.target)]
+        for axis, method in zip(line[2:], methods, strict=True):
+            answer = row.answers[method]
+            axis.set_title(f"{method}\n{answer.dice:.3f}" if number == 0 else f"{answer.dice:.3f}", fontsize=9)
+            shown.append(overlay(row.image, answer.mask, row.target))
+        for axis, picture in zip(line, shown, strict=True):
+            axis.imshow(picture)
+            axis.set_axis_off()
+    save(figure, path)
+
 
 def training_curve(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     """Write a PNG of the loss of every step and the inner validation Dice, from the rows of log.jsonl."""
