@@ -20,7 +20,9 @@ from gps_seg.settings import check_settings, dump_settings, known_keys, parse_ov
 
 TaskName = Literal["segmentation", "classification"]
 Treatment = Literal["select", "train", "freeze"]
-Score = Literal["gradient", "gradient_abs", "gradient_squared", "gradient_weight", "magnitude", "random"]
+Score = Literal[
+    "gradient", "gradient_abs", "gradient_squared", "gradient_weight", "gradient_over_weight", "magnitude", "random"
+]
 Level = Literal["neuron", "layer", "network"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Recompute = Literal["none", "cheap", "blocks"]
