@@ -96,8 +96,9 @@ def test_a_tiny_table_5_runs_with_a_sheet_and_leaves_out_a_data_set_that_is_not_
     assert "failed: polypgen: PolypGen is not here" in (tmp_path / "out" / "compare.md").read_text()
     with Image.open(tmp_path / "out" / "phantom_sheet.png") as picture:
         assert picture.width > 1500  # image, target and six methods
+    elsewhere = [*(one for one in small if "phantom" not in one), "data.name=polypgen"]
     with pytest.raises(DataError, match="PolypGen is not here"):
-        run_comparison(path, tmp_path / "other", ["cpu"], said.append, overrides=[*small, "data.name=polypgen"])
+        run_comparison(path, tmp_path / "other", ["cpu"], said.append, overrides=elsewhere)
     assert not (tmp_path / "other").exists()
 
 
