@@ -342,3 +342,9 @@ def test_what_a_saved_run_says_of_its_additions_stays_readable() -> None:
     assert METHODS["lora"](made, OPTIONS["lora"](), unasked, 3).meta == {"method": "lora", "insert": text}
     add_modules(rebuilt, {"insert": text})
     assert fingerprint(rebuilt) == fingerprint(made)
+
+
+def test_an_adapter_needs_an_mlp_of_linear_layers() -> None:
+    for name in ("convnext_atto", "tf_efficientnet_lite0"):  # one has an mlp of 1x1 convolutions, the other none
+        with pytest.raises(ConfigError, match="method adapter: no block of this encoder has an mlp of linear layers.*use lora"):
+            METHODS["adapter"](build_backbone(name, classes=3), OPTIONS["adapter"](), unasked, 0)
