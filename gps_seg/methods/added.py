@@ -38,6 +38,11 @@ def remove_modules(model: nn.Module, meta: Mapping[str, str]) -> None:
         _addition(meta).remove(model)
 
 
+def can_fold(meta: Mapping[str, str]) -> bool:
+    """Whether all that was added, if anything, can be merged into the stock weights."""
+    return META not in meta or _addition(meta).fold is not None
+
+
 def fold_modules(model: nn.Module, meta: Mapping[str, str]) -> None:
     """Merge what was added into the stock weights.
 

@@ -17,6 +17,7 @@ from filelock import FileLock
 from PIL import Image
 
 from gps_seg.commands.compare.cells import best_cell, final_cells, run_cells, tuning_cells
+from gps_seg.commands.compare.costs import costs, costs_table
 from gps_seg.commands.compare.markdown import markdown
 from gps_seg.commands.compare.report import values
 from gps_seg.commands.compare.run import run_comparison
@@ -140,7 +141,7 @@ def test_a_wrong_comparison_is_refused_before_anything_runs(tmp_path: Path, valu
 
 def test_an_empty_comparison_still_gives_a_table() -> None:
     text = markdown({"name": "x", "task": "segmentation", "data": {"own": {"reference": "gps", "rows": [], "pairs": []}},
-                     "means": {}, "learning_rates": [], "failed": {"gps": "no memory"}})
+                     "means": {}, "costs": [], "learning_rates": [], "failed": {"gps": "no memory"}})
     assert "failed: gps: no memory" in text
 
 
@@ -164,9 +165,28 @@ def test_a_comparison_of_classifiers_tunes_on_validation_and_reads_the_test_part
     text = (tmp_path / "out" / "compare.md").read_text()
     assert "| a linear |" in text and "those that peak early do not win" in text
     assert (tmp_path / "out" / "digits.png").is_file()
+    costs = {row["method"]: row for row in found["costs"]}
+    assert costs["a linear"]["percent"] == 0 < costs["gps"]["percent"] and costs["gps"]["score"] == rows["gps"]["score"]
+    final = results["final"]["run"]
+    assert costs["a linear"]["train_s"] == pytest.approx(final["selection_s"] + final["step_s"])  # of a single step
+    assert "## What the score costs, mean over 1 data set" in text
+    with Image.open(tmp_path / "out" / "accuracy_against_cost.png") as picture:
+        assert picture.width > 800
     path.write_text(yaml.safe_dump({"base": "base.yaml", "methods": {"gps": {}}}))
     with pytest.raises(ConfigError, match="expected the names of classification data sets"):
         load_comparison(path)
+
+
+def test_what_a_score_costs_is_a_mean_over_the_data_sets_of_methods_that_have_all() -> None:
+    cost = {"encoder": 50, "parameters": 1000, "step_s": 0.5, "train_s": 10.0, "peak_memory_bytes": 2e9}
+    dear = cost | {"encoder": 100, "train_s": 30.0, "peak_memory_bytes": 3e9}
+    tables = {"a": {"rows": [{"method": "gps", "score": 0.5, **cost}, {"method": "full", "score": 0.9, **cost}]},
+              "b": {"rows": [{"method": "gps", "score": 0.7, **dear}]}}
+    (row,) = costs(tables)
+    assert row == {"method": "gps", "score": pytest.approx(0.6), "encoder": 75, "step_s": 0.5, "train_s": 20.0, "percent": 7.5,
+                   "peak_memory_bytes": 3e9}
+    assert costs_table([row], "accuracy", 2)[4] == "| gps | 0.6000 | 75 | 7.500 | 20 | 0.500 | 3.00 |"
+    assert costs({}) == [] == costs_table([], "accuracy", 0)
 
 
 def test_a_finished_cell_of_other_settings_is_not_reused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gps_seg.commands.compare.costs import costs_table
 from gps_seg.metrics.paired import shown_p
 from gps_seg.metrics.tables import markdown_table
 from gps_seg.tasks.comparison import Compared, Row
@@ -26,7 +27,8 @@ def markdown(document: Mapping[str, Any]) -> str:
     lines = [f"# {document['name']}", ""]
     for name, table in document["data"].items():
         lines += _one_set(name, table, COMPARED[document["task"]])
-    lines += [*_means(document["means"]), *_rates(document)]
+    title = COMPARED[document["task"]].title
+    lines += [*_means(document["means"]), *costs_table(document["costs"], title, len(document["data"])), *_rates(document)]
     return "\n".join([*lines, *(f"failed: {title}: {why}" for title, why in document["failed"].items())]) + "\n"
 
 

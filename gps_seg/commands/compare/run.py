@@ -9,12 +9,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from gps_seg.commands.compare.cells import Cell, Say, best_cell, failures, final_cells, run_cells, tuning_cells
+from gps_seg.commands.compare.costs import costs
 from gps_seg.commands.compare.markdown import markdown
 from gps_seg.commands.compare.report import means, one_set, provenance
 from gps_seg.commands.compare.scores import score_all
 from gps_seg.commands.compare.settings import Comparison, load_comparison
 from gps_seg.errors import ConfigError
 from gps_seg.files import disk_error, write_json, write_text
+from gps_seg.metrics.plots.cost import score_against_cost_plot
 from gps_seg.metrics.plots.pictures import cost_of_score_plot
 
 Cells = dict[str, list[Cell]]  # by method
@@ -75,6 +77,7 @@ def _run(comparison: Comparison, out: Path, devices: Sequence[str], say: Say) ->
         document["data"][name] = one_set(comparison, name, documents, final)
         document["failed"] |= failed
     document["means"] = means(comparison, document["data"])
+    document["costs"] = costs(document["data"])
     document["provenance"] = provenance(cell for _, final in trained.values() for cell in _each(final))
     _write(document, comparison, out)
     return document
@@ -105,6 +108,9 @@ def _each(*parts: Cells) -> list[Cell]:
 def _write(document: dict[str, Any], comparison: Comparison, out: Path) -> None:
     write_json(out / "compare.json", document)
     write_text(out / "compare.md", markdown(document))
+    if document["costs"]:
+        score_against_cost_plot(document["costs"], out / f"{document['score']}_against_cost.png", document["name"],
+                                comparison.compared.title)
     for name, table in document["data"].items():
         if table["rows"]:
             cost_of_score_plot(table["rows"], out / f"{name.replace(' ', '_')}.png", f"{document['name']}: {name}",

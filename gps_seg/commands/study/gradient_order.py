@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from gps_seg.commands.study.order_text import describe
@@ -28,6 +27,7 @@ from gps_seg.methods.parts import head_of
 from gps_seg.metrics.order import Values, agreement, mean_of, order_of
 from gps_seg.metrics.plots.order import order_plot
 from gps_seg.runs.delta import load_delta, read_delta_config
+from gps_seg.runs.device import resolve_device
 from gps_seg.runs.folder import CONFIG_FILE
 from gps_seg.runs.load import run_config
 from gps_seg.runs.provenance import surroundings
@@ -68,7 +68,7 @@ def study(folders: Sequence[Path], question: Question, say: Say = print) -> dict
     runs = {str(folder): _ask(folder, config, question, say) for folder, config in configs.items()}
     first = next(iter(configs.values()))
     setup = {"k": question.k, "selection": first.selection.model_dump(mode="json", include=_read_by_the_pass(first)),
-             **surroundings(torch.device("cpu" if first.device == "auto" else first.device), "fp32")}
+             **surroundings(resolve_device(question.device), "fp32")}
     scores = mean_of([run["scores"] for run in runs.values()])
     return {"setting": setup, "runs": runs, "mean": scores}
 

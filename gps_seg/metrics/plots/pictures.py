@@ -82,31 +82,6 @@ def training_curve(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     save(figure, path)
 
 
-def cost_plot(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
-    """Write a PNG of step time against memory, a dot a method, with the floor's time and memory drawn as lines.
-
-    Args:
-        rows: of the cost benchmark: ``name``, ``method``, ``step_s``, and ``peak_bytes`` or, where that is zero, ``saved_bytes``.
-    """
-    from matplotlib.figure import Figure
-
-    key = "peak_bytes" if all(row["peak_bytes"] for row in rows) else "saved_bytes"
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
-    axis = figure.subplots()
-    for number, row in enumerate(rows):
-        axis.scatter(row[key] / 1e9, row["step_s"], s=64, marker="D" if row["method"] == "gps" else "o", color=f"C{number % 10}",
-                     label=row["name"], zorder=3)
-        if row["method"] == "floor":
-            axis.axhline(row["step_s"], color=f"C{number % 10}", linewidth=0.9, linestyle="--", zorder=1)
-            axis.axvline(row[key] / 1e9, color=f"C{number % 10}", linewidth=0.9, linestyle="--", zorder=1)
-    what = "peak memory of a step" if key == "peak_bytes" else "kept for the backward"
-    axis.set(xlabel=f"{what}, GB", ylabel="step, seconds", title=title,
-             xlim=(0, 1.08 * max(row[key] for row in rows) / 1e9), ylim=(0, 1.08 * max(row["step_s"] for row in rows)))
-    axis.grid(alpha=0.25)
-    figure.legend(loc="outside right center", frameon=False, fontsize=9)
-    save(figure, path)
-
-
 def cost_of_score_plot(rows: Sequence[Mapping[str, Any]], path: Path, title: str, score: str) -> None:
     """Write a PNG of three panels: a score with its interval against trained encoder weights, step time and memory.
 
