@@ -58,7 +58,7 @@ class Prediction:
     def __init__(self, method: str, model: nn.Module, image: Tensor, setting: Setting) -> None:
         self.model, self.image, self.setting, self.optimizer = model, image, setting, None
         self.merged = method == "floor" or self._change(method)
-        model.eval()
+        model.eval().requires_grad_(False)  # torch's counter of operations stumbles over a parameter that is an output
         self.run: Any = torch.compile(model) if setting.compiled else model
 
     def _change(self, method: str) -> bool:
