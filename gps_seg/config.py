@@ -20,7 +20,9 @@ from gps_seg.settings import check_settings, dump_settings, known_keys, parse_ov
 
 TaskName = Literal["segmentation", "classification"]
 Treatment = Literal["select", "train", "freeze"]
-Score = Literal["gradient", "gradient_abs", "gradient_squared", "gradient_weight", "magnitude", "random"]
+Score = Literal[
+    "gradient", "gradient_abs", "gradient_squared", "gradient_weight", "gradient_over_weight", "magnitude", "random"
+]
 Level = Literal["neuron", "layer", "network"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Recompute = Literal["none", "cheap", "blocks"]
@@ -64,6 +66,10 @@ class SamConfig(ModelConfig):
     input_size: int | None = Field(None, ge=32, multiple_of=16, description="pixels of the long side; default: the model's own")
     resize: Literal["longest_side", "squash"] | None = Field(
         None, description="keep the aspect and pad (SAM's rule), or squash to a square (the released GPS code)"
+    )
+    positions: Literal["pretrained", "random"] = Field(
+        "pretrained", description="the prompt encoder's code of places and its embedding of no mask; random: drawn from the "
+        "seed, as in the released GPS code, which does not load them; only to show what that costs"
     )
     attention: Literal["efficient", "stock"] = Field(
         "efficient", description="of SAM's ViT: efficient never writes the attention map; the result is the same"
@@ -154,6 +160,9 @@ class PolypDataConfig(DataConfig):
                                     "else train.txt in its folder, else all but a fifth that split_seed draws")
     test_list: Path | None = Field(None, description="text file; default: the set's published split, else test.txt or val.txt in "
                                    "its folder, else that fifth; none of pranet-train, which other sets test")
+    test_set: str | None = Field(None, description="what the test part is, in place of lists: a known set whose images are some "
+                                 "of this one's, such as kvasir-sessile of kvasir-seg, or a text file of their names; all other "
+                                 "images train")
     inner_fraction: float = Field(0.1, gt=0, lt=0.5, description="part of the training list that is the inner validation part")
     train_images: int | None = Field(None, ge=1, description="use only this many training images (a reduced budget)")
     phantom_images: int = Field(200, ge=10, description="of phantom: number of drawn images; a fifth of them is the test part")
@@ -204,6 +213,12 @@ class PolypDataConfig(DataConfig):
         return value
 
     @model_validator(mode="after")
+    def _a_test_set_needs_no_lists(self) -> PolypDataConfig:
+        if self.test_set is not None and (self.train_list or self.test_list or self.name == "phantom"):
+            raise ValueError("test_set divides the images of a set by itself: leave out train_list and test_list, and phantoms")
+        return self
+
+    @model_validator(mode="after")
     def _phantoms_are_counted(self) -> PolypDataConfig:
         if self.phantom_images != type(self).model_fields["phantom_images"].default and self.name != "phantom":
             raise ValueError(f"phantom_images is read for data.name=phantom alone, the data set is {self.name}")
@@ -216,11 +231,21 @@ class ClassDataConfig(DataConfig):
     name: str = Field("digits", description="a name of tasks/classification/catalog.py: cub_200_2011, vtab_dtd, folder, ...")
     protocol: Literal["honest", "tune", "final"] = Field("tune", description=DataConfig.model_fields["protocol"].description)
     few_shot: int | None = Field(None, ge=1, description="training images per class; default: all")
+    few_shot_validation: Literal["part", "few"] = Field(
+        "part", description="of few_shot: part: the few come beside the data set's validation part, which may hold thousands of "
+        "labels; few: all there is are the few of the whole training list, and a quarter of each class's, at least one, validates"
+    )
     check_counts: bool = Field(True, description="false: accept other numbers of images than the published ones")
     robustness: tuple[Literal["imagenet_a", "imagenet_r", "imagenet_c"], ...] = Field(
         (), description="of imagenet: sets to score when its test part is read, in folders of these names beside ImageNet's"
     )
     augment: ClassAugmentConfig = Field(ClassAugmentConfig(), description="of training images")
+
+    @model_validator(mode="after")
+    def _the_few_are_counted(self) -> ClassDataConfig:
+        if self.few_shot is None and self.few_shot_validation != type(self).model_fields["few_shot_validation"].default:
+            raise ValueError("few_shot_validation is read with few_shot alone, which is not set")
+        return self
 
 
 # What trains: a page of options for each method
@@ -384,16 +409,38 @@ class AdapterOptions(HeadOptions):
     width: int = Field(32, ge=1, description="channels of the bottleneck")
 
 
+class SamAdapterOptions(HeadOptions):
+    """Options of sam_adapter; the defaults are the released configuration's."""
+
+    shrink: int = Field(32, ge=1, description="width of a block's tokens over that of what its prompt is made of")
+    low_frequencies: float = Field(0.25, ge=0, le=1, description="part of the image's spectrum, around frequency zero, that is "
+                                   "taken out before prompts are made of the rest")
+
+
 class VptOptions(HeadOptions):
     """Options of vpt_shallow and vpt_deep."""
 
-    tokens: int = Field(10, ge=1, description="learned tokens, at the first block or at each")
+    tokens: int = Field(10, ge=1, description="learned tokens, at the first block or at each; of a ConvNet: "
+                        "learned pixels on each side of the image")
 
 
+class SptOptions(PassOptions, HeadOptions):
+    """Options of spt_lora and spt_adapter."""
+
+    score: Score = Field("gradient_squared", description="gradient_squared: the sensitivity, sum over batches of the squared "
+                         "gradient, the paper's; through the head, as it is when training begins")
+    budget: Part = Field(0.005, gt=0, lt=1, description="part of the encoder's parameters that trains at most, such as 0.5/86")
+    rank: int = Field(8, ge=1, description="of the update of a matrix, or channels of the bottleneck behind it")
+    matrix_ratio: float = Field(10.0, ge=1, description="a matrix gets its module from so many sensitive entries on: the "
+                                "module's own parameters divided by this")
+    vector_ratio: float = Field(5.0, ge=1, description="the same for a bias or norm, which then trains as a whole")
+
+
+NOTHING = "none"  # the method that trains nothing
 OPTIONS: dict[str, type[MethodOptions]] = {
     "gps": GPSConfig, "full": MethodOptions, "head": MethodOptions, "bitfit": HeadOptions, "partial": PartialOptions,
-    "lora": LoraOptions, "shira": ShiraOptions, "adapter": AdapterOptions, "ssf": HeadOptions, "vpt_shallow": VptOptions,
-    "vpt_deep": VptOptions,
+    "lora": LoraOptions, "shira": ShiraOptions, "adapter": AdapterOptions, "sam_adapter": SamAdapterOptions, "ssf": HeadOptions,
+    "vpt_shallow": VptOptions, "vpt_deep": VptOptions, "spt_lora": SptOptions, "spt_adapter": SptOptions, NOTHING: MethodOptions,
 }
 
 
@@ -415,6 +462,10 @@ class TrainConfig(Section):
     lr_bias: float | None = Field(None, gt=0, description="of the encoder's biases, norms and scales; default: lr")
     weight_decay: float = Field(0.0, ge=0, description="acts on trained values only; frozen weights never move")
     momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
+    schedule: Literal["steps", "timm"] = Field(
+        "steps", description="steps: the rate changes at each step, and the cosine begins at lr after the warm-up; timm: as in "
+        "the released scripts: it changes once an epoch, and the cosine's time includes the warm-up: it begins below lr"
+    )
     warmup: Part = Field(0.05, ge=0, lt=1, description="part of the steps with linearly rising rate, such as 0.05 or 10/110")
     warmup_lr: float = Field(0.0, ge=0, description="rate before the first step of the warm-up")
     min_lr: float = Field(1e-7, ge=0, description="end of the cosine")
@@ -558,7 +609,7 @@ class RunConfig(Section):
     train: TrainConfig
     evaluate: EvaluateConfig
     seed: int = Field(0, ge=0, description="of order, augmentation, mixing, random scores, and the first values of a new head "
-                      "and of what lora, shira, adapter and vpt add; pretrained weights have no randomness")
+                      "and of what lora, shira, adapter, sam_adapter, vpt and spt add; pretrained weights have no randomness")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="CUDA_VISIBLE_DEVICES chooses among several GPUs")
 
     @model_validator(mode="after")
@@ -567,6 +618,11 @@ class RunConfig(Section):
             if self.data.protocol == "final" and getattr(self.train, name):
                 raise ValueError(f"train.{name} is not read with data.protocol=final, which trains on the validation part too")
         return self
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything trains at all."""
+        return self.method != NOTHING
 
     @field_validator("method", mode="before")
     @classmethod
@@ -586,6 +642,11 @@ class SegmentationConfig(RunConfig):
     data: PolypDataConfig = Field(PolypDataConfig(), description="the images")
     train: SegmentationTrainConfig = Field(SegmentationTrainConfig(), description="the fine-tuning")
     evaluate: SegmentationEvaluateConfig = Field(SegmentationEvaluateConfig(), description="the scoring")
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything trains at all: the quality head does under a loss of its own, whatever the method."""
+        return super().trains or self.train.quality
 
     @model_validator(mode="after")
     def _cheap_needs_the_parts_of_attention(self) -> SegmentationConfig:

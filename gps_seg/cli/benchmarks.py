@@ -25,15 +25,19 @@ def benchmark_cost(
     batch: Annotated[int, typer.Option(min=1)] = 1,
     methods: Annotated[
         str, typer.Option(help="Comma-separated; the first is the reference. Beside methods there are floor (nothing trains) "
-                               "and contrastive (a batch of that selection pass). gps:cheap is gps with --recompute cheap.")
+                               "and contrastive (a batch of that selection pass). gps:cheap is gps with --recompute cheap, "
+                               "vpt_deep:tokens=50 has an option of its own.")
     ] = "floor,gps,full,bitfit,lora",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "fp32",
     repetitions: Annotated[int, typer.Option(min=1)] = 7,
     compiled: Annotated[bool, typer.Option("--compiled", help="Under torch.compile.")] = False,
     frozen_storage: Annotated[str, typer.Option(help="fp32, or compute: gps keeps frozen weights in --precision.")] = "fp32",
     recompute: Annotated[Recompute, typer.Option(help="What the blocks of SAM's encoder compute again backwards.")] = "none",
-    json: Annotated[Path | None, typer.Option(help="File to write all numbers to.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="PNG of time against memory, the floor drawn in.")] = None,
+    inference: Annotated[
+        bool, typer.Option("--inference", help="A prediction as well: time and peak memory, merged where the method merges.")
+    ] = False,
+    json: Json = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG of time against memory, the floor drawn in; --inference: both.")] = None,
     device: Device = "auto",
 ) -> None:
     """Measure what a training step costs, method by method, side by side: time, operations, memory, state, delta."""
@@ -47,7 +51,8 @@ def benchmark_cost(
     place = resolve_device(device)
     setting = Setting(model, size, batch, resolve_precision(precision, place), str(place), compiled=compiled,
                       frozen_storage=frozen_storage, recompute=recompute)
-    typer.echo(benchmark(setting, methods.split(","), repetitions=repetitions, json_path=json, plot_path=plot))
+    typer.echo(benchmark(setting, methods.split(","), repetitions=repetitions, inference=inference, json_path=json,
+                         plot_path=plot))
 
 
 @app.command("score")

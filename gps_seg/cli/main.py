@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gps_seg.cli import benchmarks, data, models, scores, selections, web_app
+from gps_seg.cli import benchmarks, data, models, scores, selections, studies, web_app
 from gps_seg.cli.options import Base, Config, Device, OptionalRun, Overrides, Presence, Resume, RunFolder, Threshold
 from gps_seg.errors import GpsSegError
 
@@ -20,6 +20,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
 app.add_typer(benchmarks.app, name="benchmark")
+app.add_typer(studies.app, name="study")
 
 
 @app.command()

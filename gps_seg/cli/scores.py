@@ -115,6 +115,9 @@ def compare(
     out: Annotated[
         Path, typer.Option(help="Folder for runs, scores, tables and plots; finished cells in it are skipped.")
     ] = ...,  # type: ignore[assignment]
+    sheet: Annotated[
+        bool, typer.Option("--sheet", help="Also draw the same images across methods, each with its Dice.")
+    ] = False,
     devices: Annotated[str, typer.Option(help="Comma-separated, one run at a time on each: cpu, cuda:0,cuda:1, ...")] = "auto",
 ) -> None:
     """Train and score methods x seeds x data sets from one YAML, each method with its own learning rate."""
@@ -123,7 +126,7 @@ def compare(
     from gps_seg.runs.device import resolve_device
 
     places = [str(resolve_device("auto"))] if devices == "auto" else devices.split(",")
-    document = run_comparison(config, out, places, typer.echo, overrides=overrides or ())
+    document = run_comparison(config, out, places, typer.echo, overrides=overrides or (), sheet=sheet)
     typer.echo((out / "compare.md").read_text(encoding="utf-8"))
     if not any(found["rows"] for found in document["data"].values()):
         raise TrainingError(f"every cell failed; why stands above and in {out / 'compare.md'}")

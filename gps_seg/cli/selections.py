@@ -25,14 +25,18 @@ def select(
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option(help="File to write, .safetensors; a folder with --tasks.")] = ...,  # type: ignore[assignment]
     tasks: Annotated[
-        str | None, typer.Option(help="Comma-separated classification data sets that share a selection; CONFIG is for classify.")
+        str | None, typer.Option(help="Comma-separated classification data sets that share a selection; NAME=K has a k of its "
+                                 "own. CONFIG is for classify; {data} in its name stands for each of them.")
     ] = None,
     least: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="With --tasks: share what this part of them chose, not by score.")
     ] = None,
 ) -> None:
-    """Run the selection pass alone and print what would train, block by block; with --tasks, what several tasks share."""
-    from gps_seg.commands.select import select_once
+    """Run the selection pass alone and print what would train, block by block; with --tasks, what several tasks share.
+
+    CONFIG is for train or for classify; where it names no task, its data set decides.
+    """
+    from gps_seg.commands.select import select_once, task_of
     from gps_seg.config import load_config
     from gps_seg.errors import ConfigError
 
@@ -43,7 +47,8 @@ def select(
         return
     if least is not None:
         raise ConfigError("--least is read with --tasks alone: add the data sets, or leave it out")
-    typer.echo(select_once(load_config(config, overrides or (), say=typer.echo), out, say=typer.echo))
+    task = task_of(config, overrides or ())
+    typer.echo(select_once(load_config(config, overrides or (), task=task, say=typer.echo), out, say=typer.echo))
 
 
 def overlap(
@@ -65,7 +70,7 @@ def count(
     ],
     plot: Annotated[Path | None, typer.Option(help="PNG of selected connections against k.")] = None,
 ) -> None:
-    """Count by the formula what each task would train, without data or weights."""
+    """Count by the formula what each task would train, without data or weights, under each convention of the paper."""
     from gps_seg.commands.count import report_counts
 
     typer.echo(report_counts(configs, plot))

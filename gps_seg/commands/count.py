@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from gps_seg.commands.conventions import ALL, SELECTED, Count, conventions, percent
 from gps_seg.config import GPSConfig, RunConfig, load_config
 from gps_seg.core.overlap import size_of
 from gps_seg.core.roles import Assignment, assign
@@ -23,20 +23,6 @@ from gps_seg.models.sam_zoo import MODELS
 from gps_seg.tasks.classification.catalog import ADAPTERS
 
 LARGEST_K = 20  # of the curves; the paper's own largest k
-
-
-@dataclass(frozen=True)
-class Count:
-    """What a task trains under a classification configuration; ``parameters`` is the encoder's size."""
-
-    title: str
-    model: str
-    k: int
-    selected: int
-    bias: int
-    other: int
-    head: int
-    parameters: int
 
 
 def report_counts(arguments: Sequence[str], plot: Path | None = None) -> str:
@@ -63,16 +49,12 @@ def report_counts(arguments: Sequence[str], plot: Path | None = None) -> str:
                   for count, plan in zip(found, plans.values(), strict=True)}
         parameters_plot(curves, {count.title: (count.k, count.selected) for count in found} | measured, plot)
     lines = [[count.title, count.model, str(count.k), *(f"{number:,}" for number in (count.selected, count.bias, count.other,
-              count.head)), f"{100 * count.selected / count.parameters:.3f}", f"{_trained(count):.3f}"] for count in found]
-    mean = sum(_trained(count) for count in found) / len(found)
+              count.head)), f"{percent(count, SELECTED):.3f}", f"{percent(count, ALL):.3f}"] for count in found]
+    mean = sum(percent(count, ALL) for count in found) / len(found)
     table = markdown_table(("task", "model", "k", "selected", "bias", "other", "head", "selected %", "all %"), lines,
                            left=("task", "model"))
     shown = [f"{name}: k = {k}, {number:,} connections selected" for name, (k, number) in measured.items()]
-    return "\n".join([*table, "", f"Percent of the encoder. Mean of all %: {mean:.3f}.", *shown])
-
-
-def _trained(count: Count) -> float:
-    return 100 * (count.selected + count.bias + count.other + count.head) / count.parameters
+    return "\n".join([*table, "", f"Percent of the encoder. Mean of all %: {mean:.3f}.", *shown, *conventions(found)])
 
 
 def _plan(config: RunConfig) -> dict[str, Assignment]:
@@ -94,7 +76,7 @@ def _count(title: str, config: RunConfig, plan: Mapping[str, Assignment]) -> Cou
     options: Any = config.selection
     k, size = int(options.k), sum(part.numel for part in plan.values() if part.role != "head")
     other = trained.total() - trained["bias"] - trained["head"]
-    return Count(title, config.model.name, k, selected(plan, k), trained["bias"], other, trained["head"], size)
+    return Count(title, config.data.name, config.model.name, k, selected(plan, k), trained["bias"], other, trained["head"], size)
 
 
 def selected(plan: Mapping[str, Assignment], k: int) -> int:

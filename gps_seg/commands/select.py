@@ -1,7 +1,8 @@
-"""``gps-seg select``: the selection pass alone."""
+"""``gps-seg select``: the selection pass alone, of either task."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from gps_seg.config import RunConfig
@@ -12,6 +13,23 @@ from gps_seg.methods.parts import head_of
 from gps_seg.methods.selection_file import save_selection
 from gps_seg.runs.select import describe_counts, make_selection
 from gps_seg.runs.setup import Say, prepare
+from gps_seg.settings import parse_overrides, read_yaml, set_dotted
+from gps_seg.tasks.classification.catalog import ADAPTERS
+
+
+def task_of(path: Path, overrides: Sequence[str] = ()) -> str:
+    """The task that settings are of: what they name, else classification where only that knows their data set.
+
+    Raises:
+        ConfigError: the file is missing or not YAML.
+    """
+    values = read_yaml(path)
+    for key, value in parse_overrides(overrides).items():
+        set_dotted(values, key, value)
+    data = values.get("data")
+    name = data.get("name") if isinstance(data, dict) else None
+    of_labels = isinstance(name, str) and name in ADAPTERS and name != "folder"  # a folder may hold masks or a folder a class
+    return str(values.get("task", "classification" if of_labels else "segmentation"))
 
 
 def select_once(config: RunConfig, out: Path, say: Say = print) -> str:

@@ -4,9 +4,9 @@ That every task needs a selection of its own is the limitation that the paper na
 written is made for ``selection.files``, so that the cost in accuracy can be measured by training with the common part alone,
 with common part and rest, and with the task's own selection.
 
-The common part has the size of one task's selection. Each task's scores are divided by the sum over its own selection, added
-up, and selected from as one task's would be: no other part of that size and level keeps more of the tasks' scores on average.
-The scores of all tasks are held in main memory, four bytes a weight and task.
+The common part has the size of one task's selection, the smallest where their k differ. Each task's scores are divided by the
+sum over its own selection, added up, and selected from as one task's would be: no other part of that size and level keeps more
+of the tasks' scores on average. The scores of all tasks are held in main memory, four bytes a weight and task.
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ def share_tasks(path: Path, overrides: Sequence[str], tasks: Sequence[str], out:
     """Select for each task, share, write ``common.safetensors``, ``own/TASK``, ``rest/TASK`` and ``shared.json``.
 
     Args:
-        path, overrides: settings of a classification run of method gps; each task replaces ``data.name``.
-        tasks: names of data sets.
+        path, overrides: settings of a classification run of method gps; each task replaces ``data.name``, and ``{data}`` in
+            the path, so that each may have settings of its own.
+        tasks: names of data sets; NAME=K selects K connections a neuron for it. The common part has the smallest k of them.
         out: folder to make.
         least: instead of by scores, the common part holds what this part of the tasks chose, 0..1, whatever its size.
 
@@ -62,7 +63,7 @@ def share_tasks(path: Path, overrides: Sequence[str], tasks: Sequence[str], out:
         ConfigError: fewer than two tasks, ``out`` is not empty, or another method.
         DataError: a data set is not there; nothing is written then.
     """
-    configs = _configs(path, overrides, tasks)
+    configs = _configs(path, overrides, own_k(tasks))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is not empty: choose another --out")
     found: dict[str, Scored] = {}
@@ -71,11 +72,11 @@ def share_tasks(path: Path, overrides: Sequence[str], tasks: Sequence[str], out:
         setup = prepare(config, say)
         found[task] = _score(setup, say)
     own = {task: scored.own for task, scored in found.items()}
-    shared = split(own, _joint(setup, found)) if least is None else share(own, least)
-    document = {"tasks": {task: _task(scored, shared, task) for task, scored in found.items()}, "least": least,
-                **_totals(own, shared), "config": str(path)}
+    shared = split(own, _joint(_with_smallest_k(setup, configs), found)) if least is None else share(own, least)
+    rows = {task: {"k": _k(configs[task])} | _task(scored, shared, task) for task, scored in found.items()}
+    document = {"tasks": rows, "least": least, **_totals(own, shared), "config": str(path)}
     save_selection(out / COMMON_FILE, shared.common)
-    for task in tasks:
+    for task in configs:
         save_selection(out / "own" / f"{task}.safetensors", own[task])
         save_selection(out / "rest" / f"{task}.safetensors", shared.rests[task])
     write_json(out / REPORT_FILE, document)
@@ -83,19 +84,39 @@ def share_tasks(path: Path, overrides: Sequence[str], tasks: Sequence[str], out:
     return document
 
 
-def _configs(path: Path, overrides: Sequence[str], tasks: Sequence[str]) -> dict[str, RunConfig]:
-    if len(set(tasks)) < max(2, len(tasks)):
+def own_k(tasks: Sequence[str]) -> dict[str, str | None]:
+    """Task -> its own k as text, if it has one, of texts NAME or NAME=K. Raises ConfigError: fewer than two different names."""
+    parts = [text.partition("=") for text in tasks]
+    found = {name: k if equals else None for name, equals, k in parts}
+    if len(found) < max(2, len(tasks)):
         raise ConfigError("--tasks: expected at least two different data sets, such as digits,polyp_patches, got "
                           f"{','.join(tasks)}")
-    configs = {task: load_config(path, [*_read_by(task, overrides), f"data.name={task}"], task="classification")
-               for task in tasks}
-    first = configs[tasks[0]]
-    if first.task != "classification" or not isinstance(first.selection, GPSConfig):
-        raise ConfigError(f"--tasks: expected task=classification method=gps, got task={first.task} method={first.method}")
-    if first.selection.files or first.selection.k == "auto":
-        raise ConfigError("--tasks: expected a number for selection.k and no selection.files, got "
-                          f"selection.k={first.selection.k} and {len(first.selection.files)} files")
+    return found
+
+
+def _configs(path: Path, overrides: Sequence[str], tasks: Mapping[str, str | None]) -> dict[str, RunConfig]:
+    configs = {}
+    for task, k in tasks.items():
+        own = [*_read_by(task, overrides), f"data.name={task}", *(() if k is None else (f"selection.k={k}",))]
+        configs[task] = load_config(Path(str(path).replace("{data}", task)), own, task="classification")
+    for config in configs.values():
+        if config.task != "classification" or not isinstance(config.selection, GPSConfig):
+            raise ConfigError(f"--tasks: expected task=classification method=gps, got task={config.task} method={config.method}")
+        if config.selection.files or config.selection.k == "auto":
+            raise ConfigError("--tasks: expected a number for selection.k and no selection.files, got "
+                              f"selection.k={config.selection.k} and {len(config.selection.files)} files")
     return configs
+
+
+def _k(config: RunConfig) -> int:
+    return int(config.selection.k)  # type: ignore[attr-defined]  # a page of gps with a number, as _configs makes sure
+
+
+def _with_smallest_k(setup: Setup, configs: Mapping[str, RunConfig]) -> Setup:
+    """So that no task trains more connections in common than it would by itself."""
+    smallest = {"k": min(_k(config) for config in configs.values())}
+    selection = setup.config.selection.model_copy(update=smallest)
+    return replace(setup, config=setup.config.model_copy(update={"selection": selection}))
 
 
 def _read_by(task: str, overrides: Sequence[str]) -> list[str]:
@@ -115,7 +136,7 @@ def _score(setup: Setup, say: Say) -> Scored:
 
 
 def _joint(setup: Setup, found: Mapping[str, Scored]) -> Selection:
-    """The selection of one task's size that keeps most of all tasks' scores; the encoder is any task's."""
+    """The selection of the smallest task's size that keeps most of all tasks' scores; the encoder is any task's."""
     total: dict[str, Tensor] = {}
     for scored in found.values():
         mass = scored.mass(scored.own) or 1.0
@@ -150,15 +171,15 @@ def describe(document: Mapping[str, Any], out: Path) -> str:
     """The document as text; ends with how to train with it."""
     tasks, sizes, stored = document["tasks"], document["connections"], document["delta_bytes"]
     wide = max(4, *(len(task) for task in tasks))
-    lines = [f"{'task':<{wide}} {'own':>10} {'kept by common':>15} {'of its score':>13} {'not chosen':>11} {'rest':>10} "
+    lines = [f"{'task':<{wide}} {'k':>3} {'own':>10} {'kept by common':>15} {'of its score':>13} {'not chosen':>11} {'rest':>10} "
              f"{'common + rest':>14}"]
-    lines += [f"{task:<{wide}} {row['own']:>10,} {row['connections_kept']:>15.1%} {row['mass_kept']:>13.1%} "
+    lines += [f"{task:<{wide}} {row['k']:>3} {row['own']:>10,} {row['connections_kept']:>15.1%} {row['mass_kept']:>13.1%} "
               f"{row['not_chosen']:>11,} {row['rest']:>10,} {row['trained']:>14,}" for task, row in tasks.items()]
     first = next(iter(tasks))
     return "\n".join([
         *lines, f"indices to store: {sizes['apart']:,} apart, {sizes['common'] + sizes['rest']:,} with a common part of "
         f"{sizes['common']:,}; deltas without biases and heads: {stored['apart'] / 1e6:.2f} MB apart, "
         f"{stored['common_and_rest'] / 1e6:.2f} MB with rests, {stored['common_alone'] / 1e6:.2f} MB with the common part alone",
-        f"train with it: gps-seg train {document['config']} data.name={first} "
+        f"train with it: gps-seg train {document['config'].replace('{data}', first)} data.name={first} "
         f"selection.files=[{out / COMMON_FILE},{out / 'rest' / (first + '.safetensors')}] --out RUN",
     ])

@@ -114,7 +114,8 @@ def run_facts(setup: Setup, fitted: FitResult, sizes: Mapping[str, int]) -> dict
 def finish(setup: Setup, out: Path, facts: Mapping[str, Any], say: Say) -> dict[str, Any]:
     """Read the reported part, for the first and only time, and write result.json and what the task draws."""
     document = {**_report(setup, out, say), "run": dict(facts)}
-    training_curve(read_log(out), out / "training.png")
+    if rows := read_log(out):
+        training_curve(rows, out / "training.png")
     write_json(out / RESULT_FILE, document)
     (out / STATE_FILE).unlink(missing_ok=True)  # a finished run is not resumed
     if len(document) > 1:

@@ -13,10 +13,17 @@ from torch import Tensor, nn
 
 from gps_seg.errors import TrainingError
 
-Score = Literal["gradient", "gradient_abs", "gradient_squared", "gradient_weight", "magnitude", "random"]
+Score = Literal[
+    "gradient", "gradient_abs", "gradient_squared", "gradient_weight", "gradient_over_weight", "magnitude", "random"
+]
 BatchT = TypeVar("BatchT")
 Scores = Callable[[Sequence[str]], dict[str, Tensor]]  # runs the selection pass: weight names -> fp32 scores in their shapes
 DATA_FREE = ("magnitude", "random")
+# Score -> what is summed over the batches for it: gradients with their sign, their absolute values, or their squares.
+SUM_OF: dict[Score, str] = {
+    "gradient": "signed", "gradient_abs": "absolute", "gradient_squared": "squared", "gradient_weight": "signed",
+    "gradient_over_weight": "signed",
+}
 
 
 def gradient_scores(
@@ -38,21 +45,35 @@ def gradient_scores(
         batches: what ``loss`` takes; the order matters only to rounding.
         loss: (model, batch) -> scalar tensor.
         score: ``gradient``, ``gradient_abs`` (sum of |g|), ``gradient_squared`` (sum of g^2, an empirical Fisher),
-            ``gradient_weight`` (|w * sum of g|); or the score of each name.
+            ``gradient_weight`` (|w * sum of g|), ``gradient_over_weight`` (|sum of g / w|); or the score of each name.
 
     Raises:
         TrainingError: there was no batch, or a loss or score is not a finite number.
     """
+    found = several_gradient_scores(model, {name: (kind,) for name, kind in _of_each(names, score).items()}, batches, loss)
+    return {name: single for name, scores in found.items() for single in scores.values()}
+
+
+def several_gradient_scores(
+    model: nn.Module,
+    kinds: Mapping[str, Sequence[Score]],
+    batches: Iterable[BatchT],
+    loss: Callable[[nn.Module, BatchT], Tensor],
+) -> dict[str, dict[Score, Tensor]]:
+    """As :func:`gradient_scores`, several kinds of each weight from one pass: name -> kind -> score.
+
+    Each sum that some kind needs is kept while the pass runs: of the gradients, of their absolute values, of their squares.
+    """
     parameters = dict(model.named_parameters())
-    kind = _of_each(names, score)
-    running = {name: torch.zeros_like(parameters[name], dtype=torch.float32) for name in names}
+    running = {name: {SUM_OF[kind]: torch.zeros_like(parameters[name], dtype=torch.float32) for kind in asked}
+               for name, asked in kinds.items()}
     required = {name: parameter.requires_grad for name, parameter in parameters.items()}
     handles = []
     try:
         for name, parameter in parameters.items():
             parameter.requires_grad_(name in running)
             if name in running:
-                handles.append(parameter.register_post_accumulate_grad_hook(_adding_to(running[name], kind[name])))
+                handles.append(parameter.register_post_accumulate_grad_hook(_adding_to(running[name])))
         count = 0
         for count, batch in enumerate(batches, start=1):
             value = loss(model, batch)
@@ -66,30 +87,36 @@ def gradient_scores(
             parameter.requires_grad_(required[name])
     if count == 0:
         raise TrainingError("selection pass: expected at least one batch, got none")
-    return {name: _finish(name, total, parameters[name], kind[name]) for name, total in running.items()}
+    return {name: {kind: _finish(name, running[name][SUM_OF[kind]], parameters[name], kind) for kind in asked}
+            for name, asked in kinds.items()}
 
 
-def _adding_to(total: Tensor, score: Score) -> Callable[[Tensor], None]:
+def _adding_to(sums: Mapping[str, Tensor]) -> Callable[[Tensor], None]:
     def hook(parameter: Tensor) -> None:
         gradient = parameter.grad
         if gradient is None:
             return
         parameter.grad = None
-        if score == "gradient_abs":
-            total.add_(gradient.abs())
-        elif score == "gradient_squared":
-            total.add_(gradient.float().square())
-        else:
-            total.add_(gradient)
+        for name, total in sums.items():
+            if name == "absolute":
+                total.add_(gradient.abs())
+            elif name == "squared":
+                total.add_(gradient.float().square())
+            else:
+                total.add_(gradient)
 
     return hook
 
 
 def _finish(name: str, total: Tensor, parameter: Tensor, score: Score) -> Tensor:
+    """The score of a kind from its sum, which other kinds may share: it loses at most its sign, which none of them looks at."""
     if not torch.isfinite(total).all():
         raise TrainingError(f"selection pass: the score of {name} is not finite; try precision fp32")
     if score == "gradient_weight":
-        total.mul_(parameter.detach())
+        return (total * parameter.detach()).abs_()
+    if score == "gradient_over_weight":  # a weight of zero has the largest ratio there is, not infinity
+        limits = torch.finfo(torch.float32)
+        return (total / parameter.detach().float().abs().clamp_min(limits.tiny)).abs_().clamp_max_(limits.max)
     return total.abs_()
 
 

@@ -47,9 +47,11 @@ def _apply(module: Any, inputs: Any, output: Tensor) -> Tensor:
 
 
 def _add(model: nn.Module, numbers: Numbers) -> None:
-    owners = {name.rsplit(".mlp.", 1)[0] for name, _ in encoder_modules(model) if ".mlp." in name}
+    owners = {name.rsplit(".mlp.", 1)[0] for name, module in encoder_modules(model)
+              if ".mlp." in name and isinstance(module, nn.Linear)}
     if not owners:
-        raise ConfigError("method adapter: no block of this encoder has an mlp to put an adapter after; use lora or ssf")
+        raise ConfigError("method adapter: no block of this encoder has an mlp of linear layers to put an adapter after; use "
+                          "lora or ssf")
     for owner in sorted(owners):
         mlp: Any = model.get_submodule(owner + ".mlp")
         last = [module for module in mlp.modules() if isinstance(module, nn.Linear)][-1]

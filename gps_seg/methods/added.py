@@ -12,6 +12,8 @@ from gps_seg.errors import ConfigError
 from gps_seg.methods.adapter import ADAPTER
 from gps_seg.methods.addition import META, Addition, add
 from gps_seg.methods.lora import LORA, SHIRA
+from gps_seg.methods.sam_adapter import SAM_ADAPTER
+from gps_seg.methods.spt import SPT_ADAPTER, SPT_LORA
 from gps_seg.methods.ssf import SSF
 from gps_seg.methods.vpt import VPT_DEEP, VPT_SHALLOW
 
@@ -19,9 +21,12 @@ ADDITIONS: dict[str, Addition] = {
     "lora": LORA,
     "shira": SHIRA,
     "adapter": ADAPTER,
+    "sam_adapter": SAM_ADAPTER,
     "ssf": SSF,
     "vpt_shallow": VPT_SHALLOW,
     "vpt_deep": VPT_DEEP,
+    "spt_lora": SPT_LORA,
+    "spt_adapter": SPT_ADAPTER,
 }
 
 
@@ -36,6 +41,11 @@ def remove_modules(model: nn.Module, meta: Mapping[str, str]) -> None:
     """Take out what was added; the stock model remains, to the bit."""
     if META in meta:
         _addition(meta).remove(model)
+
+
+def can_fold(meta: Mapping[str, str]) -> bool:
+    """Whether all that was added, if anything, can be merged into the stock weights."""
+    return META not in meta or _addition(meta).fold is not None
 
 
 def fold_modules(model: nn.Module, meta: Mapping[str, str]) -> None:

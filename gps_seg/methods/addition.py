@@ -1,7 +1,7 @@
 """A kind of module that a method adds to the encoder instead of choosing among its weights.
 
 The stock parameters keep their place and stay frozen; what is added is named in the selection's ``meta``, so that a saved run
-can be rebuilt on the bare base. Adding changes no output, except for visual prompts, whose tokens take part at once.
+can be rebuilt on the bare base. Adding changes no output, except for prompts (vpt, sam_adapter), which take part at once.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ from gps_seg.core.selection import Selection, fingerprint
 from gps_seg.methods.parts import head_of
 
 META = "insert"  # the key in a selection's meta, and in every run saved since
-Numbers = Mapping[str, float]
+Numbers = Mapping[str, Any]  # what rebuilds the modules: sizes, the seed, and of SPT the names of layers
 
 
 @dataclass(frozen=True)

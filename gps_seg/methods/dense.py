@@ -1,4 +1,4 @@
-"""Methods that train whole parameters and choose no connections: full, head, bitfit and partial.
+"""Methods that train whole parameters and choose no connections: none, full, head, bitfit and partial.
 
 Running statistics of batch norms stay frozen, as for every method.
 """
@@ -18,6 +18,11 @@ from gps_seg.errors import ConfigError
 from gps_seg.methods.parts import before_last_blocks, encoder_of, head_of
 
 EVERYTHING: dict[Role, Treatment] = dict.fromkeys(get_args(Role), "train")
+
+
+def none(model: nn.Module, options: MethodOptions, scores: Scores, seed: int) -> Selection:
+    """Train nothing: the pretrained model is scored as it is, as the table's row without tuning."""
+    return _train(model, (), {"method": "none"})
 
 
 def full(model: nn.Module, options: MethodOptions, scores: Scores, seed: int) -> Selection:

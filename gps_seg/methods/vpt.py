@@ -1,13 +1,14 @@
 """VPT: learned tokens among the image's, at the first block (shallow) or anew at every block (deep).
 
 Source: Jia et al., Visual Prompt Tuning, ECCV 2022, arXiv 2203.12119. It is defined for encoders that pass a sequence of tokens
-from block to block, such as timm's ViT. SAM's encoder keeps its tokens on a grid that is cut into windows, where a token more
-has no place: the paper gives no definition for it, and GPS's SAM table has no VPT row, so asking for it is an error.
+from block to block, such as timm's ViT; for Swin, see :mod:`gps_seg.methods.vpt_windows`; and, as a frame of pixels, for ConvNets
+such as ConvNeXt, see :mod:`gps_seg.methods.vpt_frame`. SAM's encoder adds a relative position to every pair of its grid's tokens:
+the paper gives no definition for it, and GPS's SAM table has no VPT row, so asking for it is an error.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +18,15 @@ from gps_seg.core.scores import Scores
 from gps_seg.core.selection import Selection
 from gps_seg.errors import ConfigError
 from gps_seg.methods.addition import Addition, Numbers, add_and_select
+from gps_seg.methods.vpt_frame import add_frame, remove_frame
+from gps_seg.methods.vpt_windows import add_to_windows, remove_from_windows
 
 
 def vpt_shallow(model: nn.Module, options: VptOptions, scores: Scores, seed: int) -> Selection:
     """Train ``options.tokens`` tokens that enter before the first block, and the head. Changes the output at once.
 
     Raises:
-        ConfigError: the encoder does not pass a sequence of tokens.
+        ConfigError: the encoder has no place for prompts.
     """
     return add_and_select(model, VPT_SHALLOW, {"tokens": options.tokens, "seed": seed}, options.head)
 
@@ -33,15 +36,31 @@ def vpt_deep(model: nn.Module, options: VptOptions, scores: Scores, seed: int) -
     return add_and_select(model, VPT_DEEP, {"tokens": options.tokens, "seed": seed}, options.head)
 
 
-def _encoder(model: nn.Module) -> Any:
-    """The part with ``blocks`` and a token width.
+def _add(model: nn.Module, numbers: Numbers, *, deep: bool) -> None:
+    """Where prompts go depends on what passes through the encoder: a sequence, windows, or feature maps.
 
     Raises:
-        ConfigError: there is none, or its tokens lie on a grid.
+        ConfigError: something else does, or there is no deep form.
     """
-    for module in model.modules():
-        if hasattr(module, "blocks") and hasattr(module, "cls_token") and hasattr(module, "embed_dim"):
-            return module
+    tokens, module = int(numbers["tokens"]), _with_parts(model, "blocks", "cls_token", "embed_dim")
+    if module is not None:
+        _add_to_sequence(module, tokens, deep=deep)
+    elif type(module := _with_parts(model, "layers", "patch_embed", "embed_dim")).__name__ == "SwinTransformer":
+        add_to_windows(module, tokens, deep=deep)
+    elif (module := _with_parts(model, "stem", "stages", "pretrained_cfg")) is not None and not deep:
+        add_frame(module, tokens, model.input_size)  # type: ignore[arg-type]
+    elif module is not None:
+        raise ConfigError("method vpt_deep: a ConvNet's prompts are pixels around the image, which enter once; use vpt_shallow")
+    else:
+        _refuse()
+
+
+def _with_parts(model: nn.Module, *names: str) -> Any:
+    """The first part of a model with such attributes, or None."""
+    return next((module for module in model.modules() if all(hasattr(module, name) for name in names)), None)
+
+
+def _refuse() -> NoReturn:
     raise ConfigError("method vpt: this encoder keeps its tokens on a grid, where prompt tokens have no defined place; "
                       "use lora, adapter or ssf, or a ViT that passes a sequence")
 
@@ -58,10 +77,8 @@ def _drop(block: Any, inputs: Any, output: Tensor) -> Tensor:
     return torch.cat([output[:, :1], output[:, 1 + block.prompt_count :]], 1)
 
 
-def _add(model: nn.Module, numbers: Numbers, *, deep: bool) -> None:
-    encoder = _encoder(model)
-    count, width = int(numbers["tokens"]), int(encoder.embed_dim)
-    blocks = list(encoder.blocks)
+def _add_to_sequence(encoder: Any, count: int, *, deep: bool) -> None:
+    width, blocks = int(encoder.embed_dim), list(encoder.blocks)
     for index, block in enumerate(blocks if deep else blocks[:1]):
         limit = (6 / (3 * 16 * 16 + width)) ** 0.5  # Xavier over a patch, as published
         block.prompts = nn.Parameter(torch.empty(1, count, width).uniform_(-limit, limit))
@@ -72,6 +89,8 @@ def _add(model: nn.Module, numbers: Numbers, *, deep: bool) -> None:
 
 
 def _remove(model: nn.Module) -> None:
+    remove_from_windows(model)
+    remove_frame(model)
     for module in list(model.modules()):
         for hooks in ("prompt_hooks", "prompt_drop"):
             if hasattr(module, hooks):

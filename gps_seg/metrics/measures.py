@@ -4,6 +4,7 @@
 - ``pranet``: the 256-threshold protocol (``pranet``).
 - ``polyps``, ``negatives``: polyp by polyp, and frames without any (``lesions``).
 - ``calibration``: of probability maps only (``calibration``).
+- ``gps_legacy``: what the released GPS scorer would say of the same masks, see ``report.gps_legacy``; by its own name alone.
 - ``clicks``: not by name, but wherever clicks were simulated (``clicks``).
 
 Counts cost next to nothing and are always measured.
@@ -25,7 +26,8 @@ from gps_seg.metrics.clicks import Clicks
 from gps_seg.metrics.masks import ImageScore, score_image
 from gps_seg.metrics.surface import TOLERANCE, Surface, surface
 
-BLOCKS = ("per_image", "dataset", "pranet", "polyps", "negatives", "calibration")
+LEGACY = "gps_legacy"
+BLOCKS = ("per_image", "dataset", "pranet", "polyps", "negatives", "calibration", LEGACY)
 DEFAULT_BLOCKS = ("per_image", "dataset", "polyps", "negatives")
 THRESHOLD = 0.5
 
@@ -37,6 +39,7 @@ class BlockScore(ImageScore):
     Attributes:
         evidence: what speaks for a polyp, asked for with the negatives.
         center: where the image is from, as far as its set tells.
+        legacy: whether the released scorer's word on all images was asked for.
     """
 
     is_map: bool = False
@@ -48,10 +51,11 @@ class BlockScore(ImageScore):
     clicks: Clicks | None = None
     evidence: presence.Evidence | None = None
     center: int | None = None
+    legacy: bool = False
 
 
 def parse_blocks(text: str) -> tuple[str, ...]:
-    """Names from a comma-separated list, in the order of ``BLOCKS``; "all" is all of them.
+    """Names from a comma-separated list, in the order of ``BLOCKS``; "all" is all of them but the released scorer's.
 
     Raises:
         ConfigError: an unknown name.
@@ -61,7 +65,7 @@ def parse_blocks(text: str) -> tuple[str, ...]:
         raise ConfigError(f"--blocks: expected {', '.join(BLOCKS)} or all, got none")
     if unknown := names - {*BLOCKS, "all"}:
         raise ConfigError(f"--blocks: expected {', '.join(BLOCKS)} or all, got {', '.join(sorted(unknown))}")
-    return tuple(name for name in BLOCKS if name in names or "all" in names)
+    return tuple(name for name in BLOCKS if name in names or ("all" in names and name != LEGACY))
 
 
 def score_blocks(
@@ -90,7 +94,7 @@ def score_blocks(
         sweep=pranet.sweep(grey, target) if grey is not None and "pranet" in blocks else None,
         lesions=lesions.compare(predicted, target, confidence=float(probability.max())) if counted else None,
         reliability=calibration.reliability(probability, predicted, target) if "calibration" in blocks else None,
-        evidence=presence.evidence(probability, threshold) if counted else None,
+        evidence=presence.evidence(probability, threshold) if counted else None, legacy=LEGACY in blocks,
     )
 
 

@@ -12,7 +12,7 @@ The JSON document has stable keys, schema 2 (schema 1 plus what is marked +):
 - + ``intervals``: ``intervals.per_image.dice`` is [low, high], likewise for other means; none for a single image or group;
 - + ``statistics``: how the intervals were made; + ``omitted``: blocks asked for that mean nothing here, and why;
 - + ``corruptions``: under ``evaluate --corruptions`` only, see ``commands.corruptions``;
-- + ``gps_legacy``: under data.protocol=released only, see :func:`gps_legacy`;
+- + ``gps_legacy``: under data.protocol=released, and where it was asked for, see :func:`gps_legacy`;
 - ``images``: one row an image, see ``measures.row``.
 """
 
@@ -71,7 +71,7 @@ def report(
         "statistics": {"level": LEVEL, "resamples": resamples, "seed": 0, "clusters": number, "grouped": groups is not None},
         "omitted": omitted, "aggregation": AGGREGATION, "settings": dict(settings), "images": _rows(scores),
     }
-    if settings.get("data_protocol") == "released":
+    if settings.get("data_protocol") == "released" or any(score.legacy for score in full):
         document["gps_legacy"] = gps_legacy(document["dataset"]["recall"])
     check_document(document)
     return document

@@ -116,6 +116,7 @@ def build_backbone(
             size.pop("img_size", None)
             model = timm.create_model(name, pretrained=False, num_classes=classes, **size)
     _tell_parts(model)
+    model.input_size = input_size or model.pretrained_cfg["input_size"][-1]  # type: ignore[assignment,index]
     return model
 
 

@@ -130,6 +130,20 @@ def load_sam(
     return model.eval()
 
 
+def randomise_positions(model: SamModel, seed: int) -> None:
+    """Draw the prompt encoder's code of places and its embedding of no mask anew; torch's random state stays as it was.
+
+    Source: FightingFighting/GPS, SAM/models/sam.py, whose names for the two are not the checkpoint's: a non-strict load leaves
+    them random, and unseeded.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    places = model.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
+    no_mask = model.prompt_encoder.no_mask_embed.weight
+    with torch.no_grad():
+        for tensor in (places, no_mask):
+            tensor.copy_(torch.randn(tensor.shape, generator=draw))
+
+
 def build_sam(
     name: str, *, input_size: int | None = None, resize: Literal["longest_side", "squash"] | None = None,
     attention: Literal["efficient", "stock"] = "efficient", encoder: Literal["lean", "stock"] = "lean", seed: int = 0,

@@ -43,6 +43,8 @@ def rounding(state: Mapping[str, Tensor]) -> Rounding:
     Raises:
         CheckpointError: a value is too large for 16 bits, or no number.
     """
+    if not state:  # of method none
+        return Rounding(0.0, 0.0, 0, 0)
     value = torch.cat([tensor.flatten().double() for tensor in state.values()])
     rounded = torch.cat([half(name, tensor).flatten() for name, tensor in state.items()]).double()
     away, size = (rounded - value).abs(), value.abs()

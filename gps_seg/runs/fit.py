@@ -26,6 +26,7 @@ from gps_seg.errors import ConfigError, TrainingError
 from gps_seg.methods.parts import apart_in
 from gps_seg.runs.device import repeatable, training_mode
 from gps_seg.runs.log import Interruption, RunLog
+from gps_seg.runs.schedule import learning_rate
 from gps_seg.runs.state import TrainingState, load_state, save_state
 from gps_seg.tasks.task import Task
 
@@ -42,16 +43,6 @@ class FitResult:
     best_score: float
     seconds: float
     stopped: str
-
-
-def learning_rate(step: int, steps: int, config: TrainConfig, peak: float | None = None) -> float:
-    """Linear warm-up, cosine from ``peak`` (``lr``) to ``min_lr``, and a cooldown there; ``step`` counts from 0."""
-    peak = config.lr if peak is None else peak
-    warmup, steps = int(config.warmup * steps), steps - int(config.cooldown * steps)
-    if step < warmup:
-        return config.warmup_lr + (peak - config.warmup_lr) * (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-    return config.min_lr + (peak - config.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def peak_rate(role: Role | None, config: TrainConfig) -> float:
@@ -132,7 +123,8 @@ class Fit:
         began = time.perf_counter()
         training_mode(self.model)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, self.steps, self.config, group["peak"])
+            group["lr"] = learning_rate(step, self.steps, self.config, group["peak"],
+                                        steps_per_epoch=self.steps_per_epoch)
         total = 0.0
         for number, piece in enumerate(pieces, start=1):
             with self.accelerator.autocast(), self._sync(last=number == len(pieces)):
@@ -166,7 +158,7 @@ def fit(
     model: nn.Module, attached: Attached, task: Task, loader: DataLoader[Any], validate: Validation, *,
     config: TrainConfig, accelerator: Accelerator, log: RunLog, resume: bool = False,
 ) -> FitResult:
-    """Train what is attached; leaves the best validated values in the model.
+    """Train what is attached; leaves the best validated values in the model. Where nothing is, no step is taken.
 
     A checkpoint is written every ``checkpoint_every`` steps, atomically; with ``resume`` a run goes on from it and ends as
     if it had never stopped (bit for bit on one CPU).
@@ -174,6 +166,8 @@ def fit(
     Raises:
         TrainingError: the loss is not a number, the disk is full, or the run was interrupted; a good state is on disk.
     """
+    if not attached.trainable():
+        return _as_it_is(model, attached, config, validate, log)
     run = Fit(model, attached, task, loader, config, accelerator)
     state = TrainingState()
     if resume and log.state_path.exists():
@@ -187,7 +181,7 @@ def fit(
             loss, norm = run.step(pieces, state.step)
             state.step += 1
             state.update_ema(attached, config.ema)
-            rate = learning_rate(state.step - 1, run.steps, config)
+            rate = learning_rate(state.step - 1, run.steps, config, steps_per_epoch=run.steps_per_epoch)
             log.row({"step": state.step, "loss": loss, "lr": rate, "gradient_norm": norm})
             if validate is not None and (state.step % every == 0 or state.step == run.steps):
                 _validate(run, state, validate, log)
@@ -203,6 +197,14 @@ def fit(
     attached.load(state.best)
     stopped = f"no better score in {config.patience} validations" if state.step < run.steps else "finished"
     return FitResult(state.step, state.best_step, state.best_score, run.seconds / max(1, state.step - first_step), stopped)
+
+
+def _as_it_is(model: nn.Module, attached: Attached, config: TrainConfig, validate: Validation, log: RunLog) -> FitResult:
+    """The result of no step at all, with the base's own score on the inner validation part."""
+    rate_groups(attached, config)  # a rate of what does not train is refused here too
+    score = 0.0 if validate is None else validate(model)
+    log.say("nothing trains: the base is scored as it is")
+    return FitResult(0, 0, score, 0.0, "nothing trains")
 
 
 def _has_converged(state: TrainingState, config: TrainConfig) -> bool:

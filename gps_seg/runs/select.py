@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from gps_seg.config import GPSConfig, PassOptions, Score
 from gps_seg.core.roles import Role, matches
-from gps_seg.core.scores import gradient_scores, scores_of_each
+from gps_seg.core.scores import DATA_FREE, SUM_OF, data_free_scores, scores_of_each, several_gradient_scores
 from gps_seg.core.selection import Selection
 from gps_seg.data.seeding import seeded
 from gps_seg.errors import ConfigError
@@ -91,12 +91,31 @@ def selection_scores(setup: Setup, names: Sequence[str], say: Say = print) -> di
     kinds = score_kinds(setup.model, options, names)
 
     def run_pass(scored: Sequence[str]) -> dict[str, Tensor]:
-        return _run_pass(setup, options, {name: kinds[name] for name in scored}, say)
+        found = _run_pass(setup, options, {name: (kinds[name],) for name in scored}, say)
+        return {name: scores[kinds[name]] for name, scores in found.items()}
 
     return scores_of_each(setup.model, kinds, run_pass, seed=setup.config.seed)
 
 
-def _run_pass(setup: Setup, options: PassOptions, kinds: Mapping[str, Score], say: Say) -> dict[str, Tensor]:
+def every_score(setup: Setup, names: Sequence[str], say: Say = print) -> Iterator[tuple[Score, dict[str, Tensor]]]:
+    """Each kind of score with the scores of the named weights; one pass over the training part serves all that need it.
+
+    Raises:
+        TypeError: the method of the settings asks for no scores.
+    """
+    options = setup.config.selection
+    if not isinstance(options, PassOptions):
+        raise TypeError(f"method {setup.config.method} asks for no scores: its page of options must be one of PassOptions")
+    found = _run_pass(setup, options, dict.fromkeys(names, tuple(SUM_OF)), say)
+    for kind in get_args(Score):
+        free = kind in DATA_FREE
+        yield kind, (data_free_scores(setup.model, names, score=kind, seed=setup.config.seed) if free else
+                     {name: found[name].pop(kind) for name in names})
+
+
+def _run_pass(
+    setup: Setup, options: PassOptions, kinds: Mapping[str, Sequence[Score]], say: Say
+) -> dict[str, dict[Score, Tensor]]:
     released = setup.config.data.protocol == "released"
     items = (setup.splits.test if released else setup.splits.train)[: options.max_images]
     say(f"selection pass: {len(items)} training images")
@@ -104,7 +123,7 @@ def _run_pass(setup: Setup, options: PassOptions, kinds: Mapping[str, Score], sa
     training_mode(setup.model)
     with seeded(setup.config.seed, setup.device):
         shown = tqdm(loader, desc="select", unit="batch", disable=not sys.stderr.isatty())
-        return gradient_scores(setup.model, list(kinds), shown, _loss(setup, options), score=kinds)
+        return several_gradient_scores(setup.model, kinds, shown, _loss(setup, options))
 
 
 def _loss(setup: Setup, options: PassOptions) -> Callable[[nn.Module, Any], Tensor]:

@@ -23,6 +23,7 @@ class Compared:
         sets: the comparison's ``data`` -> name shown -> what ``evaluate --data`` takes, None for a run's own test part.
             Raises ConfigError, DataError: a name that is no data set, or a set given twice.
         find: (the ``data`` section, what to score on): that they are there. Raises DataError, ConfigError.
+        validation: the ``data`` section -> what a reader must know of the part that rates are chosen on, after a semicolon.
         values: a document -> id -> the score of that image.
         facts: the documents of a method's seeds on a data set -> what its row holds beside score and cost; a ``note`` stands
             below the table.
@@ -36,6 +37,7 @@ class Compared:
     has_blocks: bool
     sets: Callable[[Sequence[str]], dict[str, str | None]]
     find: Callable[[Any, Sequence[str]], None]
+    validation: Callable[[Any], str]
     values: Callable[[Document], dict[str, float]]
     facts: Callable[[Sequence[Document]], Row]
     shown: Callable[[Row], dict[str, str]]

@@ -27,7 +27,8 @@ from gps_seg.methods.added import add_modules, fold_modules
 from gps_seg.models.classifiers import build_backbone, load_backbone, normalisation
 from gps_seg.models.weights import find_weights, read_state
 from gps_seg.runs.delta import load_delta, save_delta
-from gps_seg.runs.fit import Fit, learning_rate
+from gps_seg.runs.fit import Fit
+from gps_seg.runs.schedule import learning_rate
 from gps_seg.runs.task_model import TaskModel, make_task
 from gps_seg.tasks.classification.items import Item
 from gps_seg.tasks.classification.losses import features_of, supervised_contrastive
@@ -120,7 +121,7 @@ def test_vit_b_16_has_the_papers_83712_neurons_and_biases() -> None:
     assert sizes["selected"] == sizes["bias"] == 83_712
 
 
-@pytest.mark.parametrize("method", ["gps", "head", "lora", "vpt_deep"])
+@pytest.mark.parametrize("method", ["gps", "head", "lora", "vpt_deep", "spt_lora"])
 def test_a_run_on_digits_leaves_selection_delta_and_scores(method: str, tmp_path: Path) -> None:
     said: list[str] = []
     document = train(classification(None, of_method(SMALL, method)), tmp_path / "run", say=said.append)

@@ -17,6 +17,7 @@ from filelock import FileLock
 from PIL import Image
 
 from gps_seg.commands.compare.cells import best_cell, final_cells, run_cells, tuning_cells
+from gps_seg.commands.compare.costs import costs, costs_table
 from gps_seg.commands.compare.markdown import markdown
 from gps_seg.commands.compare.report import values
 from gps_seg.commands.compare.run import run_comparison
@@ -27,6 +28,7 @@ from gps_seg.errors import ConfigError, DataError
 from gps_seg.tasks.lookup import COMPARED
 from gps_seg.tasks.segmentation.phantom import phantom
 
+LR = (("train.lr", 1e-3),)
 BASE = {
     "model": {"name": "tiny"}, "data": {"name": "phantom", "phantom_images": 12}, "selection": {"batch_size": 4},
     "train": {"max_steps": 3, "batch_size": 2, "precision": "fp32", "validate_every": 3}, "evaluate": {"overlays": 0},
@@ -74,6 +76,24 @@ def test_a_comparison_runs_scores_and_goes_on_where_it_was(tmp_path: Path, monke
                                                                "scoring gps, seed 0, lr 0.001 on test part"]
 
 
+def test_a_method_that_trains_nothing_is_scored_once_whatever_the_rates_and_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPS_SEG_CACHE", str(tmp_path / "cache"))
+    path = write(tmp_path, methods={"untuned": {"method": "none"}, "head": {}}, seeds=[0, 1], learning_rates=[1e-3])
+    found = run_comparison(path, tmp_path / "out", ["cpu"], lambda _: None)
+    rows = {row["method"]: row for row in found["data"]["test part"]["rows"]}
+    assert not found["failed"] and set(rows) == {"untuned", "head"}
+    assert (len(rows["untuned"]["score_by_seed"]), len(rows["head"]["score_by_seed"])) == (1, 2)
+    assert rows["untuned"]["rate"] is None and rows["untuned"]["head"] == rows["untuned"]["encoder"] == 0
+    assert [folder.name for folder in (tmp_path / "out" / "runs").glob("untuned*") if folder.is_dir()] == ["untuned-seed0"]
+    run = tmp_path / "out" / "runs" / "untuned-seed0"
+    result = json.loads((run / "result.json").read_text())["run"]
+    assert (result["steps"], result["stopped"]) == (0, "nothing trains") and not (run / "training.png").exists()
+    again = load_comparison(path, ["train.quality=true"])  # then it trains the quality head, by a rate
+    assert again.rates("untuned", "") == (1e-3,) and again.seeds("untuned", "") == (0, 1)
+
+
 def test_the_rate_with_the_best_inner_validation_is_chosen_and_failed_cells_are_left_out(tmp_path: Path) -> None:
     path = write(tmp_path, methods={"gps": {}}, learning_rates=[1e-4, 1e-3, 1e-2, 1e-1])
     cells = tuning_cells(load_comparison(path), tmp_path, "gps", "")
@@ -96,7 +116,7 @@ def test_a_cells_settings_are_the_base_the_shared_ones_and_its_own(tmp_path: Pat
         "gps", "random", 4, 3)
     assert full.method == "full" and not full.selection.model_dump() and linear.method == "head"  # gps's own is left out
     assert random.train == full.train and (full.train.lr, full.train.max_steps, full.train.batch_size) == (1e-4, 7, 1)
-    assert [cell.config.seed for cell in final_cells(comparison, tmp_path, "full", "", 1e-4)] == [0, 1, 2]
+    assert [cell.config.seed for cell in final_cells(comparison, tmp_path, "full", "", (("train.lr", 1e-4),))] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(("task", "base", "tuning", "final"), [
@@ -113,7 +133,7 @@ def test_rates_are_judged_on_the_step_that_the_final_runs_keep(
     (tmp_path / "base.yaml").write_text(yaml.safe_dump({"task": task, "data": base}))
     comparison = load_comparison(path)
     (rate,), (first, *_) = (cells(comparison, tmp_path, "head", comparison.trained[0], *more)
-                            for cells, more in ((tuning_cells, ()), (final_cells, (1e-3,))))
+                            for cells, more in ((tuning_cells, ()), (final_cells, (LR,))))
     assert [(cell.config.data.protocol, cell.config.train.keep) for cell in (rate, first)] == [tuning, final]
     assert (rate == first) == (tuning == final)  # then the tuned cell is the final one of its seed
 
@@ -140,8 +160,8 @@ def test_a_wrong_comparison_is_refused_before_anything_runs(tmp_path: Path, valu
 
 def test_an_empty_comparison_still_gives_a_table() -> None:
     text = markdown({"name": "x", "task": "segmentation", "data": {"own": {"reference": "gps", "rows": [], "pairs": []}},
-                     "means": {}, "learning_rates": [], "failed": {"gps": "no memory"}})
-    assert "failed: gps: no memory" in text
+                     "means": {}, "costs": [], "learning_rates": [], "failed": {"gps": "no memory"}})
+    assert "## own\n\nNo scores; why stands below." in text and "failed: gps: no memory" in text
 
 
 def test_a_comparison_of_classifiers_tunes_on_validation_and_reads_the_test_part_once(tmp_path: Path) -> None:
@@ -164,13 +184,32 @@ def test_a_comparison_of_classifiers_tunes_on_validation_and_reads_the_test_part
     text = (tmp_path / "out" / "compare.md").read_text()
     assert "| a linear |" in text and "those that peak early do not win" in text
     assert (tmp_path / "out" / "digits.png").is_file()
+    costs = {row["method"]: row for row in found["costs"]}
+    assert costs["a linear"]["percent"] == 0 < costs["gps"]["percent"] and costs["gps"]["score"] == rows["gps"]["score"]
+    final = results["final"]["run"]
+    assert costs["a linear"]["train_s"] == pytest.approx(final["selection_s"] + final["step_s"])  # of a single step
+    assert "## What the score costs, mean over 1 data set" in text
+    with Image.open(tmp_path / "out" / "accuracy_against_cost.png") as picture:
+        assert picture.width > 800
     path.write_text(yaml.safe_dump({"base": "base.yaml", "methods": {"gps": {}}}))
     with pytest.raises(ConfigError, match="expected the names of classification data sets"):
         load_comparison(path)
 
 
+def test_what_a_score_costs_is_a_mean_over_the_data_sets_of_methods_that_have_all() -> None:
+    cost = {"encoder": 50, "parameters": 1000, "step_s": 0.5, "train_s": 10.0, "peak_memory_bytes": 2e9}
+    dear = cost | {"encoder": 100, "train_s": 30.0, "peak_memory_bytes": 3e9}
+    tables = {"a": {"rows": [{"method": "gps", "score": 0.5, **cost}, {"method": "full", "score": 0.9, **cost}]},
+              "b": {"rows": [{"method": "gps", "score": 0.7, **dear}]}}
+    (row,) = costs(tables)
+    assert row == {"method": "gps", "score": pytest.approx(0.6), "encoder": 75, "step_s": 0.5, "train_s": 20.0, "percent": 7.5,
+                   "peak_memory_bytes": 3e9}
+    assert costs_table([row], "accuracy", 2)[4] == "| gps | 0.6000 | 75 | 7.500 | 20 | 0.500 | 3.00 |"
+    assert costs({}) == [] == costs_table([], "accuracy", 0)
+
+
 def test_a_finished_cell_of_other_settings_is_not_reused(tmp_path: Path) -> None:
-    cell, = final_cells(load_comparison(write(tmp_path, methods={"gps": {}}, seeds=[0])), tmp_path, "gps", "", None)
+    cell, = final_cells(load_comparison(write(tmp_path, methods={"gps": {}}, seeds=[0])), tmp_path, "gps", "", ())
     cell.folder.mkdir(parents=True)
     (cell.folder / "result.json").write_text("{}")
 

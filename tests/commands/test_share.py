@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gps_seg.cli import app
+from gps_seg.commands.select import task_of
 from gps_seg.commands.share import share_tasks
 from gps_seg.commands.train import train
 from gps_seg.core.overlap import ENCODER, check_same_base, size_of
@@ -83,11 +84,53 @@ def test_the_command_shares_a_selection(tmp_path: Path, tree: Path, capsys: pyte
     assert "100.0%" in text and "with the common part alone" in text  # weights alone decide, so both tasks choose the same
 
 
+@pytest.mark.parametrize("own_files", [False, True])
+def test_each_task_selects_its_own_k_and_the_common_part_has_the_smallest(tmp_path: Path, tree: Path, own_files: bool) -> None:
+    overrides = [*SMALL, f"data.root={tree}", "selection.score=magnitude"]  # weights alone decide, which takes no pass
+    config, tasks = CONFIG, ["digits=3", "folder=2"]
+    if own_files:
+        config, tasks = tmp_path / "of_{data}.yaml", ["digits", "folder"]
+        for task, k in (("digits", 3), ("folder", 2)):
+            (tmp_path / f"of_{task}.yaml").write_text(f"model: {{input_size: 64}}\nselection: {{k: {k}}}\n")
+    document = share_tasks(config, overrides, tasks, tmp_path / "shared", say=silent)
+    own = {task: load_selection(tmp_path / "shared" / "own" / f"{task}.safetensors") for task in ("digits", "folder")}
+    assert {task: (row["k"], row["own"]) for task, row in document["tasks"].items()} == {
+        task: (int(selection.meta["k"]), size_of(selection)) for task, selection in own.items()}
+    assert own["digits"].meta["k"] == "3" and own["folder"].meta["k"] == "2"
+    assert document["connections"]["common"] == size_of(own["folder"]) < size_of(own["digits"])
+    assert document["tasks"]["folder"]["rest"] == 0 == document["tasks"]["digits"]["not_chosen"]
+
+
+def test_settings_of_a_classifier_need_no_task_to_be_selected_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "digits.yaml"
+    path.write_text("data: {name: digits, few_shot: 2}\nmodel: {name: tiny, input_size: 64}\nselection: {score: magnitude}\n")
+    out = tmp_path / "digits.safetensors"
+    app(["select", str(path), "device=cpu", "selection.k=2", "--out", str(out)], standalone_mode=False)
+    assert "gps: " in capsys.readouterr().out
+    selection = load_selection(tmp_path / "digits.safetensors")
+    assert selection.meta["k"] == "2" and {"head.weight", "head.bias"} <= set(selection.dense)
+
+
+@pytest.mark.parametrize(("text", "overrides", "task"), [
+    ("data: {name: digits}", (), "classification"), ("method: gps", ("data.name=vtab_dtd",), "classification"),
+    ("data: {name: kvasir-seg}", (), "segmentation"), ("data: {name: folder}", (), "segmentation"),
+    ("task: classification\ndata: {name: folder}", (), "classification"), ("", ("task=classification",), "classification"),
+    ("data: 3", (), "segmentation"), ("task: segmentation\ndata: {name: digits}", (), "segmentation"),
+])
+def test_the_task_is_what_settings_name_or_what_their_data_set_is_of(
+    tmp_path: Path, text: str, overrides: tuple[str, ...], task: str
+) -> None:
+    (tmp_path / "settings.yaml").write_text(text)
+    assert task_of(tmp_path / "settings.yaml", overrides) == task
+
+
 def test_few_or_unfit_tasks_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--tasks: expected at least two different data sets.*got digits"):
         share_tasks(CONFIG, SMALL, ["digits"], tmp_path / "shared")
     with pytest.raises(ConfigError, match="--tasks: expected task=classification method=gps.*method=lora"):
         share_tasks(CONFIG, ["device=cpu", "method=lora"], ["digits", "folder"], tmp_path / "shared")
+    with pytest.raises(ConfigError, match="selection.k: input should be a whole number from 1, or auto"):
+        share_tasks(CONFIG, SMALL, ["digits=many", "folder"], tmp_path / "shared")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     with pytest.raises(ConfigError, match="is not empty: choose another --out"):

@@ -21,6 +21,7 @@ from gps_seg.core.attach import Attached, attach
 from gps_seg.core.scores import gradient_scores
 from gps_seg.core.selection import Selection, counts, fingerprint
 from gps_seg.errors import CheckpointError, ConfigError
+from gps_seg.files.tensors import read_tensors
 from gps_seg.methods import METHODS
 from gps_seg.methods.added import add_modules, fold_modules, remove_modules
 from gps_seg.methods.selection_file import load_selection, save_selection
@@ -34,6 +35,9 @@ from gps_seg.runs.log import read_log
 MODELS = ("tiny", "tiny_lite")
 WITHOUT_A_PLACE_IN_SAM = ("vpt_shallow", "vpt_deep")
 IN_THE_HEAD = "gps with head=select"
+SETTINGS_OF: dict[str, dict[str, float]] = {  # modules, vectors and single entries, some of each
+    name: {"budget": 0.15, "rank": 2} for name in ("spt_lora", "spt_adapter")
+}
 every = pytest.mark.parametrize(
     ("method", "name"),
     [(method, name) for method in (*METHODS, IN_THE_HEAD) for name in MODELS if method not in WITHOUT_A_PLACE_IN_SAM],
@@ -53,7 +57,7 @@ def prepared(method: str, name: str) -> tuple[SamModel, Selection, Tensor]:
 
     if method == IN_THE_HEAD:
         return model, METHODS["gps"](model, GPSConfig(head="select"), scores, 0), image
-    return model, METHODS[method](model, OPTIONS[method](), scores, 0), image
+    return model, METHODS[method](model, OPTIONS[method](**SETTINGS_OF.get(method, {})), scores, 0), image
 
 
 def unasked(names: object) -> dict[str, Tensor]:
@@ -62,6 +66,8 @@ def unasked(names: object) -> dict[str, Tensor]:
 
 def train(attached: Attached, image: Tensor, steps: int = 3) -> None:
     """AdamW with a weight decay that would be seen at once on anything it should not touch."""
+    if not attached.trainable():
+        return
     training_mode(attached.model)
     optimizer = torch.optim.AdamW(attached.trainable().values(), lr=1e-2, weight_decay=0.1)
     attached.follow(optimizer)
@@ -81,9 +87,14 @@ def output(model: nn.Module, image: Tensor) -> Tensor:
 @every
 def test_attaching_changes_no_output(method: str, name: str) -> None:
     model, selection, image = prepared(method, name)
+    before = output(model, image)
     attach(model, selection)
+    assert torch.equal(output(model, image), before)
     base = build_sam(name).eval()
-    if method == "ssf" and name == "tiny_lite":  # scales behind every layer: the lean path leaves the blocks to the packaged one
+    if method == "sam_adapter":  # its prompts begin with the published values, not with zeros
+        assert not torch.allclose(before, output(base, image))
+        return
+    if method in ("ssf", *SETTINGS_OF) and name == "tiny_lite":  # behind layers: the lean path leaves them to the packaged one
         torch.testing.assert_close(output(model, image), output(base, image), rtol=1e-5, atol=1e-6)
     else:
         assert torch.equal(output(model, image), output(base, image))
@@ -106,7 +117,7 @@ def test_training_moves_what_is_selected_and_not_one_bit_more(method: str, name:
             allowed[selection.sparse[parameter]] = True
         assert not (changed & ~allowed).any(), parameter
         moved += int(changed.sum())
-    assert moved > 0.2 * counts(selection, model)["trainable"]
+    assert moved > 0.2 * counts(selection, model)["trainable"] or method == "none"
 
 
 @every
@@ -135,8 +146,8 @@ def test_merged_equals_attached_and_is_a_stock_model(method: str, name: str) -> 
     expected = output(model, image)
     attached.merge()
     assert torch.equal(output(model, image), expected)
-    if method == "adapter":
-        with pytest.raises(ConfigError, match="method adapter: its modules cannot be merged into a stock model"):
+    if method in ("adapter", "sam_adapter", "spt_adapter"):
+        with pytest.raises(ConfigError, match=f"method {method}: its modules cannot be merged into a stock model"):
             fold_modules(model, selection.meta)
         return
     fold_modules(model, selection.meta)
@@ -224,6 +235,13 @@ def test_prompt_tokens_train_save_and_go_again_in_a_sequence_vit(method: str, tm
     attached.unmerge()
     remove_modules(model, selection.meta)
     assert torch.equal(model(image), stock) and fingerprint(model) == selection.base
+
+
+def test_none_selects_nothing_and_its_delta_is_empty(tmp_path: Path) -> None:
+    model, selection, _ = prepared("none", "tiny")
+    assert not selection.sparse and not selection.dense and counts(selection, model)["trainable"] == 0
+    save_delta(tmp_path, attach(model, selection), {})
+    assert not read_tensors(tmp_path / "adapter_model.safetensors", "a delta")[0]
 
 
 def test_partial_trains_the_last_blocks_and_what_follows() -> None:

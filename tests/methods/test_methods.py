@@ -20,6 +20,8 @@ from gps_seg.methods.added import ADDITIONS, add_modules
 from gps_seg.methods.dense import bitfit, partial
 from gps_seg.methods.gps import gps, policy_of, score_kinds
 from gps_seg.methods.parts import head_of
+from gps_seg.methods.sam_adapter import high_frequencies
+from gps_seg.methods.sam_adapter import sam_adapter as sam_adapter_of
 from gps_seg.models.classifiers import build_backbone, load_backbone
 from gps_seg.models.sam_zoo import build_sam
 
@@ -268,6 +270,67 @@ def test_what_a_method_adds_begins_from_the_runs_seed(method: str) -> None:
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
+PROMPTS = {"insert": '{"kind": "sam_adapter", "low_frequencies": 0.25, "seed": 0, "shrink": 32}'}  # as a saved run says it
+
+
+def test_sam_adapter_has_the_published_generators() -> None:
+    """SAM ViT-B: 768 / 32 = 24 channels; embedding, patches of 16 x 16, a layer for each of 12 blocks, one way up."""
+    with torch.device("meta"):
+        model = build_sam("sam_vit_b")
+    add_modules(model, PROMPTS)
+    sizes = [parameter.numel() for name, parameter in model.named_parameters() if ".sam_adapter." in name]
+    assert sum(sizes) == (768 + 1) * 24 + (3 * 256 + 1) * 24 + 12 * (24 + 1) * 24 + (24 + 1) * 768 == 63_312
+
+
+def test_a_tiny_vit_has_a_generator_for_each_stage_at_its_own_stride() -> None:
+    model = build_sam("lite_medsam")
+    add_modules(model, PROMPTS)
+    prompts: Any = model.image_encoder.sam_adapter
+    assert [(stage.width, stage.stride, len(stage.blocks)) for stage in prompts.stages] == [
+        (64, 1, 2), (128, 2, 2), (160, 4, 6), (320, 4, 2)]
+
+
+def test_high_frequencies_are_the_image_without_the_middle_of_its_spectrum() -> None:
+    """Of 16 pixels a quarter of the spectrum is taken out: the frequencies -4 to 3 in both directions."""
+    column = torch.arange(16) * 2 * torch.pi / 16
+    waves = {cycles: torch.cos(cycles * column).expand(1, 3, 16, 16) for cycles in (0, 3, 4, 5, 8)}
+    for cycles in (0, 3):
+        torch.testing.assert_close(high_frequencies(waves[cycles], 0.25), torch.zeros(1, 3, 16, 16), atol=1e-6, rtol=0)
+    for cycles in (5, 8):
+        torch.testing.assert_close(high_frequencies(waves[cycles] + 7, 0.25), waves[cycles].abs(), atol=1e-5, rtol=0)
+    half = high_frequencies(waves[4], 0.25)  # -4 is taken out, 4 is not there: of even sizes the highest stands for both
+    torch.testing.assert_close(half, waves[4].abs() / 2, atol=1e-6, rtol=0)
+    assert torch.equal(high_frequencies(waves[5], 1.0), torch.zeros(1, 3, 16, 16))
+
+
+def test_sam_adapter_keeps_nothing_of_an_image_that_it_has_answered() -> None:
+    model = build_sam("tiny")
+    sam_adapter_of(model, OPTIONS["sam_adapter"](), unasked, 0)
+    with torch.no_grad():
+        model(torch.randn(1, 3, 64, 64))
+    prompts: Any = model.image_encoder.sam_adapter
+    assert prompts.high is None and not prompts.features
+
+
+def test_sam_adapter_is_refused_where_the_encoder_is_no_sams() -> None:
+    with pytest.raises(ConfigError, match="method sam_adapter: it is defined for the encoders of SAMs, and this is none"):
+        add_modules(on_meta("vit_tiny_patch16_224"), PROMPTS)
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny_lite"])
+def test_sam_adapters_gradients_are_the_same_where_blocks_are_computed_again(name: str) -> None:
+    found = []
+    for recompute in ("none", "blocks"):
+        model = build_sam(name)
+        model.recompute = recompute  # type: ignore[assignment]
+        selection = sam_adapter_of(model, OPTIONS["sam_adapter"](), unasked, 0)
+        model(torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))).logits.square().sum().backward()
+        found.append([parameter.grad for key, parameter in model.named_parameters() if key in selection.dense
+                      and "sam_adapter" in key])
+    for plain, again in zip(*found, strict=True):
+        torch.testing.assert_close(plain, again)
+
+
 def test_every_method_has_its_page_of_options_and_everything_added_its_way_out() -> None:
     assert list(METHODS) == list(OPTIONS)
     assert all(addition.kind == name and name in METHODS for name, addition in ADDITIONS.items())
@@ -279,3 +342,9 @@ def test_what_a_saved_run_says_of_its_additions_stays_readable() -> None:
     assert METHODS["lora"](made, OPTIONS["lora"](), unasked, 3).meta == {"method": "lora", "insert": text}
     add_modules(rebuilt, {"insert": text})
     assert fingerprint(rebuilt) == fingerprint(made)
+
+
+def test_an_adapter_needs_an_mlp_of_linear_layers() -> None:
+    for name in ("convnext_atto", "tf_efficientnet_lite0"):  # one has an mlp of 1x1 convolutions, the other none
+        with pytest.raises(ConfigError, match="method adapter: no block of this encoder has an mlp of linear layers.*use lora"):
+            METHODS["adapter"](build_backbone(name, classes=3), OPTIONS["adapter"](), unasked, 0)

@@ -21,9 +21,10 @@ from gps_seg.errors import ConfigError, DataError, TrainingError, WriteError
 from gps_seg.files.tensors import read_tensors
 from gps_seg.models.sam_zoo import build_sam
 from gps_seg.runs.device import resolve_precision
-from gps_seg.runs.fit import learning_rate, make_optimizer, rate_groups
+from gps_seg.runs.fit import make_optimizer, rate_groups
 from gps_seg.runs.gps_model import GPSModel, get_gps_model
 from gps_seg.runs.log import read_log
+from gps_seg.runs.schedule import learning_rate
 from gps_seg.runs.setup import prepare
 from gps_seg.runs.state import TrainingState, load_state, save_state
 from gps_seg.tasks.segmentation.losses import LOSSES, make_loss, total

@@ -31,6 +31,8 @@ def put(root: Path, images: str, masks: str, seeds: range = range(3)) -> Path:
 
 LAYOUTS = [
     ("kvasir-seg", "Kvasir-SEG/images/cju{}.jpg", "Kvasir-SEG/masks/cju{}.jpg", "cju{}"),
+    ("kvasir-sessile", "kvasir-sessile/sessile-main-Kvasir-SEG/images/cju{}.jpg",
+     "kvasir-sessile/sessile-main-Kvasir-SEG/masks/cju{}.jpg", "cju{}"),
     ("cvc-clinicdb", "CVC-ClinicDB/Original/{}.tif", "CVC-ClinicDB/Ground Truth/{}.tif", "{}"),
     ("cvc-clinicdb", "CVC-ClinicDB/PNG/Original/{}.png", "CVC-ClinicDB/PNG/Ground Truth/{}.png", "{}"),
     ("cvc-clinicdb", "CVC-ClinicDB/CVC-ClinicDB/Original/{}.tif", "CVC-ClinicDB/CVC-ClinicDB/Ground Truth/{}.tif", "{}"),

@@ -201,6 +201,17 @@ def test_few_shot_subsets_are_nested_and_seeded(protocol: str) -> None:
     assert subsets[0].test == subsets[3].test and len(subsets[0].test) == (359 if protocol == "final" else 0)
 
 
+@pytest.mark.parametrize("k", [2, 4, 8])
+def test_where_the_few_are_all_there_is_they_validate_too_and_all_of_them_train_in_the_end(k: int) -> None:
+    tune, final = (load_classification("digits", protocol=protocol, few_shot=k, by_the_few=True)  # type: ignore[arg-type]
+                   for protocol in ("tune", "final"))
+    assert Counter(item.label for item in tune.inner) == dict.fromkeys(range(10), max(1, k // 4))
+    assert ids(tune.train) | ids(tune.inner) == ids(final.train) and not ids(tune.train) & ids(tune.inner)
+    assert len(final.train) == 10 * k and not final.inner and len(final.test) == 359
+    with pytest.raises(DataError, match="nothing is left to validate on; a class needs at least 2 training images"):
+        load_classification("digits", protocol="tune", few_shot=1, by_the_few=True)
+
+
 # Bad input
 
 

@@ -62,7 +62,7 @@ def test_the_files_hold_the_published_values(name: str) -> None:
     assert config.selection == ClassGPSConfig(k=int(k), batch_size=int(batch))
     assert (train.mixup, train.cutmix, train.label_smoothing) == ((0.8, 1.0, 0.1) if fgvc else (0, 0, 0))
     assert (train.epochs, train.cooldown, train.warmup, train.warmup_lr, train.min_lr) == (110, 10 / 110, 10 / 110, 1e-7, 1e-8)
-    assert (train.optimizer, train.weight_decay, config.seed) == ("adam", 0, 42)
+    assert (train.optimizer, train.weight_decay, train.schedule, config.seed) == ("adam", 0, "timm", 42)
     assert config.data.augment.recipe == ("simple" if fgvc else "resize")
     assert (config.model.name, config.model.input_size) == ("vit_base_patch16_224", 224)
 

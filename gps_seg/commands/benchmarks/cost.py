@@ -1,4 +1,4 @@
-"""What a training step costs: ``gps-seg benchmark cost --model sam_vit_b --size 512 --batch 1``.
+"""What a training step costs, and a prediction: ``gps-seg benchmark cost --model sam_vit_b --size 512 --batch 1 --inference``.
 
 All methods are measured side by side in one process, interleaved, because shared machines swing by a factor of 4 between
 runs: compare ratios, not seconds. Beside the time stands what no noise touches, the floating-point operations of a step.
@@ -13,11 +13,12 @@ from statistics import median
 
 import torch
 
+from gps_seg.commands.benchmarks.inference import check_predict, measure_predictions, prediction_table
 from gps_seg.commands.benchmarks.memory import peak_allocated, peak_resident, swap_seconds
-from gps_seg.commands.benchmarks.step import Bench, Setting
+from gps_seg.commands.benchmarks.step import Bench, Setting, take_turns
 from gps_seg.commands.benchmarks.variants import Variant, parse_variants
 from gps_seg.files import write_json
-from gps_seg.metrics.plots.pictures import cost_plot
+from gps_seg.metrics.plots.cost import cost_plot
 from gps_seg.runs.allocator import keep_freed_memory
 from gps_seg.runs.provenance import surroundings
 
@@ -78,12 +79,7 @@ def measure(
     for bench, peak in zip(benches, peaks, strict=True):
         bench.step()  # warm-up, and the optimizer's state
         extras.append((bench.flops(), bench.saved_bytes(), peak or peak_allocated(bench)))
-    times: list[list[tuple[float, float]]] = [[] for _ in benches]
-    for repetition in range(repetitions):
-        for bench, own in zip(benches, times, strict=True):
-            own.append(bench.step())
-        last = [f"{name} {own[-1][1]:.3f} s" for name, own in zip(methods, times, strict=True)]
-        say(f"repetition {repetition + 1}/{repetitions}: {', '.join(last)}")
+    times = take_turns({variant.name: bench.step for variant, bench in zip(variants, benches, strict=True)}, repetitions, say)
     first = [whole for _, whole in times[0]]
     return [_row(*parts, first) for parts in zip(variants, benches, extras, times, strict=True)]
 
@@ -114,20 +110,30 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def benchmark(
-    setting: Setting, methods: Sequence[str], *, repetitions: int, json_path: Path | None = None, plot_path: Path | None = None,
+    setting: Setting, methods: Sequence[str], *, repetitions: int, inference: bool = False, json_path: Path | None = None,
+    plot_path: Path | None = None,
 ) -> str:
-    """Measure and write; returns the table.
+    """Measure a training step, with ``inference`` a prediction too, and write; returns the tables.
+
+    Raises:
+        ConfigError: an unknown method or option, or one that predicts nothing; nothing was measured then.
 
     Random weights cost the same as real ones, but their gradients spread over more input columns than a trained model's, so
     GPS looks a little dearer with them than it is: published ones are read where they are at hand.
     """
+    variants = parse_variants(methods, setting)
+    if inference:
+        check_predict(variants)
     rows = measure(setting, methods, repetitions=repetitions)
+    predictions = measure_predictions(variants, repetitions=repetitions) if inference else []
     how = f"batch {setting.batch}, {setting.precision}{', compiled' if setting.compiled else ''}"
     title = f"{setting.model} at {setting.size or 'its own'} px, {how}"
     document = {"setting": asdict(setting), "pretrained": setting.pretrained, "rows": [asdict(row) for row in rows],
+                **({"inference": [asdict(row) for row in predictions]} if inference else {}),
                 "swap_s": swap_seconds(setting), **surroundings(torch.device(setting.device), setting.precision)}
     if json_path:
         write_json(json_path, document)
     if plot_path:
-        cost_plot(document["rows"], plot_path, title)
-    return f"{title}\n{table(rows)}\nhot swap of a gps delta, encoder and head: {1e3 * document['swap_s']:.1f} ms"
+        cost_plot(document["rows"], plot_path, title, document.get("inference", ()))
+    shown = f"\na prediction, under torch.inference_mode:\n{prediction_table(predictions)}" if inference else ""
+    return f"{title}\n{table(rows)}{shown}\nhot swap of a gps delta, encoder and head: {1e3 * document['swap_s']:.1f} ms"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gps_seg.commands.benchmarks.step import Bench, Setting, wait
 from gps_seg.config import GPSConfig
@@ -22,7 +23,19 @@ from gps_seg.methods import METHODS
 MMAP_THRESHOLD = "MALLOC_MMAP_THRESHOLD_"
 
 
-def peak_allocated(bench: Bench) -> int:
+class Measured(Protocol):
+    """A method that can take a step: of training, or a prediction."""
+
+    model: nn.Module
+    image: Tensor
+    optimizer: Any
+
+    def step(self) -> tuple[float, float]:
+        """Take it; seconds of the forward pass and of all."""
+        ...
+
+
+def peak_allocated(bench: Measured) -> int:
     """Most bytes on a CUDA device in a step, this method's model included; 0 elsewhere."""
     if bench.image.device.type != "cuda":
         return 0
@@ -32,31 +45,34 @@ def peak_allocated(bench: Bench) -> int:
     return torch.cuda.max_memory_allocated() - others
 
 
-def _own_bytes(bench: Bench) -> int:
+def _own_bytes(bench: Measured) -> int:
     """What this method's model, values and optimizer hold: all benches lie on the device side by side."""
     state = [] if bench.optimizer is None else [v for slots in bench.optimizer.state.values() for v in slots.values()]
     tensors = [*bench.model.parameters(), *bench.model.buffers(), *(value for value in state if isinstance(value, Tensor))]
     return sum(storage.nbytes() for storage in {t.untyped_storage().data_ptr(): t.untyped_storage() for t in tensors}.values())
 
 
-def peak_resident(setting: Setting, method: str) -> int:
-    """Peak resident memory of a training step in bytes, in a fresh process, above what imports alone take; 0 if unknown.
+def peak_resident(setting: Setting, method: str, kind: Callable[..., Measured] = Bench) -> int:
+    """Peak resident memory of a step in bytes, in a fresh process, above what imports alone take; 0 if unknown.
 
     The process runs with a low, fixed mmap threshold: glibc otherwise keeps freed tensors of up to 32 MB in its heap, which
     doubled the reading.
+
+    Args:
+        kind: makes what takes the step, from method, model, image and setting; a class, which the process can find by name.
     """
     former = os.environ.get(MMAP_THRESHOLD)
     os.environ[MMAP_THRESHOLD] = "131072"
     try:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            return pool.submit(_resident, setting, method, torch.get_num_threads()).result()
+            return pool.submit(_resident, setting, method, kind, torch.get_num_threads()).result()
     finally:
         del os.environ[MMAP_THRESHOLD]
         if former is not None:
             os.environ[MMAP_THRESHOLD] = former
 
 
-def _resident(setting: Setting, method: str, threads: int) -> int:
+def _resident(setting: Setting, method: str, kind: Callable[..., Measured], threads: int) -> int:
     torch.set_num_threads(threads)
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if not reset.exists():
@@ -66,7 +82,7 @@ def _resident(setting: Setting, method: str, threads: int) -> int:
         return 1024 * int(status.read_text().split(field + ":")[1].split()[0])
 
     before = read("VmRSS")
-    bench = Bench(method, *setting.build(), setting)
+    bench = kind(method, *setting.build(), setting)
     bench.step()
     reset.write_text("5")  # the highest water mark starts again from here
     bench.step()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
@@ -42,6 +42,7 @@ class Setting:
     frozen_storage: str = "fp32"
     recompute: Recompute = "none"
     encoder: Literal["lean", "stock"] = "lean"
+    options: tuple[tuple[str, Any], ...] = ()  # of the method, over its defaults
 
     def build(self) -> tuple[nn.Module, Tensor]:
         """The model and one batch of noise (B, 3, S, S), on the device; published weights where they are at hand, else random."""
@@ -57,7 +58,6 @@ class Setting:
             side = self.size or model.pretrained_cfg["input_size"][-1]
         image = torch.randn(self.batch, 3, side, side, generator=torch.Generator().manual_seed(0))
         return model.to(device), image.to(device)
-
 
     @property
     def pretrained(self) -> bool:
@@ -88,12 +88,12 @@ class Bench:
 
     def _prepare(self) -> None:
         if self.method == CONTRASTIVE:
-            self.names = list(select_for_cost("gps", self.model, self.image[:2], self.setting.precision).sparse)
+            self.names = list(select_for_cost("gps", self.model, self.image[:2], self.setting).sparse)
             return
         if self.method == "floor":  # nothing trains; the input needs a gradient, so the whole backward of activations runs
             self.model.requires_grad_(False)
             return
-        attached = attach(self.model, select_for_cost(self.method, self.model, self.image, self.setting.precision))
+        attached = attach(self.model, select_for_cost(self.method, self.model, self.image, self.setting))
         if self.setting.frozen_storage == "compute":
             attached.store_frozen(compute_dtype(self.setting.precision))
         self.sparse, self.trainable = dict(attached.selection.sparse), attached.trainable()
@@ -196,17 +196,30 @@ def _convolution_backward(
     return 2 * places * prod(weight) * sum(wanted[:2])
 
 
-def select_for_cost(method: str, model: nn.Module, image: Tensor, precision: str) -> Selection:
+def select_for_cost(method: str, model: nn.Module, image: Tensor, setting: Setting) -> Selection:
     """A method's real selection, from one gradient pass over the benchmark's image."""
 
     def loss(model: nn.Module, batch: Tensor) -> Tensor:
-        with autocast(batch.device, precision):
+        with autocast(batch.device, setting.precision):
             return output_of(model, batch).float().square().mean()
 
     def scores(names: Sequence[str]) -> dict[str, Tensor]:
         return gradient_scores(model, names, [image], loss)
 
-    return METHODS[method](model, OPTIONS[method](), scores, 0)
+    return METHODS[method](model, OPTIONS[method](**dict(setting.options)), scores, 0)
+
+
+def take_turns(
+    steps: Mapping[str, Callable[[], tuple[float, float]]], repetitions: int, say: Callable[[str], None]
+) -> list[list[tuple[float, float]]]:
+    """What each step returns at each repetition; one after another, because a shared machine's speed drifts."""
+    times: list[list[tuple[float, float]]] = [[] for _ in steps]
+    for repetition in range(repetitions):
+        for step, own in zip(steps.values(), times, strict=True):
+            own.append(step())
+        last = [f"{name} {own[-1][1]:.3f} s" for name, own in zip(steps, times, strict=True)]
+        say(f"repetition {repetition + 1}/{repetitions}: {', '.join(last)}")
+    return times
 
 
 def wait(device: torch.device) -> None:

@@ -1,4 +1,7 @@
-"""What the cost benchmark measures side by side: methods, each with settings of its own, such as ``gps:cheap``."""
+"""What the cost benchmark measures side by side: methods, each with settings of its own, such as ``gps:cheap``.
+
+A method's own options go with it as well: ``vpt_deep:tokens=50``, ``gps:k=15``.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gps_seg.commands.benchmarks.step import CONTRASTIVE, Setting
+from gps_seg.config import NOTHING, OPTIONS
 from gps_seg.errors import ConfigError
 from gps_seg.methods import METHODS
 from gps_seg.models.sam_zoo import MODELS
+from gps_seg.settings import check_settings, parse_overrides
 
 # What may follow a method, after a colon: the field of Setting that it changes. A word means one thing.
 WORDS = {"none": "recompute", "cheap": "recompute", "blocks": "recompute", "lean": "encoder", "stock": "encoder"}
@@ -17,7 +22,7 @@ WORDS = {"none": "recompute", "cheap": "recompute", "blocks": "recompute", "lean
 
 @dataclass(frozen=True)
 class Variant:
-    """A method under a setting; ``name`` is what the user wrote, ``method[:word[:word]]``."""
+    """A method under a setting; ``name`` is what the user wrote, ``method[:word][:option=value]``, as often as wanted."""
 
     name: str
     method: str
@@ -40,8 +45,9 @@ def parse_variants(names: Sequence[str], setting: Setting) -> list[Variant]:
 
 
 def _parse(name: str, setting: Setting) -> Variant:
-    method, *words = name.split(":")
-    known = ["floor", CONTRASTIVE, *METHODS]
+    method, *behind = name.split(":")
+    words = [part for part in behind if "=" not in part]
+    known = ["floor", CONTRASTIVE, *(one for one in METHODS if one != NOTHING)]  # which takes no step
     if method not in known:
         raise ConfigError(f"--methods: expected some of {', '.join(known)}, got {method!r}")
     if method == CONTRASTIVE and setting.model in MODELS:
@@ -55,4 +61,15 @@ def _parse(name: str, setting: Setting) -> Variant:
     if words and setting.model not in MODELS:
         raise ConfigError(f"--methods: {words[0]} is a setting of SAMs; {setting.model} is none")
     changes: dict[str, Any] = dict(zip(fields, words, strict=True))
+    if given := [part for part in behind if "=" in part]:
+        changes["options"] = _options(name, method, given)
     return Variant(name, method, replace(setting, **changes))
+
+
+def _options(name: str, method: str, given: Sequence[str]) -> tuple[tuple[str, Any], ...]:
+    """The options behind a method's name. Raises ConfigError: not one of the method's, or a value that does not fit."""
+    values = parse_overrides(given)
+    if method not in OPTIONS:
+        raise ConfigError(f"--methods: {method} has no options, got {name!r}")
+    check_settings(OPTIONS[method], values, f"--methods: {name}")
+    return tuple(sorted(values.items()))

@@ -1,8 +1,9 @@
 """The cells of a comparison: one ``gps-seg train`` each, in a process of its own.
 
-Each method's learning rate is the one with the best inner validation score at the first seed. Where the final runs keep their
-last step, which they must without a validation part, the rates are judged on their last step too: else those that peak early
-would win. Finished cells are skipped, a killed comparison goes on where it was, and a cell that fails stops nobody else.
+Each method's learning rate, and what else it chooses from, is what gives the best inner validation score at the first seed. Where
+the final runs keep their last step, which they must without a validation part, the rates are judged on their last step too: else
+those that peak early would win. Finished cells are skipped, a killed comparison goes on where it was, and a cell that fails stops
+nobody else.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from gps_seg.commands.compare.settings import Comparison
+from gps_seg.commands.compare.settings import RATE, Comparison, Point
 from gps_seg.config import RunConfig, dump_config
 from gps_seg.errors import ConfigError, TrainingError
 from gps_seg.files import read_json, write_text
@@ -34,16 +35,21 @@ class Cell:
 
     Attributes:
         data: the data set it trains on, where there are several.
-        rate: of those to choose from; None: the base's.
+        point: what it tries of the method's grid; empty: the base's own values.
         phase: tune or final where rates are chosen by other runs than the final ones, else empty.
     """
 
     method: str
     data: str
-    rate: float | None
+    point: Point
     phase: str
     config: RunConfig
     folder: Path
+
+    @property
+    def rate(self) -> float | None:
+        """Of those to choose from; None: the base's."""
+        return dict(self.point).get(RATE)
 
     @property
     def failed(self) -> Path:
@@ -58,8 +64,8 @@ class Cell:
     @property
     def title(self) -> str:
         """For messages."""
-        rate = "" if self.rate is None else f", lr {self.rate:g}"
-        return (f"{self.data}: " if self.data else "") + f"{self.method}, seed {self.config.seed}{rate}" + (
+        point = "".join(f", {key.rpartition('.')[2]} {value:g}" for key, value in self.point)
+        return (f"{self.data}: " if self.data else "") + f"{self.method}, seed {self.config.seed}{point}" + (
             f", {self.phase}" if self.phase else "")
 
     def result(self) -> Any:
@@ -77,26 +83,28 @@ class Cell:
 
 
 def tuning_cells(comparison: Comparison, out: Path, method: str, data: str) -> list[Cell]:
-    """A cell for each rate to choose from, with the first seed."""
+    """A cell for each point of the method's grid, with the first seed; none where it has none, or takes another's choice."""
     apart = comparison.protocol(method, data) == "final"
-    return [_cell(comparison, out, method, data, rate, phase="tune" if apart else "") for rate in comparison.page.learning_rates]
+    if comparison.chooser(method) != method or not comparison.grid(method):
+        return []
+    return [_cell(comparison, out, method, data, point, phase="tune" if apart else "") for point in comparison.points(method)]
 
 
-def final_cells(comparison: Comparison, out: Path, method: str, data: str, rate: float | None) -> list[Cell]:
-    """A cell for each seed; the first is the tuning cell of that rate, where the two do not train apart."""
+def final_cells(comparison: Comparison, out: Path, method: str, data: str, point: Point) -> list[Cell]:
+    """A cell for each seed; the first is the tuning cell of that point, where the two do not train apart."""
     apart = comparison.protocol(method, data) == "final"
-    return [_cell(comparison, out, method, data, rate, phase="final" if apart else "", seed=seed)
-            for seed in comparison.page.seeds]
+    return [_cell(comparison, out, method, data, point, phase="final" if apart else "", seed=seed)
+            for seed in comparison.seeds(method, data)]
 
 
 def _cell(
-    comparison: Comparison, out: Path, method: str, data: str, rate: float | None, *, phase: str, seed: int | None = None
+    comparison: Comparison, out: Path, method: str, data: str, point: Point, *, phase: str, seed: int | None = None
 ) -> Cell:
     changes = {"data.protocol": phase or comparison.protocol(method, data)}
     changes |= {"train.keep": "last"} if phase == "tune" else {}
-    config = comparison.config(method, data, seed, changes | ({} if rate is None else {"train.lr": rate}))
-    parts = (data, method, phase, f"seed{config.seed}", "" if rate is None else f"lr{rate:g}")
-    return Cell(method, data, rate, phase, config, out / "runs" / "-".join(filter(None, parts)))
+    config = comparison.config(method, data, seed, changes | dict(point))
+    parts = (data, method, phase, f"seed{config.seed}", *(f"{key.rpartition('.')[2]}{value:g}" for key, value in point))
+    return Cell(method, data, point, phase, config, out / "runs" / "-".join(filter(None, parts)))
 
 
 def best_cell(tuning: Sequence[Cell], score: str) -> Cell | None:

@@ -55,16 +55,17 @@ def _score(matrix: NDArray[np.float64], shown: Mapping[str, Any]) -> Row:
 
 
 def _cost(cells: Sequence[Cell]) -> Row:
-    """What a method's runs say of rate, size, time and memory."""
+    """What a method's runs say of rate, size, time and memory; ``train_s``: seconds of selection and steps."""
     done = [cell for cell in cells if cell.finished]
     runs = [cell.result()["run"] for cell in done]
     sizes = runs[0]["trainable"]
+    step, first = min(run["step_s"] for run in runs), runs[0]
     selected, bias, head = (sizes.get(role, 0) for role in ("selected", "bias", "head"))
     return {
         "rate": done[0].rate, "selected": selected, "bias": bias, "head": head, "encoder": sizes["trainable"] - head,
         "other": sizes["trainable"] - selected - bias - head, "parameters": sizes["parameters"],
-        "step_s": min(run["step_s"] for run in runs), "peak_memory_bytes": runs[0]["peak_memory_bytes"],
-        "selection_s": runs[0]["selection_s"],
+        "step_s": step, "steps": first["steps"], "train_s": first["selection_s"] + step * first["steps"],
+        "peak_memory_bytes": first["peak_memory_bytes"], "selection_s": first["selection_s"],
         "delta_bytes": (done[0].folder / "adapter_model.safetensors").stat().st_size,
     }
 

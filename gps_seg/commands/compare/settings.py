@@ -1,69 +1,25 @@
-"""The YAML of a comparison, its checks, and the settings of its cells. Every cell's settings are checked before any cell runs."""
+"""A comparison, its checks, and the settings of its cells. Every cell's settings are checked before any cell runs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from gps_seg.config import RunConfig, TaskName, load_config, page_of
+from gps_seg.commands.compare.page import ComparisonConfig
+from gps_seg.config import RunConfig, load_config, page_of
 from gps_seg.errors import ConfigError
-from gps_seg.metrics.measures import parse_blocks
 from gps_seg.settings import check_settings, known_keys, parse_overrides, read_yaml
 from gps_seg.tasks.comparison import Compared
 from gps_seg.tasks.lookup import COMPARED
 
+RATE = "train.lr"
+Point = tuple[tuple[str, int | float], ...]  # of what a method chooses from: each setting and its value
 MEAN, MEAN_OF_GROUPS = "mean", "mean of groups"  # over all data sets, and over the means of the groups
-
-
-class ComparisonConfig(BaseModel):
-    """The YAML of a comparison."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    task: TaskName | None = Field(None, description="must be the base's, if it is given")
-    base: Path = Field(description="settings that all cells share, as for gps-seg train; relative to the YAML. Its selection "
-                       "section is for cells of its own method. Here and in settings {data} stands for the name of the data "
-                       "set that a classifier trains on")
-    methods: dict[str, dict[str, Any]] = Field(min_length=1, description="name -> settings that make the method, dotted keys")
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
-    learning_rates: tuple[float, ...] = Field((), description="what each method chooses from; empty: the base's rate for all")
-    data: tuple[str, ...] = Field(
-        (), description="segmentation: what to score on, known names or folders, empty for the base's own test part; "
-        "classification: what to train and score on, runs of their own for each"
-    )
-    settings: dict[str, Any] = Field({}, description="settings for all cells, over the base's, dotted keys; those of selection "
-                                     "for the cells whose method reads them")
-    reference: str | None = Field(None, description="method that p-values compare with; default: the first")
-    columns: dict[str, dict[str, float]] = Field(
-        {}, description="published scores shown beside ours in 0..1: method -> data set, group or mean -> score"
-    )
-    groups: dict[str, tuple[str, ...]] = Field({}, description="name -> data sets whose mean is shown")
-    blocks: tuple[str, ...] = Field((), description="what is measured of masks; default: as gps-seg evaluate")
-
-    @field_validator("seeds", "learning_rates")
-    @classmethod
-    def _differ(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        if len(set(values)) < len(values):
-            raise ValueError(f"expected different numbers, got {list(values)}")
-        return values
-
-    @field_validator("methods")
-    @classmethod
-    def _are_names_of_files(cls, values: dict[str, Any]) -> dict[str, Any]:
-        for name in values:
-            if not name.strip() or set(name) & set('/\\:*?"<>|') or name.startswith("."):
-                raise ValueError(f"{name!r} cannot be a file's name; use letters, digits, spaces, commas, = and -")
-        return values
-
-    @field_validator("blocks")
-    @classmethod
-    def _are_known(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        return parse_blocks(",".join(values)) if values else ()
 
 
 @dataclass(frozen=True)
@@ -94,6 +50,23 @@ class Comparison:
         """The data sets that have runs of their own; one empty name where the base's is the only one."""
         return tuple(self.sets) if self.compared.trains_on_each else ("",)
 
+    def chooser(self, method: str) -> str:
+        """The method whose tuning decides about a method: itself, or the one whose choice it takes."""
+        return self.page.rates_of.get(method, method)
+
+    def grid(self, method: str) -> dict[str, tuple[int | float, ...]]:
+        """What a method chooses from, its rate first: setting -> values; empty: it trains with the base's, or nothing."""
+        if not self.config(method, self.trained[0]).trains:
+            return {}
+        name = self.chooser(method)
+        rates = self.page.rates.get(name, self.page.learning_rates)
+        return ({RATE: rates} if rates else {}) | self.page.grid.get(name, {})
+
+    def points(self, method: str) -> list[Point]:
+        """Every combination of a method's grid; one that changes nothing where there is none."""
+        grid = self.grid(method)
+        return [tuple(zip(grid, values, strict=True)) for values in product(*grid.values())]
+
     def protocol(self, method: str, data: str) -> str:
         """``data.protocol`` of a method's final runs: what base, settings or method set, else the task's own.
 
@@ -103,9 +76,14 @@ class Comparison:
         found = section.protocol if "protocol" in section.model_fields_set else self.compared.protocol
         return "tune" if found == "honest" else found
 
+    def seeds(self, method: str, data: str) -> tuple[int, ...]:
+        """The seeds of a method's final runs; one for a method that trains nothing, whose runs are all alike."""
+        return self.page.seeds if self.config(method, data).trains else self.page.seeds[:1]
+
     def config(self, method: str, data: str, seed: int | None = None, changes: Mapping[str, Any] | None = None) -> RunConfig:
         """The settings of one cell: the base's, then the shared ones, the method's own and the changes. Raises ConfigError."""
-        values = {**self._shared(method), "method": method, **self.page.methods[method],
+        own = {key: each[data] for key, each in self.page.by_data.get(method, {}).items() if data in each}
+        values = {**self._shared(method), "method": method, **self.page.methods[method], **own,
                   "seed": self.page.seeds[0] if seed is None else seed, **(changes or {})}
         if self.compared.trains_on_each:
             values["data.name"] = data
@@ -152,8 +130,8 @@ def load_comparison(path: Path, overrides: Sequence[str] = ()) -> Comparison:
     comparison = _with_sets(path, page)
     for data in comparison.trained:
         for method in page.methods:
-            for rate in page.learning_rates or (None,):
-                comparison.config(method, data, changes={} if rate is None else {"train.lr": rate})
+            for point in comparison.points(method):
+                comparison.config(method, data, changes=dict(point))
     _check_prompts(comparison)
     return comparison
 
@@ -192,12 +170,18 @@ def _check_taken(comparison: Comparison) -> None:
     if page.blocks and not compared.has_blocks:
         raise ConfigError(f"blocks: only masks have them, and the base is of {comparison.task}")
     taken = {"task": "the base", "seed": "seeds", "device": "--devices"}
-    taken |= {"train.lr": "learning_rates"} if page.learning_rates else {}
     taken |= {"data.name": "data"} if compared.trains_on_each else {}
-    for section, keys in {"settings": page.settings, **{f"methods: {name}": own for name, own in page.methods.items()}}.items():
+    sections: dict[str, Mapping[str, Any]] = {"settings": page.settings}
+    sections |= {f"methods: {name}": own for name, own in page.methods.items()}
+    sections |= {f"by_data: {name}": own for name, own in page.by_data.items()}
+    if any(RATE in own for own in page.grid.values()):
+        raise ConfigError(f"grid: {RATE} is what learning_rates or rates decides: leave it out here")
+    for section, keys in sections.items():
+        tuned = comparison.grid(section.partition(": ")[2])  # of settings: what all choose from
+        decided = taken | {key: "learning_rates" if key == RATE else "grid" for key in tuned}
         for key in keys:
-            if key in taken or (key == "method" and section == "settings"):
-                raise ConfigError(f"{section}: {key} is what {taken.get(key, 'methods')} decides: leave it out here")
+            if key in decided or (key == "method" and not section.startswith("methods")):
+                raise ConfigError(f"{section}: {key} is what {decided.get(key, 'methods')} decides: leave it out here")
 
 
 def _check_names(comparison: Comparison) -> None:
@@ -206,6 +190,10 @@ def _check_names(comparison: Comparison) -> None:
     shown = (*sets, *page.groups, MEAN, MEAN_OF_GROUPS)
     checks = [
         ("reference", page.methods, [comparison.reference]), ("columns", page.methods, page.columns),
+        ("rates", page.methods, page.rates), ("by_data", page.methods, page.by_data),
+        ("grid", page.methods, page.grid), ("rates_of", page.methods, [*page.rates_of, *page.rates_of.values()]),
+        *((f"by_data: {method}: {key}", comparison.trained, each)
+          for method, own in page.by_data.items() for key, each in own.items()),
         *((f"columns: {method}", shown, values) for method, values in page.columns.items()),
         *((f"groups: {name}", sets, members) for name, members in page.groups.items()),
     ]

@@ -62,6 +62,45 @@ def case_sheet(cases: Sequence[Case], path: Path) -> None:
     save(figure, path)
 
 
+@dataclass(frozen=True)
+class Answer:
+    """A method's mask of an image, and what it scores."""
+
+    mask: Mask
+    dice: float
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """One image of a sheet, with an answer for each method; all of (H, W)."""
+
+    id: str
+    image: Image
+    target: Mask
+    answers: Mapping[str, Answer]
+
+
+def method_sheet(rows: Sequence[SheetRow], path: Path, title: str) -> None:
+    """Write one PNG: a row an image, columns image / target / each method with its Dice, the truth's contour under each."""
+    from matplotlib.figure import Figure
+
+    methods = list(rows[0].answers)
+    figure = Figure(figsize=(2.4 * (2 + len(methods)), 2.3 * len(rows) + 0.4), layout="constrained")
+    figure.suptitle(title)
+    axes = figure.subplots(len(rows), 2 + len(methods), squeeze=False)
+    for number, (line, row) in enumerate(zip(axes, rows, strict=True)):
+        line[0].set_title(row.id[:24], fontsize=8)
+        line[1].set_title("target" if number == 0 else "", fontsize=9)
+        shown = [row.image, overlay(row.image, np.zeros_like(row.target), row.target)]
+        for axis, method in zip(line[2:], methods, strict=True):
+            answer = row.answers[method]
+            axis.set_title(f"{method}\n{answer.dice:.3f}" if number == 0 else f"{answer.dice:.3f}", fontsize=9)
+            shown.append(overlay(row.image, answer.mask, row.target))
+        for axis, picture in zip(line, shown, strict=True):
+            axis.imshow(picture)
+            axis.set_axis_off()
+    save(figure, path)
+
 
 def training_curve(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     """Write a PNG of the loss of every step and the inner validation Dice, from the rows of log.jsonl."""
@@ -79,31 +118,6 @@ def training_curve(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     right.set(ylabel="Dice", ylim=(0, 1))
     handles = axis.get_lines() + right.get_lines()
     axis.legend(handles, [str(line.get_label()) for line in handles], loc="center right", frameon=False)
-    save(figure, path)
-
-
-def cost_plot(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
-    """Write a PNG of step time against memory, a dot a method, with the floor's time and memory drawn as lines.
-
-    Args:
-        rows: of the cost benchmark: ``name``, ``method``, ``step_s``, and ``peak_bytes`` or, where that is zero, ``saved_bytes``.
-    """
-    from matplotlib.figure import Figure
-
-    key = "peak_bytes" if all(row["peak_bytes"] for row in rows) else "saved_bytes"
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
-    axis = figure.subplots()
-    for number, row in enumerate(rows):
-        axis.scatter(row[key] / 1e9, row["step_s"], s=64, marker="D" if row["method"] == "gps" else "o", color=f"C{number % 10}",
-                     label=row["name"], zorder=3)
-        if row["method"] == "floor":
-            axis.axhline(row["step_s"], color=f"C{number % 10}", linewidth=0.9, linestyle="--", zorder=1)
-            axis.axvline(row[key] / 1e9, color=f"C{number % 10}", linewidth=0.9, linestyle="--", zorder=1)
-    what = "peak memory of a step" if key == "peak_bytes" else "kept for the backward"
-    axis.set(xlabel=f"{what}, GB", ylabel="step, seconds", title=title,
-             xlim=(0, 1.08 * max(row[key] for row in rows) / 1e9), ylim=(0, 1.08 * max(row["step_s"] for row in rows)))
-    axis.grid(alpha=0.25)
-    figure.legend(loc="outside right center", frameon=False, fontsize=9)
     save(figure, path)
 
 

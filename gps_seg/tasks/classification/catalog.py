@@ -105,7 +105,7 @@ ADAPTERS: dict[str, Adapter] = {
 
 def load_classification(
     name: str, root: Path | None = None, *, protocol: Protocol = "tune", few_shot: int | None = None, seed: int = 0,
-    check_counts: bool = True,
+    check_counts: bool = True, by_the_few: bool = False,
 ) -> Splits[Item]:
     """A data set, checked against its published size and split.
 
@@ -116,6 +116,7 @@ def load_classification(
             class); final trains on both. tune never sees the test part.
         few_shot: training images of each class, those of k among those of k + 1; None keeps all.
         seed: of that tenth and of the few; never of the test part.
+        by_the_few: what validates is some of the few, see :func:`items.divide`.
         check_counts: False accepts other numbers of images than the published ones; the number of classes stays checked.
 
     Raises:
@@ -130,7 +131,7 @@ def load_classification(
     check_classes(f"{name} in {found}", parts, adapter.classes)
     if check_counts:
         _check_counts(f"{name} in {found}", adapter, parts)
-    return divide(parts, protocol, few_shot=few_shot, seed=seed)
+    return divide(parts, protocol, few_shot=few_shot, seed=seed, by_the_few=by_the_few)
 
 
 def find_items(data: str | None, split: str, config: ClassDataConfig, classes: Sequence[str]) -> list[Item]:
@@ -151,7 +152,8 @@ def find_items(data: str | None, split: str, config: ClassDataConfig, classes: S
         raise ConfigError(f"--split: expected train, inner or test, got {split!r}")
     name, root = (config.name, config.root) if data is None else ("folder", Path(data)) if Path(data).is_dir() else (data, None)
     whole = load_classification(name, root, protocol="honest", few_shot=config.few_shot if data is None else None,
-                                seed=config.split_seed, check_counts=config.check_counts and data is None)
+                                seed=config.split_seed, check_counts=config.check_counts and data is None,
+                                by_the_few=config.few_shot_validation == "few")
     if whole.class_names != tuple(classes):
         raise DataError(f"{data}: expected the model's {len(classes)} classes ({first_names(classes)}), found "
                         f"{len(whole.class_names)} ({first_names(whole.class_names)})")

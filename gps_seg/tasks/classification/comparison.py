@@ -31,6 +31,13 @@ def find(config: ClassDataConfig, _: Sequence[str]) -> None:
         find_robustness(config)
 
 
+def validation(config: ClassDataConfig) -> str:
+    """Few-shot runs that choose by the few."""
+    if config.few_shot_validation != "few":
+        return ""
+    return "; what validates is a quarter of the few images of each class, at least one: no other label was read"
+
+
 def values(document: Document) -> dict[str, float]:
     """1 where the label was predicted, else 0."""
     return {image["id"]: float(image["label"] == image["predicted"]) for image in document["images"]}
@@ -48,4 +55,4 @@ def shown(row: Row) -> dict[str, str]:
             "step s": f"{row['step_s']:.3f}", **{name: f"{score:.4f}" for name, score in row["robustness"].items()}}
 
 
-COMPARED = Compared("accuracy", "accuracy", "final", True, False, sets, find, values, facts, shown)
+COMPARED = Compared("accuracy", "accuracy", "final", True, False, sets, find, validation, values, facts, shown)

@@ -19,6 +19,7 @@ from gps_seg.errors import DataError, first_names
 
 Protocol = Literal["tune", "honest", "final"]
 VALIDATION, TEST = 0.1, 0.2  # shares of each class where no official list exists
+OF_THE_FEW = 0.25  # the share that validates where the few are all there is
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +59,13 @@ class Parts:
         return list(self.train_val) if self.train_val is not None else [*self.train, *(self.val or ())]
 
 
-def divide(parts: Parts, protocol: Protocol, *, few_shot: int | None = None, seed: int = 0) -> Splits[Item]:
+def divide(
+    parts: Parts, protocol: Protocol, *, few_shot: int | None = None, seed: int = 0, by_the_few: bool = False
+) -> Splits[Item]:
     """The splits of a protocol; ``few_shot`` keeps that many training images of each class.
+
+    Args:
+        by_the_few: the few are drawn from all that may be trained on, whatever the protocol, and what validates is some of them.
 
     Raises:
         DataError: a class has too few training images for ``few_shot``.
@@ -67,7 +73,12 @@ def divide(parts: Parts, protocol: Protocol, *, few_shot: int | None = None, see
     train: Sequence[Item]
     val: Sequence[Item] | None
     test: Sequence[Item]
-    if protocol == "final":
+    if few_shot is not None and by_the_few:
+        train, val = few(parts.training(), few_shot, parts.class_names, seed), ()
+        if protocol != "final":
+            train, val = hold_out(train, OF_THE_FEW, f"few-shot validation {seed}")
+        few_shot = None
+    elif protocol == "final":
         train, val = parts.training(), ()
     else:
         train, val = parts.train, parts.val

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from gps_seg.config import BackboneConfig, ClassDataConfig, ClassEvaluateConfig, ClassGPSConfig, ClassTrainConfig
+from gps_seg.config import BackboneConfig, ClassDataConfig, ClassEvaluateConfig, ClassGPSConfig, ClassTrainConfig, PassOptions
 from gps_seg.data.batches import Batch, EpochBatches
 from gps_seg.data.seeding import seeded
 from gps_seg.data.splits import Splits, spread
@@ -67,7 +67,7 @@ class Classification:
         """The configured data set in its parts; the inner part at most ``data.inner_images``, spread evenly over its order."""
         data = self.data
         whole = load_classification(data.name, data.root, protocol=data.protocol, few_shot=data.few_shot, seed=data.split_seed,
-                                    check_counts=data.check_counts)
+                                    check_counts=data.check_counts, by_the_few=data.few_shot_validation == "few")
         return Splits(whole.train, spread(whole.inner, data.inner_images), spread(whole.test, data.test_images),
                       whole.class_names)
 
@@ -117,16 +117,18 @@ class Classification:
         """Stack images of one size."""
         return collate(samples)
 
-    def selection_loader(self, model: nn.Module, items: Sequence[Item], options: ClassGPSConfig) -> DataLoader[Any]:
-        """Two views of each image, shuffled, so that a batch holds several classes."""
+    def selection_loader(self, model: nn.Module, items: Sequence[Item], options: PassOptions) -> DataLoader[Any]:
+        """Two views of each image for GPS, one for other methods, shuffled, so that a batch holds several classes."""
+        dataset = self._dataset(model, items, training=True, two_views=isinstance(options, ClassGPSConfig))
         sampler = EpochBatches(len(items), options.batch_size, self.seed, shuffle=True)
-        return DataLoader(self._dataset(model, items, training=True, two_views=True), batch_sampler=sampler, collate_fn=collate,
-                          num_workers=self.data.workers)
+        return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, num_workers=self.data.workers)
 
     # Arithmetic
 
-    def selection_loss(self, model: nn.Module, batch: Batch, options: ClassGPSConfig) -> Tensor:
-        """Contrastive on the views' features, or cross-entropy through the head."""
+    def selection_loss(self, model: nn.Module, batch: Batch, options: PassOptions) -> Tensor:
+        """Contrastive on the views' features, or cross-entropy through the head, all that methods but GPS know."""
+        if not isinstance(options, ClassGPSConfig):
+            return F.cross_entropy(model(batch.image).float(), batch.target)
         flat, labels = batch.image.flatten(0, 1), batch.target.repeat_interleave(batch.image.shape[1])
         if options.loss == "cross_entropy":
             return F.cross_entropy(model(flat).float(), labels)

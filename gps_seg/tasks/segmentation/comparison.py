@@ -52,4 +52,4 @@ def shown(row: Row) -> dict[str, str]:
             "delta MB": f"{row['delta_bytes'] / 1e6:.2f}"}
 
 
-COMPARED = Compared("dice", "mDice", "tune", False, True, sets, find, values, facts, shown)
+COMPARED = Compared("dice", "mDice", "tune", False, True, sets, find, lambda _: "", values, facts, shown)

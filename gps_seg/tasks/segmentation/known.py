@@ -62,6 +62,12 @@ KNOWN: dict[str, KnownSet] = {
         "Kvasir-SEG", 1000, ("kvasir-seg", "kvasir-seg-*"), "gps-seg data download kvasir-seg",
         "research and education only; commercial use needs written permission", published=True,
     ),
+    "kvasir-sessile": KnownSet(
+        "Kvasir-Sessile", 196, ("kvasir-sessile*", "sessile-main-kvasir-seg"),
+        "datasets.simula.no/downloads/kvasir-sessile.zip (sessile-main-Kvasir-SEG/ with images/ and masks/)", "as Kvasir-SEG",
+        images_of=("kvasir-seg",), note="196 images of Kvasir-SEG, under their names there; the test set of the released GPS "
+        "code, which trains on them too: data.test_set=kvasir-sessile",
+    ),
     "cvc-clinicdb": KnownSet(
         "CVC-ClinicDB", 612, ("cvc-clinicdb*", "clinicdb*"), "polyp.grand-challenge.org/CVCClinicDB",
         "research and education; cite; images Hospital Clinic Barcelona, masks CVC",

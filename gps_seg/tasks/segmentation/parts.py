@@ -37,9 +37,10 @@ PROTOCOLS: dict[str, Callable[[Splits[Pair]], Splits[Pair]]] = {
 def load_splits(config: PolypDataConfig) -> Splits[Pair]:
     """The configured data set, split and cut to the configured numbers of images.
 
-    By its published lists if there are any; else by train.txt and test.txt in its folder or in the settings; else a fifth,
-    drawn by the seed, is the test part. What is a training set by definition (pranet-train) has no test part without lists:
-    honest then reports the validation part as tune does, final reports nothing, and other sets test the run afterwards.
+    By ``data.test_set`` if it names the test part; else by its published lists if there are any; else by train.txt and test.txt
+    in its folder or in the settings; else a fifth, drawn by the seed, is the test part. What is a training set by definition
+    (pranet-train) has no test part without lists: honest then reports the validation part as tune does, final reports nothing,
+    and other sets test the run afterwards.
 
     Raises:
         DataError: the data set is not there (the text says how to get it) or its files and lists do not agree.
@@ -74,6 +75,9 @@ def _find(config: PolypDataConfig) -> tuple[Path, list[Pair]]:
 
 def _names(config: PolypDataConfig, root: Path, names: Sequence[str], first: Copies) -> tuple[list[str], list[str]]:
     """The training and the test names, see :func:`load_splits`."""
+    if config.test_set is not None:
+        test = names_of(config.test_set, names, root)
+        return sorted(set(names) - set(test)), test
     named = KNOWN.get(config.name, FOLDER)
     if named.published:
         train, test = official_lists(config.name)
@@ -92,6 +96,22 @@ def _names(config: PolypDataConfig, root: Path, names: Sequence[str], first: Cop
         random.Random(f"test {config.split_seed}").shuffle(ordered)
     different = _different(ordered, first)
     return _divide(ordered, different[len(different) - max(1, len(different) // 5) :], first)
+
+
+def names_of(subset: str, names: Collection[str], root: Path) -> list[str]:
+    """The names that a known set, a folder or a text file gives of a set's images.
+
+    Args:
+        names: of the whole set, in ``root``.
+
+    Raises:
+        DataError: it is not there, or it names what the whole set does not hold.
+    """
+    given = read_list(Path(subset)) if Path(subset).is_file() else [pair.id for pair in set_pairs(subset)]
+    if absent := sorted(set(given) - set(names)):
+        raise DataError(f"data.test_set: {len(absent)} of the {len(given)} names of {subset} have no image in {root}: "
+                        f"{first_names(absent)}; expected some of its {len(names)} images")
+    return given
 
 
 def own_lists(root: Path) -> tuple[Path | None, Path | None]:
@@ -193,7 +213,7 @@ def find_pairs(data: str | None, split: str, config: PolypDataConfig) -> list[Pa
         raise ConfigError(f"--split: expected train, inner or test, got {split!r}")
     if data is not None and is_whole(data, config):
         return set_pairs(data)
-    others = {"name": data, "root": None, "train_list": None, "test_list": None}
+    others = {"name": data, "root": None, "train_list": None, "test_list": None, "test_set": None}
     chosen = config if data in (None, config.name) else config.model_copy(update=others)
     honest = chosen if chosen.protocol == "released" else chosen.model_copy(update={"protocol": "honest"})
     found = list(getattr(load_splits(honest), split))

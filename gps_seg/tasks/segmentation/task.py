@@ -33,7 +33,7 @@ from gps_seg.metrics.report import report
 from gps_seg.metrics.surface import TOLERANCE
 from gps_seg.metrics.tables import headline, table, write_rows
 from gps_seg.models.sam import SamModel
-from gps_seg.models.sam_zoo import load_sam
+from gps_seg.models.sam_zoo import load_sam, randomise_positions
 from gps_seg.tasks.segmentation.audit import check_pairs, say
 from gps_seg.tasks.segmentation.centers import center_of
 from gps_seg.tasks.segmentation.corruptions import with_artefacts
@@ -88,6 +88,8 @@ class Segmentation:
         found = [sequence_warning(own), overlap_warning(own)]
         if known_name(own):
             found.append(number_warning(own, len(set_pairs(own, root))))
+        if self.data.test_set is not None and known_name(self.data.test_set):
+            found.append(number_warning(self.data.test_set, len(set_pairs(self.data.test_set))))
         if self.data.protocol == "released":
             found.append("data.protocol=released selects and trains on the test images; its scores say nothing about new images")
         else:
@@ -107,6 +109,8 @@ class Segmentation:
         sam = self.sam
         model = load_sam(sam.name, checkpoint=sam.checkpoint, input_size=sam.input_size, resize=sam.resize,
                          attention=sam.attention, encoder=sam.encoder)
+        if sam.positions == "random":
+            randomise_positions(model, self.seed)
         model.recompute = self.train.recompute
         model.apart_patterns = model.quality_patterns if self.train.quality else ()
         return model

@@ -1,0 +1,1 @@
+"""``gps-seg study``: claims of the paper, put to finished runs."""
