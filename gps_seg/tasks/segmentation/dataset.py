@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,14 @@ from torch.utils.data import Dataset
 
 from gps_seg.data.batches import Batch
 from gps_seg.data.images import read_image, read_mask
-from gps_seg.data.transforms import Augment, Geometry, fit_image, fit_mask, normalise, sample_seed
+from gps_seg.data.transforms import Augment, Geometry, Mask, Pixels, fit_image, fit_mask, normalise, sample_seed
 from gps_seg.errors import DataError
 from gps_seg.models.sam import SamSpec
 from gps_seg.tasks.segmentation.pairs import Pair
+from gps_seg.tasks.segmentation.pasting import paste
 
 Triple = tuple[float, float, float]
+DRAWN = 8  # images among which one with a polyp is looked for
 Change = Callable[[NDArray[np.uint8], str], NDArray[np.uint8]]
 
 
@@ -86,6 +89,7 @@ class PolypDataset(Dataset[Fitted]):
         pairs: image and mask files.
         input_size, resize, mean, std: what the model expects, see ``models.sam.SamSpec``.
         augment: from ``transforms.augmentation``; None for none.
+        pasted: before it, the probability that an image without a polyp gets one of another image, see ``pasting``.
         seed: with the epoch and the index it decides an image's augmentation.
         cache: keep resized images and masks in memory.
         change: (image uint8 RGB (H, W, 3), id) -> image of the same size, before the resizing; masks stay as they are.
@@ -96,10 +100,10 @@ class PolypDataset(Dataset[Fitted]):
 
     def __init__(
         self, pairs: Sequence[Pair], *, input_size: int, resize: str, mean: Triple, std: Triple,
-        augment: Augment | None = None, seed: int = 0, cache: bool = True, change: Change | None = None,
+        augment: Augment | None = None, pasted: float = 0.0, seed: int = 0, cache: bool = True, change: Change | None = None,
     ) -> None:
         self.pairs, self.input_size, self.resize, self.mean, self.std = list(pairs), input_size, resize, mean, std
-        self.augment, self.seed, self.epoch, self.change = augment, seed, 0, change
+        self.augment, self.pasted, self.seed, self.epoch, self.change = augment, pasted, seed, 0, change
         self._cache: dict[int, Any] | None = {} if cache else None
 
     def set_epoch(self, epoch: int) -> None:
@@ -111,9 +115,21 @@ class PolypDataset(Dataset[Fitted]):
 
     def __getitem__(self, index: int) -> Fitted:
         image, mask, geometry = self._fitted(index)
+        seed = sample_seed(self.seed, self.epoch, index)
+        if self.pasted and not mask.any():
+            image, mask = self._with_polyp(image, mask, random.Random(f"{seed}/paste"))
         if self.augment is not None:
-            image, mask = self.augment(image, mask, sample_seed(self.seed, self.epoch, index))
+            image, mask = self.augment(image, mask, seed)
         return Fitted(normalise(image, self.input_size, self.mean, self.std), mask, self.pairs[index].id, geometry)
+
+    def _with_polyp(self, image: Pixels, mask: Mask, chance: random.Random) -> tuple[Pixels, Mask]:
+        """By chance a polyp of another image on this one; the image itself if those drawn have none either."""
+        if chance.random() < self.pasted:
+            for _ in range(DRAWN):
+                donor, polyp, _ = self._fitted(chance.randrange(len(self.pairs)))
+                if polyp.any():
+                    return paste(image, donor, polyp, chance)
+        return image, mask
 
     def _fitted(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_], Geometry]:
         if self._cache is not None and index in self._cache:

@@ -126,9 +126,10 @@ class Segmentation:
     def dataset(self, model: Any, items: Sequence[Pair], *, training: bool, change: Change | None = None) -> PolypDataset:
         """Images and masks at the model's input size; kept in memory in training, if ``data.cache`` says so."""
         spec = model.spec
-        augment = with_artefacts(augmentation(self.data.augment), self.data.augment.artefacts) if training else None
+        wanted = self.data.augment
+        augment = with_artefacts(augmentation(wanted), wanted.artefacts) if training else None
         return PolypDataset(items, input_size=spec.input_size, resize=spec.resize, mean=spec.mean, std=spec.std, augment=augment,
-                            seed=self.seed, cache=training and self.data.cache, change=change)
+                            pasted=wanted.paste if training else 0.0, seed=self.seed, cache=training and self.data.cache, change=change)
 
     def unlabelled(self, model: Any, paths: Sequence[Path]) -> UnlabelledImages:
         """Image files to segment."""
