@@ -108,8 +108,8 @@ class AugmentConfig(Section):
     crop: float = Field(0.0, ge=0, le=1, description="probability of a crop, enlarged to full size")
     empty_crop: float = Field(0.0, ge=0, le=1, description="probability of such a crop from beside the polyps: it teaches the "
                               "empty answer where all training images hold a polyp; use with crop, or enlarged means empty")
-    paste: float = Field(0.0, ge=0, le=1, description="probability that a frame without a polyp gets one of another training image, "
-                         "or, a third of the time, a decoy from beside it: so that a hospital's look does not tell whether there is one")
+    paste: float = Field(0.0, ge=0, le=1, description="probability that a frame without a polyp gets one of another training "
+                         "image, or a decoy from beside it: so that a hospital's look does not tell whether there is one")
     crop_area: tuple[float, float] = Field((0.1, 0.5), description="least and greatest part of the image that a crop keeps")
 
     @model_validator(mode="after")

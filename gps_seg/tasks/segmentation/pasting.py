@@ -1,8 +1,8 @@
 """Polyps of other training images on frames without one.
 
-Where the only frames without a polyp come from another hospital than all polyps, the hospital's look answers every question, and a
-model learns that instead of the polyp. Pasted polyps take the shortcut away: the same frame now holds one, now none. So that a
-seam says nothing either, every third patch is a decoy: the same outline, cut from beside the polyp.
+Where the only frames without a polyp come from another hospital than all polyps, the hospital's look answers every question,
+and a model learns that instead of the polyp. Pasted polyps take the shortcut away: the same frame now holds one, now none. So
+that a seam says nothing either, every third patch is a decoy: the same outline, cut from beside the polyp.
 
 Sources: copy-paste as in Ghiasi et al., CVPR 2021, arXiv 2012.07177; Poisson blending (Perez et al., SIGGRAPH 2003) by OpenCV.
 """
@@ -50,7 +50,7 @@ def _turned(donor: Pixels, polyp: Mask, chance: random.Random) -> tuple[Pixels, 
 
 
 def _cut(donor: Pixels, polyp: Mask, chance: random.Random, *, beside: bool) -> tuple[Pixels, Mask]:
-    """The polyp's bounding box with a margin and its outline in it; or the same outline over a place without a polyp, if one is."""
+    """The polyp's bounding box with a margin, and its outline in it; or that outline over a place without a polyp, if one is."""
     rows, columns = np.flatnonzero(polyp.any(1)), np.flatnonzero(polyp.any(0))
     margin = max(2, round(0.1 * max(rows[-1] - rows[0], columns[-1] - columns[0])))
     top, bottom = max(0, rows[0] - margin), min(polyp.shape[0], rows[-1] + 1 + margin)
@@ -58,7 +58,7 @@ def _cut(donor: Pixels, polyp: Mask, chance: random.Random, *, beside: bool) -> 
     outline = polyp[top:bottom, left:right]
     if beside:
         free = _free(polyp, outline.shape)
-        if not len(free):
+        if not free:
             return donor[top:bottom, left:right], np.zeros_like(outline)
         top, left = free[chance.randrange(len(free))]
     return donor[top : top + outline.shape[0], left : left + outline.shape[1]], outline

@@ -129,7 +129,8 @@ class Segmentation:
         wanted = self.data.augment
         augment = with_artefacts(augmentation(wanted), wanted.artefacts) if training else None
         return PolypDataset(items, input_size=spec.input_size, resize=spec.resize, mean=spec.mean, std=spec.std, augment=augment,
-                            pasted=wanted.paste if training else 0.0, seed=self.seed, cache=training and self.data.cache, change=change)
+                            pasted=wanted.paste if training else 0.0, seed=self.seed, cache=training and self.data.cache,
+                            change=change)
 
     def unlabelled(self, model: Any, paths: Sequence[Path]) -> UnlabelledImages:
         """Image files to segment."""
