@@ -91,7 +91,7 @@ def test_a_method_that_trains_nothing_is_scored_once_whatever_the_rates_and_seed
     result = json.loads((run / "result.json").read_text())["run"]
     assert (result["steps"], result["stopped"]) == (0, "nothing trains") and not (run / "training.png").exists()
     again = load_comparison(path, ["train.quality=true"])  # then it trains the quality head, by a rate
-    assert again.rates("untuned", "") == (1e-3,) and again.seeds("untuned", "") == (0, 1)
+    assert again.grid("untuned") == {"train.lr": (1e-3,)} and again.seeds("untuned", "") == (0, 1)
 
 
 def test_the_rate_with_the_best_inner_validation_is_chosen_and_failed_cells_are_left_out(tmp_path: Path) -> None:

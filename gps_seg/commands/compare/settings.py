@@ -56,8 +56,10 @@ class Comparison:
 
     def grid(self, method: str) -> dict[str, tuple[int | float, ...]]:
         """What a method chooses from, its rate first: setting -> values; empty: it trains with the base's, or nothing."""
-        if not self.config(method, self.trained[0]).trains:
-            return {}
+        return self.asked(method) if self.config(method, self.trained[0]).trains else {}
+
+    def asked(self, method: str) -> dict[str, tuple[int | float, ...]]:
+        """What is written of a method's grid, whether it trains or not; for no method's name, what is written for all."""
         name = self.chooser(method)
         rates = self.page.rates.get(name, self.page.learning_rates)
         return ({RATE: rates} if rates else {}) | self.page.grid.get(name, {})
@@ -177,7 +179,7 @@ def _check_taken(comparison: Comparison) -> None:
     if any(RATE in own for own in page.grid.values()):
         raise ConfigError(f"grid: {RATE} is what learning_rates or rates decides: leave it out here")
     for section, keys in sections.items():
-        tuned = comparison.grid(section.partition(": ")[2])  # of settings: what all choose from
+        tuned = comparison.asked(section.partition(": ")[2])  # of settings: what all choose from
         decided = taken | {key: "learning_rates" if key == RATE else "grid" for key in tuned}
         for key in keys:
             if key in decided or (key == "method" and not section.startswith("methods")):
