@@ -29,6 +29,7 @@ from gps_seg.tasks.segmentation.task import Segmentation
 
 PIXELS = 20_000  # of an image, evenly spread over those that count
 BATCH = 8  # images per forward pass
+PASTES = 4  # times that each held frame gets a patch
 Seen = tuple[float | None, bool]  # an answer's quality, and whether the image holds a polyp
 
 
@@ -39,8 +40,9 @@ def calibrate(
 
     The temperature's pixels are those in the predicted mask, in the true mask, or within 2 % of the diagonal of either outline;
     over the whole image, sure background would drown every error. Each image gives at most 20,000, evenly spread over them.
-    Where the run's quality head was trained, the quality below which the answer is none is chosen on the same images and on the
-    frames without a polyp that were held out from training.
+    Where the run's quality head was trained, the quality below which the answer is none is chosen on the same images, on the
+    frames without a polyp that were held out from training, and on these again with polyps and decoys of the images pasted on
+    them: a cut that told one set from another, and not a polyp from none, would look perfect without.
 
     Args:
         data: a known set or a folder of pairs; default: the run's own data set.
@@ -73,7 +75,7 @@ def calibrate(
         nll_before=negative_log_likelihood(probability, target), nll_after=negative_log_likelihood(calibrated, target),
         ece_before=expected_error(probability, target), ece_after=expected_error(calibrated, target),
         delta_sha256=sha256(folder / DELTA_FILE), threshold=nearest_step(rescale(point.threshold, temperature)),
-        dice=point.dice, best_dice=point.best_dice, found=point.found, **_presence(run, seen),
+        dice=point.dice, best_dice=point.best_dice, found=point.found, **_presence(run, pairs, seen),
     )
     write_json(folder / CALIBRATION_FILE, {"format": 1, **asdict(found)})
     return found
@@ -106,18 +108,34 @@ def _sampled(
         yield answer.probability, target
 
 
-def _presence(run: Run, seen: Sequence[Seen]) -> dict[str, Any]:
+def _presence(run: Run, pairs: Sequence[Pair], seen: Sequence[Seen]) -> dict[str, Any]:
     """The quality to cut at, chosen on images seen already and on the held negatives; nothing without frames of both kinds."""
     task: Any = run.task
     if not task.train.quality:
         return {}
-    held = [(answer.quality, False) for answer in _answers(run, load_negatives(task.data).held)]
-    both = [[quality for quality, has_polyp in (*seen, *held) if quality is not None and has_polyp is kind]
+    held = load_negatives(task.data).held
+    further = [(answer.quality, False) for answer in _answers(run, held)] + _pasted(run, pairs, held)
+    both = [[quality for quality, has_polyp in (*seen, *further) if quality is not None and has_polyp is kind]
             for kind in (True, False)]
     if not all(both):
         return {}
     point = presence_point(*both)
     return {"presence": point.threshold, "kept": point.kept, "refused": point.refused, "without": point.frames}
+
+
+def _pasted(run: Run, donors: Sequence[Pair], frames: Sequence[Pair]) -> list[Seen]:
+    """Frames without a polyp with patches of the donors on them, each a few times, see ``segmentation.pasting``."""
+    task: Any = run.task
+    dataset = task.dataset(run.model, (*donors, *frames), training=False)
+    dataset.pasted = 1.0
+    seen: list[Seen] = []
+    for epoch in range(PASTES if donors else 0):
+        dataset.set_epoch(epoch)
+        items = [dataset[index] for index in range(len(donors), len(dataset))]
+        batches = (task.collate(items[start : start + BATCH]) for start in range(0, len(items), BATCH))
+        answers = run.run_through(batches, task.examine)
+        seen += [(answer.quality, bool(item.mask.any())) for item, (_, answer) in zip(items, answers, strict=True)]
+    return seen
 
 
 def sample(

@@ -29,7 +29,7 @@ class Calibration:
         presence: below this quality the answer is none, see ``metrics.presence``; None where no quality was trained, or no
             frame without a polyp was there to choose on.
         kept, refused: parts of the frames with and without a polyp that are then answered rightly, on the images of the
-            calibration and on the negatives held out from training.
+            calibration and on the negatives held out from training, as they are and with patches pasted on them.
         without: number of frames without a polyp among them.
     """
 

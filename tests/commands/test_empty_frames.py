@@ -7,12 +7,13 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from gps_seg.commands.calibrate import calibrate
+from gps_seg.commands.calibrate import PASTES, calibrate
 from gps_seg.commands.evaluate import evaluate_run
 from gps_seg.commands.predict import PRESENCE_FILE, find_images, predict_files
 from gps_seg.data.images import read_mask
@@ -21,6 +22,7 @@ from gps_seg.files.tensors import read_tensors
 from gps_seg.runs.calibration import CALIBRATION_FILE, describe, read_calibration
 from gps_seg.runs.load import load_run, with_presence
 from gps_seg.runs.quality import train_quality
+from gps_seg.tasks.segmentation.negatives import load_negatives
 from gps_seg.tasks.segmentation.phantom import phantom_folder
 from support.commands import gps_seg
 from support.settings import silent
@@ -56,6 +58,16 @@ def test_calibrate_chooses_the_presence_on_inner_images_and_held_negatives_and_e
     quality = [name for name in after["negatives"] if name.endswith("auroc") or "sensitivity" in name]
     assert len(quality) == 9  # of what was seen, not of what was cut
     assert all(after["negatives"][name] == before["negatives"][name] for name in quality)
+
+
+def test_frames_with_pasted_polyps_and_decoys_choose_the_presence_too(run: Path) -> None:
+    loaded = load_run(run, device="cpu")
+    task: Any = loaded.task
+    inner, held = task.items(None, "inner", ()), load_negatives(task.data).held
+    own_empty = sum(not read_mask(pair.mask).any() for pair in inner)
+    found = calibrate(run, device="cpu")
+    assert found.without is not None and own_empty + len(held) < found.without <= own_empty + (1 + PASTES) * len(held)
+    assert calibrate(run, device="cpu") == found
 
 
 def test_a_presence_can_be_given_and_0_and_1_are_all_and_nothing(run: Path) -> None:

@@ -29,7 +29,7 @@ from gps_seg.errors import CheckpointError, ConfigError, DataError
 from gps_seg.models.sam_zoo import build_sam
 from gps_seg.runs.card import Card, Number, dump_card, read_card
 from gps_seg.runs.load import load_run
-from gps_seg.runs.ready import READY_FILES, run_folder
+from gps_seg.runs.ready import READY_FILES, packaged, run_folder
 from gps_seg.tasks.segmentation.phantom import write_phantoms
 from support.ready import WORDS, calibrated_run, words_file
 from support.settings import silent
@@ -75,14 +75,14 @@ def packed(run: Path, mine: Path, place: Path) -> Path:
     """A ready model with two reports, in a place of its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GPS_SEG_CACHE", str(place / "cache"))
-        order = Order("polyp", words_file(place), out=place / "packed")
+        order = Order("drawn", words_file(place), out=place / "packed")
         made = pack(run, order, silent)
         drawn = Wanted(json=place / "phantom.json", corruptions=True, max_images=2)
         evaluate_run(made, data="phantom", device="cpu", wanted=drawn)
         some = Wanted(json=place / "mine.json", blocks=("per_image", "negatives"))
         evaluate_run(made, data=str(mine), device="cpu", wanted=some)
         reports = [f"phantom={place / 'phantom.json'}", f"mine={place / 'mine.json'}"]
-        return pack(run, Order("polyp", words_file(place), reports, place / "packed"), silent)
+        return pack(run, Order("drawn", words_file(place), reports, place / "packed"), silent)
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def ready(packed: Path, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("GPS_SEG_CACHE", str(tmp_path / "cache"))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    return shutil.copytree(packed, tmp_path / "cache" / "ready" / "polyp")
+    return shutil.copytree(packed, tmp_path / "cache" / "ready" / "drawn")
 
 
 def change(folder: Path, **changes: Any) -> Card:
@@ -132,7 +132,7 @@ def test_a_calibration_goes_with_it_and_belongs_to_it(packed: Path, run: Path) -
 def test_packing_again_gives_the_same_bytes_and_another_model_is_not_written_over(packed: Path, run: Path, place: Path,
                                                                                   tmp_path: Path) -> None:
     before = {file.name: file.read_bytes() for file in packed.iterdir()}
-    order = Order("polyp", words_file(tmp_path), out=tmp_path / "out")
+    order = Order("drawn", words_file(tmp_path), out=tmp_path / "out")
     made = pack(run, order, silent)
     same = set(READY_FILES) - {"card.json", "card.md", "result.json"}
     assert {name: (made / name).read_bytes() for name in same} == {name: before[name] for name in same}
@@ -168,7 +168,7 @@ def test_the_card_holds_what_the_reports_measured_and_nothing_typed_in(packed: P
     assert folder.numbers["negatives.frames"].value == 2
     counts = card.method.counts
     assert sum(value for name, value in counts.items() if name not in ("trainable", "parameters")) == counts["trainable"]
-    assert "gps-seg evaluate polyp --data phantom --corruptions --max-images 2" in card.made.commands
+    assert "gps-seg evaluate drawn --data phantom --corruptions --max-images 2" in card.made.commands
     assert card.training.terms == "none: the pictures are drawn" and card.base.name == "tiny_lite"
 
 
@@ -178,12 +178,12 @@ def test_what_was_asked_for_otherwise_stands_in_label_and_command_and_is_verifie
     wanted = Wanted(json=tmp_path / "turned.json")
     evaluate_run(packed, data=str(mine), threshold=0.4, flips=True, device="cpu", wanted=wanted)
     reports = [f"mine={place / 'mine.json'}", f"mine={tmp_path / 'turned.json'}"]
-    made = pack(run, Order("polyp", words_file(tmp_path), reports, tmp_path / "out"), silent)
+    made = pack(run, Order("drawn", words_file(tmp_path), reports, tmp_path / "out"), silent)
     plain, turned = read_card(made).measured
     assert (plain.label, turned.label) == ("mine", "mine, mean over flips") and (plain.presence, turned.presence) == (None, None)
-    assert "gps-seg evaluate polyp --data mine --threshold 0.4 --flips" in read_card(made).made.commands
+    assert "gps-seg evaluate drawn --data mine --threshold 0.4 --flips" in read_card(made).made.commands
     shown = plain.model_copy(update={"presence": 0.0})
-    assert shown.label == "mine, every mask shown" and "--threshold 0.45 --presence 0" in command_of("polyp", shown, 0.5, 0.3)
+    assert shown.label == "mine, every mask shown" and "--threshold 0.45 --presence 0" in command_of("drawn", shown, 0.5, 0.3)
     assert verify(str(made), data=[str(mine)], device="cpu", say=silent)
 
 
@@ -212,7 +212,7 @@ def test_words_that_lack_or_contradict_are_refused(run: Path, tmp_path: Path, ch
 
 def test_a_report_of_another_model_set_or_form_is_refused(run: Path, place: Path, packed: Path, tmp_path: Path) -> None:
     def again(*reports: str) -> None:
-        pack(run, Order("polyp", words_file(tmp_path), reports, tmp_path / "out"), silent)
+        pack(run, Order("drawn", words_file(tmp_path), reports, tmp_path / "out"), silent)
 
     evaluate_run(run, data="phantom", device="cpu", wanted=Wanted(json=tmp_path / "run.json"))
     with pytest.raises(ConfigError, match="is of another model than this one as packed: pack without reports"):
@@ -264,92 +264,92 @@ def test_paths_lose_their_folders_wherever_they_stand() -> None:
 
 
 def test_every_command_takes_it_by_name(ready: Path, mine: Path, tmp_path: Path) -> None:
-    assert "polyp  finds drawn polyps" in gps_seg("models", "list") and "tiny_lite, gps, " in gps_seg("models", "list")
-    assert "6 of 6 images predicted" in gps_seg("predict", "polyp", mine, "--out", tmp_path / "masks", "--device", "cpu")
-    said = gps_seg("evaluate", "polyp", "--data", mine, "--device", "cpu", "--json", tmp_path / "e.json")
-    assert "(per_image, 6 images)" in said and json.loads((tmp_path / "e.json").read_text())["run"]["folder"] == "polyp"
-    assert "tiny_lite in stock names" in gps_seg("export", "polyp", "--merged", tmp_path / "merged.pth")
-    described = gps_seg("info", "polyp")
+    assert "drawn  finds drawn polyps" in gps_seg("models", "list") and "tiny_lite, gps, " in gps_seg("models", "list")
+    assert "6 of 6 images predicted" in gps_seg("predict", "drawn", mine, "--out", tmp_path / "masks", "--device", "cpu")
+    said = gps_seg("evaluate", "drawn", "--data", mine, "--device", "cpu", "--json", tmp_path / "e.json")
+    assert "(per_image, 6 images)" in said and json.loads((tmp_path / "e.json").read_text())["run"]["folder"] == "drawn"
+    assert "tiny_lite in stock names" in gps_seg("export", "drawn", "--merged", tmp_path / "merged.pth")
+    described = gps_seg("info", "drawn")
     assert "ready model: finds drawn polyps" in described and "parameters train" in described and "mDice" in described
-    assert "ready models (gps-seg models list): polyp" in gps_seg("info")
-    card = gps_seg("models", "card", "polyp")
+    assert "ready models (gps-seg models list): drawn, polyp" in gps_seg("info")
+    card = gps_seg("models", "card", "drawn")
     assert all(word in card for word in (WORDS["purpose"][0], WORDS["not_for"][0], WORDS["limits"][0], "Frames without a polyp"))
 
 
 def test_python_takes_it_by_the_same_name(ready: Path, run: Path) -> None:
-    model = GPSModel.from_pretrained(build_sam("tiny_lite"), "polyp")
+    model = GPSModel.from_pretrained(build_sam("tiny_lite"), "drawn")
     wanted = load_run(run, device="cpu").attached.state()
     assert all(torch.equal(value, wanted[name].half().float()) for name, value in model.attached.state().items())
-    merged, run_again = model.merge_and_unload(), load_run("polyp", device="cpu")
+    merged, run_again = model.merge_and_unload(), load_run("drawn", device="cpu")
     assert all(torch.equal(value, merged.state_dict()[name]) for name, value in run_again.attached.merge().state_dict().items())
 
 
 def test_calibrating_a_ready_model_is_refused_and_changes_nothing(ready: Path) -> None:
     before = (ready / "calibration.json").read_bytes()
-    error = gps_seg("calibrate", "polyp", "--device", "cpu", code=2)
-    assert "polyp is a ready model" in error and "calibrate the run" in error
+    error = gps_seg("calibrate", "drawn", "--device", "cpu", code=2)
+    assert "drawn is a ready model" in error and "calibrate the run" in error
     with pytest.raises(ConfigError, match="is a ready model"):
-        calibrate(Path("polyp"), device="cpu")
+        calibrate(Path("drawn"), device="cpu")
     assert (ready / "calibration.json").read_bytes() == before
 
 
 def test_a_run_folder_of_that_name_in_the_current_directory_wins_and_is_said(ready: Path, run: Path) -> None:
-    shutil.copytree(run, "polyp")
+    shutil.copytree(run, "drawn")
     said: list[str] = []
-    assert run_folder("polyp", said.append) == Path("polyp").absolute() and len(said) == 1
+    assert run_folder("drawn", said.append) == Path("drawn").absolute() and len(said) == 1
     assert "the run folder here is meant, not the ready model" in said[0]
-    assert gps_seg("info", "polyp").count("is meant, not the ready model") == 1
+    assert gps_seg("info", "drawn").count("is meant, not the ready model") == 1
     assert run_folder(ready, said.append) == ready and len(said) == 1
 
 
 def test_a_folder_of_that_name_that_is_no_run_is_passed_over(ready: Path) -> None:
-    Path("polyp").mkdir()
-    assert run_folder("polyp") == ready
+    Path("drawn").mkdir()
+    assert run_folder("drawn") == ready
 
 
 def test_an_unknown_name_is_one_line_with_the_nearest_and_all(ready: Path) -> None:
-    error = gps_seg("predict", "polpy", ready, "--out", "x", code=2)
-    assert "expected a run folder at polpy, or the name of a ready model, found neither; did you mean polyp?" in error
-    assert "ready models: polyp" in error
-    assert "expected the name of a ready model, got 'xyz'; ready models: polyp" in gps_seg("models", "card", "xyz", code=2)
+    error = gps_seg("predict", "drwan", ready, "--out", "x", code=2)
+    assert "expected a run folder at drwan, or the name of a ready model, found neither; did you mean drawn?" in error
+    assert "ready models: drawn, polyp" in error
+    assert "expected the name of a ready model, got 'xyz'; ready models: drawn, polyp" in gps_seg("models", "card", "xyz", code=2)
 
 
-def test_the_app_opens_it_by_itself_and_by_name(ready: Path, run: Path) -> None:
+def test_the_app_opens_it_by_name_and_the_packages_own_by_itself(ready: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from gps_seg.cli.web_app import name_runs
 
-    assert name_runs([]) == {"polyp": ready} == name_runs(["polyp"])
-    assert name_runs(["mine=polyp", str(run)]) == {"mine": ready, "run": run}
-    shutil.rmtree(ready)
+    assert name_runs([]) == {"polyp": packaged() / "polyp"} and name_runs(["drawn"]) == {"drawn": ready}
+    assert name_runs(["mine=drawn", str(run)]) == {"mine": ready, "run": run}
+    monkeypatch.setattr("gps_seg.runs.ready.DEFAULT", "absent")
     error = gps_seg("app", "--no-browser", code=2)
-    assert "expected RUN, got none, and no ready model polyp is installed" in error and "makes a run" in error
+    assert "expected RUN, got none, and no ready model absent is installed" in error and "makes a run" in error
 
 
 def test_a_changed_file_is_one_line_wherever_it_is_opened(ready: Path, mine: Path) -> None:
     config = ready / "config.yaml"
     config.write_text(config.read_text().replace("threshold: 0.45", "threshold: 0.4"))
-    for arguments in (["info", "polyp"], ["evaluate", "polyp", "--data", mine], ["models", "verify", "polyp"], ["info", ready]):
+    for arguments in (["info", "drawn"], ["evaluate", "drawn", "--data", mine], ["models", "verify", "drawn"], ["info", ready]):
         assert "config.yaml was changed since it was packed, or is missing: install it again" in gps_seg(*arguments, code=2)
-    with pytest.raises(CheckpointError, match="ready model polyp: .*was changed"):
-        GPSModel.from_pretrained(build_sam("tiny_lite"), "polyp")
+    with pytest.raises(CheckpointError, match="ready model drawn: .*was changed"):
+        GPSModel.from_pretrained(build_sam("tiny_lite"), "drawn")
     (ready / "card.json").unlink()
     assert load_run(ready, device="cpu").folder == ready  # a run of one's own, from here on
 
 
 def test_another_base_is_one_line_and_the_model_stays_as_it_was(ready: Path) -> None:
     with pytest.raises(CheckpointError, match="was made on other base weights: expected"):
-        GPSModel.from_pretrained(load_sam("tiny"), "polyp")
+        GPSModel.from_pretrained(load_sam("tiny"), "drawn")
 
 
 # Verifying
 
 
 def test_verify_measures_the_card_again_on_what_is_here(ready: Path, mine: Path) -> None:
-    said = gps_seg("models", "verify", "polyp", "--device", "cpu")
+    said = gps_seg("models", "verify", "drawn", "--device", "cpu")
     assert "files are as packed" in said and "the base is tiny_lite" in said
     assert "drawn phantoms, test part, prompt none: " in said and "numbers agree, the largest difference is 0" in said
     assert "mine, prompt none: not found here" in said and "1 of 2 reports measured again, 0 of them differ" in said
     assert "corruptions not measured again" in said
-    more = gps_seg("models", "verify", "polyp", "--device", "cpu", "--data", mine, "--data", "phantom", "--corruptions")
+    more = gps_seg("models", "verify", "drawn", "--device", "cpu", "--data", mine, "--data", "phantom", "--corruptions")
     assert "2 of 2 reports measured again, 0 of them differ" in more and "not measured again" not in more
 
 
@@ -360,7 +360,7 @@ def test_verify_says_which_numbers_differ_and_by_how_much_and_ends_with_one(read
     off = 0.1 if said < 0.5 else -0.1
     numbers = first.numbers | {"per_image.dice": Number(value=said + off), "made.up": Number(value=1)}
     change(ready, measured=[first.model_copy(update={"numbers": numbers}).model_dump(mode="json")])
-    text = gps_seg("models", "verify", "polyp", "--device", "cpu", code=1)
+    text = gps_seg("models", "verify", "drawn", "--device", "cpu", code=1)
     assert "2 of " in text and f"per_image.dice {said + off:g} on the card, {said:g} here (0.1 off, 0.005 allowed)" in text
     assert "made.up 1 on the card, none here" in text and "1 of 1 reports measured again, 1 of them differ" in text
 
@@ -368,16 +368,16 @@ def test_verify_says_which_numbers_differ_and_by_how_much_and_ends_with_one(read
 def test_other_pictures_than_the_cards_are_not_compared(ready: Path, tmp_path: Path) -> None:
     other = write_phantoms(tmp_path / "mine", 3, size=(96, 80))
     said: list[str] = []
-    assert verify("polyp", [str(other)], device="cpu", say=said.append)
+    assert verify("drawn", [str(other)], device="cpu", say=said.append)
     assert "here are other files than the card's (3 images, the card's 6), not measured" in said[2]
-    with pytest.raises(ConfigError, match="the card of polyp has no report on it; it has reports on mine, phantom"):
-        verify("polyp", ["polypgen"], device="cpu", say=said.append)
+    with pytest.raises(ConfigError, match="the card of drawn has no report on it; it has reports on mine, phantom"):
+        verify("drawn", ["polypgen"], device="cpu", say=said.append)
 
 
 def test_a_base_that_the_card_does_not_know_is_found_out(ready: Path) -> None:
     change(ready, base=read_card(ready).base.model_dump() | {"sha256": "0" * 64})
-    with pytest.raises(CheckpointError, match="polyp: its card names the base 0000000000000000..., its delta was made on"):
-        verify("polyp", device="cpu", say=silent)
+    with pytest.raises(CheckpointError, match="drawn: its card names the base 0000000000000000..., its delta was made on"):
+        verify("drawn", device="cpu", say=silent)
 
 
 @pytest.mark.parametrize(("name", "value", "limit"), [
@@ -401,5 +401,5 @@ def test_a_card_is_read_as_it_was_written_and_an_edited_one_is_refused(ready: Pa
     for text, message in (("[]", "expected the card of a ready model, got list"), ('{"format": 2}', "a newer gps-seg made it"),
                           ("{", "the file is damaged")):
         (ready / "card.json").write_text(text)
-        assert message in gps_seg("models", "card", "polyp", code=2)
-    assert "polyp: " in gps_seg("models", "list")
+        assert message in gps_seg("models", "card", "drawn", code=2)
+    assert "drawn: " in gps_seg("models", "list")
