@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,7 +25,7 @@ Float = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 # Keys of the numbers in a document. The AUROC of the confidence keeps the name it had before there were others.
 AUROCS = {"quality": "quality_auroc", "confidence": "presence_auroc", "area": "area_auroc"}
-RATES = ("polyps_answered", "polyps_met")
+RATES = ("polyps_answered", "polyps_met", "polyps_dice")
 NAMES = (*AUROCS.values(), *RATES, *(f"{score}_sensitivity_{round(100 * level)}" for score in AUROCS for level in SPECIFICITIES))
 
 
@@ -90,11 +91,12 @@ def intervals(
 
 def _columns(
     scores: Sequence[ImageScore], found: Sequence[Evidence], *, has_probabilities: bool
-) -> tuple[Mask, dict[str, Mask], dict[str, Float]]:
+) -> tuple[Mask, dict[str, NDArray[Any]], dict[str, Float]]:
     """Which frames hold a polyp; what was answered, (n,) each; and the scores that mean something here, (n,) each."""
     polyp = np.array([score.tp + score.fn > 0 for score in scores])
     rates = {"polyps_answered": np.array([score.tp + score.fp > 0 for score in scores]),
-             "polyps_met": np.array([score.tp > 0 for score in scores])}
+             "polyps_met": np.array([score.tp > 0 for score in scores]),
+             "polyps_dice": np.array([score.dice for score in scores])}
     values = {"area": np.array([one.area for one in found])}
     if has_probabilities:
         values["confidence"] = np.array([one.confidence for one in found])
@@ -103,12 +105,12 @@ def _columns(
     return polyp, rates, values
 
 
-def _numbers(drawn: Float, polyp: Mask, rates: Mapping[str, Mask], values: Mapping[str, Float]) -> dict[str, Float]:
+def _numbers(drawn: Float, polyp: Mask, rates: Mapping[str, NDArray[Any]], values: Mapping[str, Float]) -> dict[str, Float]:
     """Every number, (rows,), of samples in which each frame was drawn so often, (rows, n); not finite where one kind lacks."""
     with np.errstate(divide="ignore", invalid="ignore"):
         positives, negatives = drawn[:, polyp].sum(1), drawn[:, ~polyp].sum(1)
         lacking = np.where((positives > 0) & (negatives > 0), 0.0, np.nan)
-        made = {name: (drawn * (yes & polyp)).sum(1) / positives + lacking for name, yes in rates.items()}
+        made = {name: (drawn * (yes * polyp)).sum(1) / positives + lacking for name, yes in rates.items()}
         for name, value in values.items():
             auroc, sensitivities = tell(drawn, polyp, value)
             made[AUROCS[name]] = auroc + lacking

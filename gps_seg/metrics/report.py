@@ -7,7 +7,7 @@ The JSON document has stable keys, schema 2 (schema 1 plus what is marked +):
   images have one or both masks empty, as far as boundaries were asked for;
 - + ``pranet``, ``polyps``, ``negatives``, ``calibration``: the blocks asked for, see their modules;
 - + ``negatives`` also says how well frames with and without a polyp are told apart, see ``metrics.presence``;
-- + ``unseen_centers``: where frames of some centers trained, the same of all others' frames, their number ``n``, and ``dice``;
+- + ``unseen_centers``: where frames of some centers trained, the same of all others' frames, and their number ``n``;
 - + ``clicks``: where clicks were simulated, see ``metrics.clicks``;
 - + ``intervals``: ``intervals.per_image.dice`` is [low, high], likewise for other means; none for a single image or group;
 - + ``statistics``: how the intervals were made; + ``omitted``: blocks asked for that mean nothing here, and why;
@@ -105,7 +105,7 @@ def _add_unseen(
     polyps = [score.dice for score in unseen if score.tp + score.fn]
     document["unseen_centers"] = {
         "centers": sorted({score.center for score in unseen if score.center}), "n": len(unseen),
-        **({"dice": float(np.mean(polyps))} if polyps else {}),
+        **({"polyps_dice": float(np.mean(polyps))} if polyps else {}),
         **lesions.summarise_negatives(looked, has_probabilities=any(score.is_map for score in unseen)),
     }
     several = int(clusters(clustered, len(unseen)).max()) > 0 and document["unseen_centers"]["frames"]

@@ -59,7 +59,7 @@ def test_the_table_says_it_beside_the_rate_and_below(tmp_path: Path) -> None:
                            "encoder": 10, "parameters": 1000, "step_s": 0.1, "published": None, "robustness": {}}
     grids = {"full": {"train.lr": {"values": [1e-4, 1e-3], "chosen": 1e-4, "place": "lower edge"}}}
     document = {"name": "x", "task": "classification", "means": {}, "failed": {}, "learning_rates": [1e-4, 1e-3],
-                "protocols": {"full": "final"},
+                "protocols": {"full": "final"}, "costs": [],
                 "data": {"digits": {"reference": "full", "rows": [row], "pairs": [], "grids": grids}}}
     text = markdown(document)
     assert "| full | 0.0001 (lower edge) |" in text and "full: train.lr=0.0001 lies on the lower edge" in text

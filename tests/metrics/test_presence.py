@@ -95,8 +95,9 @@ def test_the_negatives_block_says_how_well_frames_are_told_apart_and_what_the_ru
     positives = [row for row in found["images"] if row["tp"] + row["fn"]]
     assert block["polyps_answered"] == pytest.approx(np.mean([row["tp"] + row["fp"] > 0 for row in positives]))
     assert block["polyps_met"] == block["polyps_answered"]
+    assert block["polyps_dice"] == pytest.approx(np.mean([row["dice"] for row in positives])) and 0 < block["polyps_dice"] < 1
     for name in ("quality_auroc", "presence_auroc", "area_auroc", "quality_sensitivity_90", "confidence_sensitivity_95",
-                 "area_sensitivity_90", "polyps_answered", "polyps_met"):
+                 "area_sensitivity_90", "polyps_answered", "polyps_met", "polyps_dice"):
         assert ends[name][0] <= block[name] <= ends[name][1], name
     shown = table(found)
     assert "quality AUROC" in shown and "quality, sens. at 90 %" in shown and "quality AUROC" in markdown(found)

@@ -250,7 +250,7 @@ def test_a_score_on_polypgen_puts_the_centers_that_did_not_train_apart(polypgen:
     assert apart["centers"] == [4, 6] and apart["n"] == 12 and apart["frames"] == 4
     rows = [row for row in found["images"] if row["center"] != 1]
     assert apart["specificity"] == np.mean([row["fp"] == 0 for row in rows if not row["tp"] + row["fn"]])
-    assert apart["dice"] == pytest.approx(np.mean([row["dice"] for row in rows if row["tp"] + row["fn"]]))
+    assert apart["polyps_dice"] == pytest.approx(np.mean([row["dice"] for row in rows if row["tp"] + row["fn"]]))
     assert found["settings"]["images_trained_on"] == 4 and "unseen_centers" in found["settings"]["center_warning"]
     assert set(found["intervals"]["unseen_centers"]) <= set(apart) and json.dumps(found)
     plain = train(load_config(None, SETTINGS), tmp_path / "plain", say=silent)
