@@ -230,7 +230,8 @@ class PolypDataConfig(DataConfig):
 class ClassDataConfig(DataConfig):
     """Images with labels."""
 
-    name: str = Field("digits", description="a name of tasks/classification/catalog.py: cub_200_2011, vtab_dtd, folder, ...")
+    name: str = Field("digits", description="a name of tasks/classification/catalog.py: cub_200_2011, vtab_dtd, folder, ...; "
+                      "digits@0-4: its classes of these numbers alone")
     protocol: Literal["honest", "tune", "final"] = Field("tune", description=DataConfig.model_fields["protocol"].description)
     few_shot: int | None = Field(None, ge=1, description="training images per class; default: all")
     few_shot_validation: Literal["part", "few"] = Field(

@@ -16,6 +16,14 @@ KnownOrFolder = Annotated[
     typer.Option(help="A name of gps-seg data list, or a folder with images/ and masks/; as often as wanted; default: the run's.",
                  metavar="NAME_OR_FOLDER")
 ]
+Tasks = Annotated[
+    str, typer.Option(help="Comma-separated classification data sets, such as digits@0-4,digits@5-9,polyp_patches; NAME=K "
+                      "has a k of its own. {data} in CONFIG's name stands for each of them.")
+]
+Selections = Annotated[
+    Path | None, typer.Option(help="Folder that gps-seg select --tasks made of these tasks; default: select first.",
+                              metavar="DIR")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 Threshold = Annotated[
     float | None, typer.Option(min=0.0, max=1.0, help="Probability above which a pixel is polyp; default: the run's.")

@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from gps_seg.cli.options import Config, Device, Overrides
+from gps_seg.cli.options import Config, Device, Overrides, Resume, Selections, Tasks
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
     commands: dict[str, Callable[..., None]] = {
-        "select": select, "overlap": overlap, "count": count, "plot-features": plot_features,
+        "select": select, "share-values": share_values, "overlap": overlap, "count": count, "plot-features": plot_features,
     }
     for name, command in commands.items():
         app.command(name)(command)
@@ -49,6 +49,29 @@ def select(
         raise ConfigError("--least is read with --tasks alone: add the data sets, or leave it out")
     task = task_of(config, overrides or ())
     typer.echo(select_once(load_config(config, overrides or (), task=task, say=typer.echo), out, say=typer.echo))
+
+
+def share_values(
+    config: Config,
+    tasks: Tasks,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="Folder to make: common.safetensors, and a run folder a task.")] = ...,  # type: ignore[assignment]
+    selections: Selections = None,
+    least: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Share what this part of the tasks chose, not by score.")
+    ] = None,
+    rests: Annotated[bool, typer.Option(help="Whether a task also trains what it alone chose, or the common part and its head.")
+                     ] = True,
+    resume: Resume = False,
+) -> None:
+    """Train several classification tasks together: one set of values for their common part, own rests and heads.
+
+    CONFIG is for classify. Each task's run folder in --out is a run like any other.
+    """
+    from gps_seg.commands.share_values import Sharing
+    from gps_seg.commands.share_values import share_values as share
+
+    share(Sharing(config, overrides or (), tasks.split(","), least, selections, rests), out, resume=resume, say=typer.echo)
 
 
 def overlap(

@@ -20,7 +20,7 @@ from gps_seg.metrics.plots.selections import parameters_plot
 from gps_seg.metrics.tables import markdown_table
 from gps_seg.models.classifiers import load_backbone
 from gps_seg.models.sam_zoo import MODELS
-from gps_seg.tasks.classification.catalog import ADAPTERS
+from gps_seg.tasks.classification.catalog import class_number
 
 LARGEST_K = 20  # of the curves; the paper's own largest k
 
@@ -59,7 +59,7 @@ def report_counts(arguments: Sequence[str], plot: Path | None = None) -> str:
 
 def _plan(config: RunConfig) -> dict[str, Assignment]:
     """The treatment of every parameter, from the architecture alone: a timm model is made without values."""
-    classes = ADAPTERS[config.data.name].classes if config.data.name in ADAPTERS else None
+    classes = class_number(config.data.name) if config.task == "classification" else None
     if not isinstance(config.selection, GPSConfig) or config.selection.k == "auto" or classes is None:
         raise ConfigError("count: expected method=gps, a number for selection.k and a data set of known class number, got "
                           f"method={config.method} selection.k={getattr(config.selection, 'k', None)} "

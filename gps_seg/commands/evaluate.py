@@ -24,7 +24,7 @@ from gps_seg.metrics.tables import publish
 from gps_seg.runs.load import Run, load_run, with_presence
 from gps_seg.runs.provenance import surroundings
 from gps_seg.runs.ready import model_files
-from gps_seg.runs.start import earlier_tasks
+from gps_seg.runs.start import earlier_tasks, tasks_beside
 from gps_seg.runs.task_model import TaskModel
 from gps_seg.settings import check_settings
 from gps_seg.tasks.segmentation.corruptions import every_corruption
@@ -84,7 +84,7 @@ def evaluate_run(
     with tqdm(total=len(items), desc="evaluate", unit="image", disable=not sys.stderr.isatty()) as bar:
         scores, document = measure(run, items, data, split, config=run.config, groups=groups, blocks=wanted.blocks,
                                    progress=bar.update)
-    document["settings"]["images_trained_on"] = seen = count_trained_on(run.config, run.task, items)
+    document["settings"]["images_trained_on"] = seen = count_trained_on(run, items)
     for key, text in document["settings"].items():
         if key.endswith("warning"):
             print(f"warning: {text}")
@@ -157,18 +157,18 @@ def files_digest(task: Task, items: Sequence[Any]) -> str:
     return found.hexdigest()
 
 
-def count_trained_on(config: RunConfig, task: Task, items: Sequence[Any]) -> int | None:
-    """How many of the images, compared byte by byte, the run, or one that it began from, selected, trained or validated on.
+def count_trained_on(run: Run, items: Sequence[Any]) -> int | None:
+    """How many of the images, compared byte by byte, the run, or one that it began from or shares values with, learned from.
 
     None if nothing is found while some of their data are no longer here, so that nobody reads an unknown as a zero.
     """
-    earlier = earlier_tasks(config)
-    parts = [_learned_from(one) for one in (task, *(earlier or ()))]
-    scored = [path for item in items for path in task.files(item)[:1]]
+    others = [earlier_tasks(run.config), tasks_beside(run.folder, run.description)]
+    parts = [_learned_from(one) for one in (run.task, *(task for tasks in others for task in tasks or ()))]
+    scored = [path for item in items for path in run.task.files(item)[:1]]
     sizes = {path.stat().st_size for path in scored}  # only files of one size can be the same
     known = {sha256(path) for used, _ in parts for path in used if path.stat().st_size in sizes}
     count = sum(sha256(path) in known for path in scored)
-    whole = earlier is not None and all(is_whole for _, is_whole in parts)
+    whole = None not in others and all(is_whole for _, is_whole in parts)
     return count if whole else count or None
 
 

@@ -14,7 +14,7 @@ from gps_seg.methods.selection_file import save_selection
 from gps_seg.runs.select import describe_counts, make_selection
 from gps_seg.runs.setup import Say, prepare
 from gps_seg.settings import parse_overrides, read_yaml, set_dotted
-from gps_seg.tasks.classification.catalog import ADAPTERS
+from gps_seg.tasks.classification.catalog import ADAPTERS, RANGE
 
 
 def task_of(path: Path, overrides: Sequence[str] = ()) -> str:
@@ -28,7 +28,8 @@ def task_of(path: Path, overrides: Sequence[str] = ()) -> str:
         set_dotted(values, key, value)
     data = values.get("data")
     name = data.get("name") if isinstance(data, dict) else None
-    of_labels = isinstance(name, str) and name in ADAPTERS and name != "folder"  # a folder may hold masks or a folder a class
+    whole = name.partition(RANGE)[0] if isinstance(name, str) else ""
+    of_labels = whole in ADAPTERS and whole != "folder"  # a folder may hold masks or a folder a class
     return str(values.get("task", "classification" if of_labels else "segmentation"))
 
 

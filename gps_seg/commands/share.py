@@ -19,17 +19,20 @@ from typing import Any
 from torch import Tensor
 
 from gps_seg.config import GPSConfig, RunConfig, load_config
-from gps_seg.core.overlap import Shared, share, size_of, split
+from gps_seg.core.overlap import Shared, check_same_base, share, size_of, split
+from gps_seg.core.roles import matches
 from gps_seg.core.selection import Selection
 from gps_seg.errors import ConfigError
 from gps_seg.files import write_json
 from gps_seg.methods import METHODS
+from gps_seg.methods.parts import head_of
 from gps_seg.methods.selection_file import save_selection
 from gps_seg.runs.select import selection_scores
 from gps_seg.runs.setup import Say, Setup, prepare
-from gps_seg.tasks.classification.catalog import ADAPTERS
+from gps_seg.tasks.classification.catalog import ADAPTERS, RANGE
 
 INDEX_BYTES, VALUE_BYTES = 4, 4  # of a connection in a delta
+NUMBERS = (2, 4, 8)  # of tasks, the first ones, for which it is said what sharing values saves
 COMMON_FILE, REPORT_FILE = "common.safetensors", "shared.json"
 
 
@@ -63,7 +66,7 @@ def share_tasks(path: Path, overrides: Sequence[str], tasks: Sequence[str], out:
         ConfigError: fewer than two tasks, ``out`` is not empty, or another method.
         DataError: a data set is not there; nothing is written then.
     """
-    configs = _configs(path, overrides, own_k(tasks))
+    configs = task_configs(path, overrides, own_k(tasks))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is not empty: choose another --out")
     found: dict[str, Scored] = {}
@@ -71,10 +74,15 @@ def share_tasks(path: Path, overrides: Sequence[str], tasks: Sequence[str], out:
         say(f"selecting for {task}")
         setup = prepare(config, say)
         found[task] = _score(setup, say)
+        check_same_base({name: scored.own for name, scored in found.items()})  # before further passes
     own = {task: scored.own for task, scored in found.items()}
-    shared = split(own, _joint(_with_smallest_k(setup, configs), found)) if least is None else share(own, least)
+    shared = _share(setup, configs, found, least)
     rows = {task: {"k": _k(configs[task])} | _task(scored, shared, task) for task, scored in found.items()}
-    document = {"tasks": rows, "least": least, **_totals(own, shared), "config": str(path)}
+    whole = _trained_whole(setup, own)
+    growth = {number: values_bytes(own, _share(setup, configs, found, least, number), whole, number)
+              for number in NUMBERS if number <= len(own)}
+    document = {"tasks": rows, "least": least, **_totals(own, shared), "trained_whole": whole,
+                "bytes_with_shared_values": {str(number): stored for number, stored in growth.items()}, "config": str(path)}
     save_selection(out / COMMON_FILE, shared.common)
     for task in configs:
         save_selection(out / "own" / f"{task}.safetensors", own[task])
@@ -94,7 +102,8 @@ def own_k(tasks: Sequence[str]) -> dict[str, str | None]:
     return found
 
 
-def _configs(path: Path, overrides: Sequence[str], tasks: Mapping[str, str | None]) -> dict[str, RunConfig]:
+def task_configs(path: Path, overrides: Sequence[str], tasks: Mapping[str, str | None]) -> dict[str, RunConfig]:
+    """The settings of each task, by its name. Raises ConfigError: they are not of gps on classes, or k is left open."""
     configs = {}
     for task, k in tasks.items():
         own = [*_read_by(task, overrides), f"data.name={task}", *(() if k is None else (f"selection.k={k}",))]
@@ -109,7 +118,37 @@ def _configs(path: Path, overrides: Sequence[str], tasks: Mapping[str, str | Non
 
 
 def _k(config: RunConfig) -> int:
-    return int(config.selection.k)  # type: ignore[attr-defined]  # a page of gps with a number, as _configs makes sure
+    return int(config.selection.k)  # type: ignore[attr-defined]  # a page of gps with a number, as task_configs makes sure
+
+
+def _share(
+    setup: Setup, configs: Mapping[str, RunConfig], found: Mapping[str, Scored], least: float | None, number: int | None = None
+) -> Shared:
+    """The common part and the rests of the first ``number`` tasks; default: of all."""
+    chosen = dict(list(found.items())[:number])
+    own = {task: scored.own for task, scored in chosen.items()}
+    if least is not None:
+        return share(own, least)
+    return split(own, _joint(_with_smallest_k(setup, {task: configs[task] for task in chosen}), chosen))
+
+
+def _trained_whole(setup: Setup, own: Mapping[str, Selection]) -> int:
+    """Values of the encoder that train as a whole, such as biases."""
+    sizes, head = dict(setup.model.named_parameters()), head_of(setup.model)
+    return sum(sizes[name].numel() for name in next(iter(own.values())).dense if not matches(name, head))
+
+
+def values_bytes(own: Mapping[str, Selection], shared: Shared, whole: int, tasks: int) -> dict[str, int]:
+    """Bytes of the deltas of so many tasks without heads: apart, and with one set of common values, with and without rests.
+
+    Args:
+        whole: values of the encoder that train as a whole, which are common too.
+    """
+    each, sizes = INDEX_BYTES + VALUE_BYTES, shared.sizes()
+    apart = sum(size_of(own[task]) for task in shared.rests)
+    alone = sizes["common"] * each + whole * VALUE_BYTES
+    return {"apart": apart * each + tasks * whole * VALUE_BYTES, "common_and_rest": alone + sizes["rest"] * each,
+            "common_alone": alone}
 
 
 def _with_smallest_k(setup: Setup, configs: Mapping[str, RunConfig]) -> Setup:
@@ -121,7 +160,8 @@ def _with_smallest_k(setup: Setup, configs: Mapping[str, RunConfig]) -> Setup:
 
 def _read_by(task: str, overrides: Sequence[str]) -> list[str]:
     """The overrides without a folder for a data set that has none."""
-    is_file_less = task in ADAPTERS and not ADAPTERS[task].layouts
+    whole = task.partition(RANGE)[0]
+    is_file_less = whole in ADAPTERS and not ADAPTERS[whole].layouts
     return [one for one in overrides if not (is_file_less and one.startswith("data.root="))]
 
 
@@ -180,6 +220,9 @@ def describe(document: Mapping[str, Any], out: Path) -> str:
         *lines, f"indices to store: {sizes['apart']:,} apart, {sizes['common'] + sizes['rest']:,} with a common part of "
         f"{sizes['common']:,}; deltas without biases and heads: {stored['apart'] / 1e6:.2f} MB apart, "
         f"{stored['common_and_rest'] / 1e6:.2f} MB with rests, {stored['common_alone'] / 1e6:.2f} MB with the common part alone",
+        *(f"values shared too (gps-seg share-values), {number} tasks: deltas without heads {found['apart'] / 1e6:.2f} MB apart, "
+          f"{found['common_and_rest'] / 1e6:.2f} MB with rests, {found['common_alone'] / 1e6:.2f} MB with the common part alone"
+          for number, found in document["bytes_with_shared_values"].items()),
         f"train with it: gps-seg train {document['config'].replace('{data}', first)} data.name={first} "
         f"selection.files=[{out / COMMON_FILE},{out / 'rest' / (first + '.safetensors')}] --out RUN",
     ])

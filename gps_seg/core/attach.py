@@ -117,6 +117,9 @@ class Attached:
         """Weight name -> the back-end that computes its selected gradient, for activations of this type."""
         return {name: slot.backend(dtype) for name, slot in self._slots.items()}
 
+    def gather(self) -> None:
+        """Nothing to do: a backward pass leaves each gradient with the parameter that the optimizer moves."""
+
     def write_back(self) -> None:
         """Copy the values into the weights. Call after every optimizer step, never between a forward and its backward."""
         for slot in self._slots.values():
@@ -126,12 +129,12 @@ class Attached:
         """Write back by itself after each of the optimizer's steps; returns a function that stops this."""
         def after_step(*_: Any) -> None:
             if not self._checked:
-                self._check_gradients()
+                self.check_gradients()
             self.write_back()
 
         return optimizer.register_step_post_hook(after_step).remove
 
-    def _check_gradients(self) -> None:
+    def check_gradients(self) -> None:
         """After the first step every selected weight must have had a gradient; one that has not would never train.
 
         Raises:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -34,7 +34,20 @@ class Batch:
         return replace(self, **moved)
 
 
-class EpochBatches(Sampler[list[int]]):
+class ResumableBatches(Sampler[Any]):
+    """Batches whose order depends on (seed, epoch) alone, and which can start in an epoch's middle, after ``skip`` of them."""
+
+    epoch, skip = 0, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+
+class EpochBatches(ResumableBatches):
     """Batches of indices whose order depends on (seed, epoch) alone, and which can start in the middle of an epoch.
 
     Args:
@@ -50,11 +63,6 @@ class EpochBatches(Sampler[list[int]]):
     ) -> None:
         self.n, self.batch_size, self.seed, self.shuffle, self.share = n, batch_size, seed, shuffle, share
         self.mixed = mixed
-        self.epoch, self.skip = 0, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return max(1, (self.n + self.mixed[1]) // self.batch_size)
@@ -72,3 +80,44 @@ class EpochBatches(Sampler[list[int]]):
         """The numbers below n in an order that seed, epoch and stream decide."""
         generator = torch.Generator().manual_seed(sample_seed(self.seed, self.epoch, stream))
         return torch.randperm(n, generator=generator).tolist()
+
+
+class Turn(NamedTuple):
+    """An image in a batch of :class:`TurnBatches`: of which data set, in which of that set's epochs, and its index there."""
+
+    place: int
+    epoch: int
+    image: int
+
+
+class TurnBatches(ResumableBatches):
+    """Batches of several data sets in turn. Each set's batches come as they would if it were alone, epoch after epoch.
+
+    An epoch has as many rounds as the longest set's own; in a round each set gives ``pieces`` batches, one set after the other.
+
+    Args:
+        orders: of each set; an epoch of each holds at least ``pieces`` batches.
+        pieces: batches of a set in a round.
+    """
+
+    def __init__(self, orders: Sequence[EpochBatches], pieces: int) -> None:
+        self.orders, self.pieces = orders, pieces
+        self.rounds = [len(order) // pieces for order in orders]
+        self._known: dict[int, tuple[int, list[list[int]]]] = {}  # by set: an epoch and its batches
+
+    def __len__(self) -> int:
+        return max(self.rounds) * len(self.orders) * self.pieces
+
+    def __iter__(self) -> Iterator[list[Turn]]:
+        for number in range(self.skip, len(self)):
+            round_, rest = divmod(number, len(self.orders) * self.pieces)
+            place, piece = divmod(rest, self.pieces)
+            epoch, done = divmod(self.epoch * max(self.rounds) + round_, self.rounds[place])
+            yield [Turn(place, epoch, image) for image in self._batches(place, epoch)[done * self.pieces + piece]]
+
+    def _batches(self, place: int, epoch: int) -> list[list[int]]:
+        if self._known.get(place, (-1,))[0] != epoch:
+            order = self.orders[place]
+            order.set_epoch(epoch)
+            self._known[place] = epoch, list(order)
+        return self._known[place][1]

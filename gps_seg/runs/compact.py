@@ -63,6 +63,17 @@ def half(name: str, tensor: Tensor) -> Tensor:
     return rounded
 
 
+def exact(sparse: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Tensors:
+    """The tensors of an exact delta: int32 indices and fp32 values. Arguments as for :func:`compress`."""
+    tensors: Tensors = {}
+    for name, value in state.items():
+        if name in sparse:
+            tensors[name + INDICES], tensors[name + VALUES] = sparse[name].to(torch.int32), value
+        else:
+            tensors[name] = value
+    return tensors
+
+
 def compress(sparse: Mapping[str, Tensor], state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> Tensors:
     """The tensors of a compact delta.
 

@@ -3,7 +3,8 @@
 A delta is a folder in Hugging Face PEFT's layout: ``adapter_config.json`` and ``adapter_model.safetensors``. For every
 weight with selected entries the latter holds ``NAME.gps_indices`` (int32, flat, ascending) and ``NAME.gps_values`` (fp32,
 absolute values, so that merging is exact); for every other trained parameter the tensor under its own name. A compact delta,
-format 2, holds the same in half the bytes, see :mod:`gps_seg.runs.compact`; training writes format 1.
+format 2, holds the same in half the bytes, see :mod:`gps_seg.runs.compact`; training writes format 1. Where several tasks share
+values, a delta holds a task's own ones, and the common ones lie in a file beside its folder, see :mod:`gps_seg.runs.common_part`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from gps_seg.errors import CheckpointError, GpsSegError
 from gps_seg.files import read_json, write_json
 from gps_seg.files.tensors import read_tensors, write_tensors
 from gps_seg.methods.selection_file import check_base
-from gps_seg.runs.compact import COLUMNS, INDICES, VALUES, compress, expand
+from gps_seg.runs.common_part import COMMON_KEY, CommonPart, join, read_common
+from gps_seg.runs.compact import COLUMNS, INDICES, VALUES, compress, exact, expand
 from gps_seg.runs.folder import DELTA_CONFIG, DELTA_FILE
 
 DELTA_KEYS = {"base_sha256": str, "dense": dict, "meta": dict}
@@ -31,7 +33,7 @@ FORMATS = {"gps-seg delta 1": 1, "gps-seg delta 2": 2}  # of the tensors: exact,
 
 def save_delta(
     folder: Path, attached: Attached, description: Mapping[str, Any], state: Mapping[str, Tensor] | None = None, *,
-    compact: bool = False,
+    compact: bool = False, common: CommonPart | None = None,
 ) -> None:
     """Write a delta folder.
 
@@ -40,30 +42,23 @@ def save_delta(
         description: what a reader needs to rebuild the model; goes to adapter_config.json with PEFT's common keys.
         state: values to write instead of the current ones, keyed like ``attached.trainable()``.
         compact: write the compact form, which rounds the values to 16 bits.
+        common: a file that holds some of the values already: the delta names it and holds the others.
 
     Raises:
         CheckpointError: a value is too large for 16 bits.
     """
-    state = attached.state() if state is None else state
-    sparse = attached.selection.sparse
-    tensors = compress(sparse, state, _shapes(attached.model)) if compact else _exact(sparse, state)
+    sparse, state = attached.selection.sparse, attached.state() if state is None else state
+    if common is not None:
+        sparse, state = common.without(sparse, state)
+    tensors = compress(sparse, state, _shapes(attached.model)) if compact else exact(sparse, state)
     kind = "gps-seg delta 2" if compact else "gps-seg delta 1"
     config = {
         "peft_type": "GPS", "format": FORMATS[kind], "base_sha256": attached.selection.base, "inference_mode": True,
         "dense": dict(attached.selection.dense), "meta": dict(attached.selection.meta), **description,
+        **({} if common is None else {COMMON_KEY: common.named()}),
     }
     write_tensors(folder / DELTA_FILE, tensors, {"format": kind, "base_sha256": attached.selection.base})
     write_json(folder / DELTA_CONFIG, config)
-
-
-def _exact(sparse: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for name, value in state.items():
-        if name in sparse:
-            tensors[name + INDICES], tensors[name + VALUES] = sparse[name].to(torch.int32), value
-        else:
-            tensors[name] = value
-    return tensors
 
 
 def _shapes(model: nn.Module) -> dict[str, torch.Size]:
@@ -107,7 +102,7 @@ def load_delta(
         insert: adds to the base the modules that the delta's ``meta`` names (``methods.added.add_modules``).
 
     Raises:
-        CheckpointError: missing or damaged files, or a delta of another base.
+        CheckpointError: missing or damaged files, also that of the values it shares, or a delta of another base.
     """
     config = read_delta_config(folder)
     tensors, metadata = read_tensors(folder / DELTA_FILE, "a delta")
@@ -120,6 +115,8 @@ def load_delta(
     if insert is not None:
         insert(model, config["meta"])
     sparse, state = expand(tensors, _shapes(model))
+    if COMMON_KEY in config:
+        sparse, state = join((sparse, state), expand(read_common(folder, config[COMMON_KEY]), _shapes(model)))
     attached = attach(model, Selection(sparse, config["dense"], metadata["base_sha256"], config["meta"]))
     try:
         attached.load(state)

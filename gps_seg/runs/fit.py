@@ -19,16 +19,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from gps_seg.config import TrainConfig
-from gps_seg.core.attach import Attached
 from gps_seg.core.roles import Role, matches
-from gps_seg.data.batches import Batch, EpochBatches
+from gps_seg.core.trained import Trained
+from gps_seg.data.batches import Batch, ResumableBatches
 from gps_seg.errors import ConfigError, TrainingError
 from gps_seg.methods.parts import apart_in
 from gps_seg.runs.device import repeatable, training_mode
 from gps_seg.runs.log import Interruption, RunLog
 from gps_seg.runs.schedule import learning_rate
 from gps_seg.runs.state import TrainingState, load_state, save_state
-from gps_seg.tasks.task import Task
+from gps_seg.tasks.task import Learner
 
 # Scores the model on the inner validation part; higher is better. None where nothing is kept for it: the last step counts.
 Validation = Callable[[nn.Module], float] | None
@@ -51,7 +51,7 @@ def peak_rate(role: Role | None, config: TrainConfig) -> float:
     return config.lr if own is None else own
 
 
-def rate_groups(attached: Attached, config: TrainConfig) -> list[dict[str, Any]]:
+def rate_groups(attached: Trained, config: TrainConfig) -> list[dict[str, Any]]:
     """What trains, grouped by its highest rate (``peak``), as torch's optimizers take it.
 
     Raises:
@@ -80,7 +80,7 @@ class Fit:
     """One training run; :func:`fit` is its only use. Holds what a step needs, so that functions stay short."""
 
     def __init__(
-        self, model: nn.Module, attached: Attached, task: Task, loader: DataLoader[Any], config: TrainConfig,
+        self, model: nn.Module, attached: Trained, task: Learner, loader: DataLoader[Any], config: TrainConfig,
         accelerator: Accelerator,
     ) -> None:
         self.attached, self.task, self.loader, self.config = attached, task, loader, config
@@ -92,8 +92,8 @@ class Fit:
         optimizer = make_optimizer(config, rate_groups(attached, config))
         attached.follow(optimizer)
         self.optimizer = accelerator.prepare(optimizer)
-        if not isinstance(loader.batch_sampler, EpochBatches):
-            raise TypeError("the loader needs an EpochBatches sampler, which can start in the middle of an epoch")
+        if not isinstance(loader.batch_sampler, ResumableBatches):
+            raise TypeError("the loader needs a sampler of ResumableBatches, which can start in the middle of an epoch")
         self.sampler = loader.batch_sampler
         self.seconds = 0.0  # spent in steps, validation excluded
         self.steps_per_epoch = len(self.sampler) // config.accumulate
@@ -132,6 +132,7 @@ class Fit:
                 self._check(loss, step)
                 self.accelerator.backward(loss / len(pieces))
             total += loss.item() / len(pieces)
+        self.attached.gather()
         norm = self._clip()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -155,7 +156,7 @@ class Fit:
 
 
 def fit(
-    model: nn.Module, attached: Attached, task: Task, loader: DataLoader[Any], validate: Validation, *,
+    model: nn.Module, attached: Trained, task: Learner, loader: DataLoader[Any], validate: Validation, *,
     config: TrainConfig, accelerator: Accelerator, log: RunLog, resume: bool = False,
 ) -> FitResult:
     """Train what is attached; leaves the best validated values in the model. Where nothing is, no step is taken.
@@ -199,7 +200,7 @@ def fit(
     return FitResult(state.step, state.best_step, state.best_score, run.seconds / max(1, state.step - first_step), stopped)
 
 
-def _as_it_is(model: nn.Module, attached: Attached, config: TrainConfig, validate: Validation, log: RunLog) -> FitResult:
+def _as_it_is(model: nn.Module, attached: Trained, config: TrainConfig, validate: Validation, log: RunLog) -> FitResult:
     """The result of no step at all, with the base's own score on the inner validation part."""
     rate_groups(attached, config)  # a rate of what does not train is refused here too
     score = 0.0 if validate is None else validate(model)

@@ -16,6 +16,7 @@ from gps_seg.errors import CheckpointError, ConfigError, GpsSegError
 from gps_seg.files import read_json
 from gps_seg.methods.added import add_modules, remove_modules
 from gps_seg.runs.card import read_card
+from gps_seg.runs.common_part import COMMON_KEY, TRAINED_WITH
 from gps_seg.runs.delta import load_delta, read_delta_config
 from gps_seg.runs.folder import RESULT_FILE, read_config
 from gps_seg.runs.ready import is_ready, run_folder
@@ -103,6 +104,16 @@ def earlier_tasks(config: RunConfig) -> list[Task] | None:
             return None
         tasks.append(make_task(config))
     return tasks
+
+
+def tasks_beside(folder: Path, description: Mapping[str, Any]) -> list[Task] | None:
+    """The tasks that a run's common values were trained on, none where it shares none; None where one of their runs is gone."""
+    if COMMON_KEY not in description:
+        return []
+    try:
+        return [make_task(read_config(folder.absolute().parent / str(name))) for name in description[TRAINED_WITH]]
+    except (GpsSegError, KeyError, TypeError):
+        return None
 
 
 def start_facts(setup: Setup) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gps_seg.core.attach import Attached
+from gps_seg.core.trained import Trained
 from gps_seg.errors import CheckpointError
 from gps_seg.files.tensors import read_tensors, write_tensors
 
@@ -46,7 +46,7 @@ class TrainingState:
         self.best_score, self.best_step, self.best = self.scores[-1], self.step, values
 
     @torch.no_grad()
-    def update_ema(self, attached: Attached, decay: float) -> None:
+    def update_ema(self, attached: Trained, decay: float) -> None:
         """Move the running average towards the current values; nothing for decay 0."""
         if decay == 0:
             return
@@ -57,7 +57,7 @@ class TrainingState:
             self.ema[name].lerp_(parameter.detach().to(self.ema[name].device), 1 - decay)
 
 
-def save_state(path: Path, state: TrainingState, attached: Attached, optimizer: torch.optim.Optimizer, scaler: Any) -> None:
+def save_state(path: Path, state: TrainingState, attached: Trained, optimizer: torch.optim.Optimizer, scaler: Any) -> None:
     """Write everything that decides the rest of the run."""
     tensors = {f"value/{name}": value for name, value in attached.state().items()}
     tensors |= {f"best/{name}": value.clone() for name, value in state.best.items()}
@@ -75,7 +75,7 @@ def save_state(path: Path, state: TrainingState, attached: Attached, optimizer: 
     write_tensors(path, tensors, {"format": FORMAT, "base_sha256": attached.selection.base, "state": json.dumps(numbers)})
 
 
-def load_state(path: Path, attached: Attached, optimizer: torch.optim.Optimizer, scaler: Any) -> TrainingState:
+def load_state(path: Path, attached: Trained, optimizer: torch.optim.Optimizer, scaler: Any) -> TrainingState:
     """Put values and optimizer back. Raises CheckpointError for a damaged file or one of another run."""
     tensors, metadata = read_tensors(path, "a training state")
     if metadata.get("format") != FORMAT or metadata.get("base_sha256") != attached.selection.base:
@@ -97,7 +97,7 @@ def load_state(path: Path, attached: Attached, optimizer: torch.optim.Optimizer,
     )
 
 
-def _names(attached: Attached, optimizer: torch.optim.Optimizer) -> list[str]:
+def _names(attached: Trained, optimizer: torch.optim.Optimizer) -> list[str]:
     """Names in the optimizer's order, which is by group."""
     name_of = {id(parameter): name for name, parameter in attached.trainable().items()}
     return [name_of[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]

@@ -24,13 +24,21 @@ Predict = Callable[[Sequence[Any]], Iterator[tuple[str, Any]]]
 Change = Callable[[NDArray[np.uint8], str], NDArray[np.uint8]]  # (image uint8 RGB (H, W, 3), id) -> image of the same size
 
 
-class Task(Protocol):
-    """One kind of work. Items are what its data sets hold, scores what it says of one item's prediction."""
+class Learner(Protocol):
+    """What the training loop asks for."""
 
     @property
     def score_name(self) -> str:
         """What the inner validation measures, in one word, such as dice; higher is better."""
         ...
+
+    def loss(self, model: nn.Module, batch: Any, step: int = 0) -> Tensor:
+        """Scalar training loss; seed and step decide all that is random in it."""
+        ...
+
+
+class Task(Learner, Protocol):
+    """One kind of work. Items are what its data sets hold, scores what it says of one item's prediction."""
 
     # Data and model
 
@@ -80,11 +88,7 @@ class Task(Protocol):
         """The batches of a selection pass."""
         ...
 
-    # Arithmetic
-
-    def loss(self, model: nn.Module, batch: Any, step: int = 0) -> Tensor:
-        """Scalar training loss; seed and step decide all that is random in it."""
-        ...
+    # Arithmetic, beside the loss
 
     def selection_loss(self, model: nn.Module, batch: Any, options: Any) -> Tensor:
         """What the selection pass differentiates."""

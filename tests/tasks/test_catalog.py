@@ -18,7 +18,7 @@ from PIL import Image
 from gps_seg.data.images import read_image
 from gps_seg.data.splits import Splits
 from gps_seg.errors import DataError
-from gps_seg.tasks.classification.catalog import ADAPTERS, load_classification
+from gps_seg.tasks.classification.catalog import ADAPTERS, class_number, load_classification
 from gps_seg.tasks.classification.items import Item, check_copies
 from gps_seg.tasks.classification.shifted import ALEXNET_ERRORS, SETS, imagenet_classes, load_robustness, mce
 
@@ -461,3 +461,25 @@ def test_alexnet_has_a_mean_corruption_error_of_one() -> None:
                          ({**ALEXNET_ERRORS, "fog": 83.0}, "expected errors between 0 and 1, got fog = 83.0")):
         with pytest.raises(DataError, match=text):
             mce(errors)
+
+
+# Some of the classes
+
+
+def test_a_range_of_classes_leaves_every_image_in_its_part_and_numbers_labels_anew() -> None:
+    whole, some = load_classification("digits", protocol="honest"), load_classification("digits@5-7", protocol="honest")
+    assert some.class_names == ("5", "6", "7")
+    for part in ("train", "inner", "test"):
+        expected = {item.id: item.label - 5 for item in getattr(whole, part) if 5 <= item.label <= 7}
+        assert {item.id: item.label for item in getattr(some, part)} == expected
+    assert class_number("digits@5-7") == 3 and class_number("digits") == 10
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("digits@3", "digits@3: expected at least two class numbers from 0 on behind @, such as digits@0-4, got '3'"),
+    ("digits@3-3", "expected at least two class numbers"), ("digits@8-10", "@8-10: expected class numbers from 0 to 9"),
+    ("digit@0-4", "expected the name of a data set or a folder with class folders, got 'digit@0-4'; did you mean 'digits'"),
+])
+def test_a_wrong_range_of_classes_is_one_line(name: str, text: str) -> None:
+    with pytest.raises(DataError, match=re.escape(text)):
+        load_classification(name)

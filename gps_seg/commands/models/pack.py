@@ -30,6 +30,7 @@ from gps_seg.runs.card import (
     Words,
     dump_card,
 )
+from gps_seg.runs.common_part import COMMON_KEY
 from gps_seg.runs.compact import Rounding, rounding
 from gps_seg.runs.delta import save_delta
 from gps_seg.runs.folder import CONFIG_FILE, DELTA_FILE, RESULT_FILE, read_config, write_config
@@ -43,7 +44,8 @@ from gps_seg.tasks.segmentation.sets import known_name, label
 from gps_seg.tasks.segmentation.task import Segmentation
 
 MOST_BYTES = 1_500_000  # of a ready model's folder
-WRITTEN_ANEW = ("peft_type", "format", "base_sha256", "inference_mode", "dense", "meta")  # of adapter_config.json, by save_delta
+WRITTEN_ANEW = ("peft_type", "format", "base_sha256", "inference_mode", "dense", "meta",
+                 COMMON_KEY)  # of adapter_config.json, by save_delta
 LEFT_OUT = ("images", "corruptions")  # of a report that becomes result.json
 
 

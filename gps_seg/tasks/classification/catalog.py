@@ -6,6 +6,7 @@ pages named below. Training numbers count the validation part too.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,11 +17,12 @@ from gps_seg.data.places import candidates, search_folder, unknown
 from gps_seg.data.splits import Splits
 from gps_seg.errors import ConfigError, DataError, first_names
 from gps_seg.tasks.classification import readers
-from gps_seg.tasks.classification.items import Item, Parts, Protocol, check_classes, divide
+from gps_seg.tasks.classification.items import Item, Parts, Protocol, check_classes, divide, only
 from gps_seg.tasks.classification.patches import patch_parts
 from gps_seg.tasks.segmentation.known import KNOWN
 
 JSON_LISTS = "train.json, val.json, test.json: linked in the README of https://github.com/KMnP/vpt; images: "
+RANGE = "@"  # before the numbers of the first and the last class of a data set that are used
 VTAB_LISTS = ("images and lists: the README of https://github.com/ZhangYuanhan-AI/NOAH, or made from tensorflow_datasets as "
               "https://github.com/KMnP/vpt/blob/main/VTAB_SETUP.md says")
 
@@ -103,6 +105,31 @@ ADAPTERS: dict[str, Adapter] = {
 }
 
 
+def adapter_of(name: str) -> Adapter:
+    """How a data set is read, by its name, with or without a range of classes. Raises DataError: the nearest names."""
+    whole = name.partition(RANGE)[0]
+    if whole not in ADAPTERS:
+        raise unknown("class folders", name, ADAPTERS)
+    class_range(name)
+    return ADAPTERS[whole]
+
+
+def class_range(name: str) -> tuple[int, int] | None:
+    """First and last class number of NAME@FIRST-LAST; None of a name without a range. Raises DataError: another form."""
+    _, at, text = name.partition(RANGE)
+    if not at:
+        return None
+    if (found := re.fullmatch(r"(\d+)-(\d+)", text)) is None or int(found[1]) >= int(found[2]):
+        raise DataError(f"{name}: expected at least two class numbers from 0 on behind {RANGE}, such as digits@0-4, got {text!r}")
+    return int(found[1]), int(found[2])
+
+
+def class_number(name: str) -> int | None:
+    """How many classes a data set has, if that is known without its files. Raises DataError: the nearest names."""
+    classes, known = class_range(name), adapter_of(name).classes
+    return classes[1] - classes[0] + 1 if classes else known
+
+
 def load_classification(
     name: str, root: Path | None = None, *, protocol: Protocol = "tune", few_shot: int | None = None, seed: int = 0,
     check_counts: bool = True, by_the_few: bool = False,
@@ -110,7 +137,8 @@ def load_classification(
     """A data set, checked against its published size and split.
 
     Args:
-        name: a key of :data:`ADAPTERS`.
+        name: a key of :data:`ADAPTERS`; NAME@FIRST-LAST keeps these classes, by number. Their images are in the parts that they
+            are in without it, so that data sets which overlap never train on what another one tests.
         root: the data set's folder, or one that holds it; None looks in $GPS_SEG_DATA, else in data/.
         protocol: tune and honest train on the train part and select on the val part (the official one, else a tenth of each
             class); final trains on both. tune never sees the test part.
@@ -123,15 +151,14 @@ def load_classification(
         DataError: unknown name (the nearest is named), something is missing (the text says what and where to get it), a
             wrong number of classes or images, a class without an image, too few images for ``few_shot``.
     """
-    if name not in ADAPTERS:
-        raise unknown("class folders", name, ADAPTERS)
-    adapter = ADAPTERS[name]
+    adapter, classes = adapter_of(name), class_range(name)
     found = locate(name, adapter, root)
     parts = adapter.read(found)
     check_classes(f"{name} in {found}", parts, adapter.classes)
     if check_counts:
         _check_counts(f"{name} in {found}", adapter, parts)
-    return divide(parts, protocol, few_shot=few_shot, seed=seed, by_the_few=by_the_few)
+    splits = divide(parts, protocol, few_shot=few_shot, seed=seed, by_the_few=by_the_few)
+    return only(splits, *classes) if classes else splits
 
 
 def find_items(data: str | None, split: str, config: ClassDataConfig, classes: Sequence[str]) -> list[Item]:

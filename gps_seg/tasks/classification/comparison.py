@@ -7,7 +7,7 @@ from statistics import mean
 
 from gps_seg.config import ClassDataConfig
 from gps_seg.errors import ConfigError
-from gps_seg.tasks.classification.catalog import ADAPTERS, locate
+from gps_seg.tasks.classification.catalog import ADAPTERS, RANGE, adapter_of, class_range, locate
 from gps_seg.tasks.classification.shifted_scores import find_robustness
 from gps_seg.tasks.comparison import Compared, Document, Row
 
@@ -17,8 +17,9 @@ def sets(data: Sequence[str]) -> dict[str, str | None]:
     if not data:
         raise ConfigError("data: expected the names of classification data sets, got none")
     for name in data:
-        if name not in ADAPTERS:
+        if name.partition(RANGE)[0] not in ADAPTERS:
             raise ConfigError(f"data: expected one of {', '.join(ADAPTERS)}, got {name!r}")
+        class_range(name)
     if len(set(data)) < len(data):
         raise ConfigError(f"data: expected different names, got {', '.join(data)}")
     return dict.fromkeys(data)
@@ -26,7 +27,7 @@ def sets(data: Sequence[str]) -> dict[str, str | None]:
 
 def find(config: ClassDataConfig, _: Sequence[str]) -> None:
     """The data set's folder, and those of the shifted test sets."""
-    locate(config.name, ADAPTERS[config.name], config.root)
+    locate(config.name, adapter_of(config.name), config.root)
     if config.robustness:
         find_robustness(config)
 

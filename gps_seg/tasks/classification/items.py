@@ -7,7 +7,7 @@ import hashlib
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -99,6 +99,19 @@ def _check_division(parts: Parts, train: Sequence[Item], val: Sequence[Item], pr
         raise DataError(f"data.protocol={protocol} trains without any image of {len(empty)} classes: {first_names(empty)}")
     if protocol != "final" and not val:
         raise DataError(f"data.protocol={protocol}: nothing is left to validate on; a class needs at least 2 training images")
+
+
+def only(splits: Splits[Item], first: int, last: int) -> Splits[Item]:
+    """The images of the classes numbered ``first`` to ``last``, numbered anew from 0; each image stays in the part it is in.
+
+    Raises:
+        DataError: there are fewer classes.
+    """
+    if last >= len(splits.class_names):
+        raise DataError(f"@{first}-{last}: expected class numbers from 0 to {len(splits.class_names) - 1}")
+    train, inner, test = (tuple(replace(item, label=item.label - first) for item in part if first <= item.label <= last)
+                          for part in (splits.train, splits.inner, splits.test))
+    return Splits(train, inner, test, splits.class_names[first : last + 1])
 
 
 def check_copies(name: str, splits: Splits[Item]) -> None:

@@ -21,7 +21,7 @@ from gps_seg.data.splits import Splits, spread
 from gps_seg.errors import ConfigError, DataError
 from gps_seg.metrics.statistics import mean_interval
 from gps_seg.models.classifiers import load_backbone, normalisation
-from gps_seg.tasks.classification.catalog import find_items, load_classification
+from gps_seg.tasks.classification.catalog import RANGE, find_items, load_classification
 from gps_seg.tasks.classification.dataset import ClassDataset, collate
 from gps_seg.tasks.classification.items import Item, check_copies
 from gps_seg.tasks.classification.losses import features_of, supervised_contrastive
@@ -73,7 +73,7 @@ class Classification:
 
     def check(self, splits: Splits[Item]) -> list[str]:
         """Copies of an image in what trains and what is scored, of a user's folder: published sets are what they are."""
-        if self.data.name == "folder":
+        if self.data.name.partition(RANGE)[0] == "folder":
             check_copies("folder", splits)
         if self.data.robustness:
             find_robustness(self.data)  # before hours of training, or of tuning for it
