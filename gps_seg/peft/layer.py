@@ -119,7 +119,8 @@ class GPSLayer(nn.Module, BaseTunerLayer):
 
     def _wanted(self) -> tuple[str, ...]:
         """The adapters that an answer now is of."""
-        names = [] if self.disable_adapters else self.merged_adapters or self.active_adapters
+        active: Any = self.active_adapters
+        names = [] if self.disable_adapters else self.merged_adapters or active
         return tuple(name for name in names if name in self.gps_indices)
 
     @torch.no_grad()

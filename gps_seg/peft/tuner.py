@@ -54,7 +54,7 @@ class GPSTuner(BaseTuner):
     def _create_and_replace(
         self, config: GPSConfig, adapter_name: str, target: Any, target_name: str, parent: nn.Module, current_key: str, **_: Any
     ) -> None:
-        layer = target if isinstance(target, GPSLayer) else GPSLayer(target)
+        layer: Any = target if isinstance(target, GPSLayer) else GPSLayer(target)
         if not has_sparse_form(layer.base_layer):
             kind = type(layer.base_layer).__name__
             raise ConfigError(f"GPSConfig.target_modules: expected linear layers and 2-D convolutions, {current_key} is a {kind}")
