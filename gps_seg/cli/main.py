@@ -68,15 +68,17 @@ def predict(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace predictions that are there already.")] = False,
     device: Device = "auto",
     base: Base = None,
+    engine: Annotated[
+        str, typer.Option(help="torch; or onnx or openvino, which read a folder of gps-seg export RUN --onnx DIR as RUN.")
+    ] = "torch",
 ) -> None:
     """Segment, or classify, images that have no labels."""
-    from gps_seg.commands.predict import find_images, predict_files
+    from gps_seg.commands.predict import find_images, open_model, predict_files
     from gps_seg.errors import DataError
-    from gps_seg.runs.load import load_run, with_presence
 
     images = find_images(inputs)
     failed = []
-    loaded = with_presence(load_run(run, device=device, base=base), presence)
+    loaded = open_model(run, engine, device=device, base=base, presence=presence)
     for answer in predict_files(loaded, images, out, threshold=threshold, overlays=overlays, overwrite=overwrite):
         if answer.problem:
             failed.append(answer.problem)
@@ -90,13 +92,20 @@ def predict(
 @app.command()
 def export(
     run: RunFolder,
-    merged: Annotated[Path, typer.Option(help="File to write, .pth (loads in segment_anything) or .safetensors.")],
+    merged: Annotated[
+        Path | None, typer.Option(help="File to write, .pth (loads in segment_anything) or .safetensors.", metavar="FILE")
+    ] = None,
+    onnx: Annotated[
+        Path | None, typer.Option(help="Folder to make: ONNX files, for gps-seg predict --engine onnx and for other programs.",
+                                  metavar="DIR")
+    ] = None,
     base: Base = None,
 ) -> None:
-    """Write the tuned model as one stock state dict."""
-    from gps_seg.commands.export import export_merged
+    """Write the tuned model as one stock state dict, or as ONNX files."""
+    from gps_seg.commands.export import export_run
 
-    typer.echo(export_merged(run, merged, base))
+    for line in export_run(run, merged=merged, onnx=onnx, base=base):
+        typer.echo(line)
 
 
 @app.command()

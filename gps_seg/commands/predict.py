@@ -16,7 +16,8 @@ from gps_seg.data.images import list_images, read_image, write_image, write_mask
 from gps_seg.errors import ConfigError, DataError
 from gps_seg.files import write_text
 from gps_seg.metrics.plots.pictures import overlay
-from gps_seg.runs.load import Run
+from gps_seg.runs.exported import Exported, is_exported, load_exported
+from gps_seg.runs.load import Run, load_run, with_presence
 from gps_seg.tasks.segmentation.task import Segmentation
 
 CLASSES_FILE, PRESENCE_FILE = "predictions.csv", "presence.csv"
@@ -58,8 +59,28 @@ def find_images(inputs: Sequence[Path]) -> list[Path]:
     return found
 
 
+def open_model(
+    folder: Path, engine: str = "torch", *, device: str = "auto", base: Path | None = None, presence: float | None = None
+) -> Run | Exported:
+    """A run in torch, or an export in the runtime that ``engine`` names.
+
+    Raises:
+        ConfigError: the engine is not the folder's, or it reads no ``base``.
+        CheckpointError: as of :func:`gps_seg.runs.load.load_run` and :func:`gps_seg.runs.exported.load_exported`.
+    """
+    if engine == "torch":
+        if is_exported(folder):
+            raise ConfigError(f"{folder} holds an export, which torch does not read: add --engine onnx or --engine openvino")
+        return with_presence(load_run(folder, device=device, base=base), presence)
+    if base is not None:
+        raise ConfigError(f"--base: an export holds its base; leave it out with --engine {engine}")
+    if not is_exported(folder):
+        raise ConfigError(f"--engine {engine}: expected a folder that gps-seg export RUN --onnx DIR made, got {folder}")
+    return load_exported(folder, engine, device=device, presence=presence)
+
+
 def predict_files(
-    run: Run, images: Sequence[Path], out: Path, *, threshold: float | None = None, overlays: bool = True,
+    run: Run | Exported, images: Sequence[Path], out: Path, *, threshold: float | None = None, overlays: bool = True,
     overwrite: bool = False,
 ) -> Iterator[Answer]:
     """Write what the run's task predicts of every image, and say it as it is done; an unreadable image does not stop the others.
@@ -77,7 +98,8 @@ def predict_files(
     """
     is_mask = isinstance(run.task, Segmentation)
     if threshold is not None and not is_mask:
-        raise ConfigError(f"--threshold: only masks have one, and the run in {run.folder} is one of {run.config.task}")
+        kind = type(run.task).__name__.lower()
+        raise ConfigError(f"--threshold: only masks have one, and the run in {run.folder} is one of {kind}")
     has_quality = isinstance(run.task, Segmentation) and run.task.train.quality
     wanted = [*(f"{path.stem}.png" for path in images), *([PRESENCE_FILE] * has_quality)] if is_mask else [CLASSES_FILE]
     present = [name for name in wanted if (out / name).exists()]
@@ -95,7 +117,7 @@ def predict_files(
                 else _classes(run, readable, out))
 
 
-def _masks(run: Run, paths: Sequence[Path], out: Path, threshold: float, overlays: bool) -> Iterator[Answer]:  # noqa: FBT001
+def _masks(run: Run | Exported, paths: Sequence[Path], out: Path, threshold: float, overlays: bool) -> Iterator[Answer]:  # noqa: FBT001
     by_id, rows = {path.stem: path for path in paths}, []
     settings: Any = run.task
     task = settings.promptless()
@@ -113,7 +135,7 @@ def _masks(run: Run, paths: Sequence[Path], out: Path, threshold: float, overlay
         _write_table(out / PRESENCE_FILE, ["file", "presence", "answer", "area"], rows)
 
 
-def _classes(run: Run, paths: Sequence[Path], out: Path) -> Iterator[Answer]:
+def _classes(run: Run | Exported, paths: Sequence[Path], out: Path) -> Iterator[Answer]:
     by_id, rows = {path.stem: path for path in paths}, []
     for id_, probabilities in run.predict_files(paths):
         best: Any = probabilities.argmax()
