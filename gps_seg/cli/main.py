@@ -71,19 +71,28 @@ def predict(
     engine: Annotated[
         str, typer.Option(help="torch; or onnx or openvino, which read a folder of gps-seg export RUN --onnx DIR as RUN.")
     ] = "torch",
+    coco: Annotated[
+        Path | None, typer.Option(help="File to write all masks to as COCO JSON: run lengths, polygons, boxes, scores.",
+                                  metavar="FILE")
+    ] = None,
 ) -> None:
     """Segment, or classify, images that have no labels."""
+    from gps_seg.commands.coco import check_coco, write_coco
     from gps_seg.commands.predict import find_images, open_model, predict_files
     from gps_seg.errors import DataError
 
     images = find_images(inputs)
-    failed = []
+    failed, found = [], []
     loaded = open_model(run, engine, device=device, base=base, presence=presence)
+    check_coco(coco, loaded.task, overwrite=overwrite)
     for answer in predict_files(loaded, images, out, threshold=threshold, overlays=overlays, overwrite=overwrite):
         if answer.problem:
             failed.append(answer.problem)
         else:
             typer.echo(f"{answer.path.name}: {answer.text}")
+            found.append((answer.path.name, answer.size, answer.annotations))
+    if coco is not None:
+        write_coco(coco, found)
     typer.echo(f"{len(images) - len(failed)} of {len(images)} images predicted into {out}")
     if failed:
         raise DataError(f"{len(failed)} of {len(images)} inputs could not be read: " + "; ".join(failed[:5]))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gps_seg.commands.coco import Annotation, annotations_of
 from gps_seg.data.images import list_images, read_image, write_image, write_mask
 from gps_seg.errors import ConfigError, DataError
 from gps_seg.files import write_text
@@ -31,11 +32,14 @@ class Answer:
     Attributes:
         text: what was found; empty for an image that could not be read.
         problem: why it could not; empty otherwise.
+        size: of a mask, (height, width). annotations: its parts, see :mod:`gps_seg.commands.coco`.
     """
 
     path: Path
     text: str = ""
     problem: str = ""
+    size: tuple[int, int] = (0, 0)
+    annotations: tuple[Annotation, ...] = ()
 
 
 def find_images(inputs: Sequence[Path]) -> list[Path]:
@@ -122,7 +126,8 @@ def _masks(run: Run | Exported, paths: Sequence[Path], out: Path, threshold: flo
     settings: Any = run.task
     task = settings.promptless()
     for id_, answer in run.predict_files(paths, predict=task.examine):
-        mask: NDArray[np.bool_] = answer.shown(task.evaluate.presence) > threshold
+        probability = answer.shown(task.evaluate.presence)
+        mask: NDArray[np.bool_] = probability > threshold
         write_mask(out / f"{id_}.png", mask)
         if overlays:
             write_image(out / "overlays" / f"{id_}.png", overlay(read_image(by_id[id_]), mask))
@@ -130,7 +135,8 @@ def _masks(run: Run | Exported, paths: Sequence[Path], out: Path, threshold: flo
         if answer.quality is not None:
             rows.append([by_id[id_].name, f"{answer.quality:.4f}", "polyp" if part else "none", f"{part:.4f}"])
         nothing = f"no polyp: quality {answer.quality:.2f}" if answer.refused(task.evaluate.presence) else NOTHING
-        yield Answer(by_id[id_], f"{100 * part:.1f} % of the area" if part else nothing)
+        text = f"{100 * part:.1f} % of the area" if part else nothing
+        yield Answer(by_id[id_], text, size=probability.shape, annotations=annotations_of(mask, probability))
     if rows:
         _write_table(out / PRESENCE_FILE, ["file", "presence", "answer", "area"], rows)
 
