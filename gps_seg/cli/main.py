@@ -68,20 +68,31 @@ def predict(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace predictions that are there already.")] = False,
     device: Device = "auto",
     base: Base = None,
+    engine: Annotated[
+        str, typer.Option(help="torch; or onnx or openvino, which read a folder of gps-seg export RUN --onnx DIR as RUN.")
+    ] = "torch",
+    coco: Annotated[
+        Path | None, typer.Option(help="File to write all masks to as COCO JSON: run lengths, polygons, boxes, scores.",
+                                  metavar="FILE")
+    ] = None,
 ) -> None:
     """Segment, or classify, images that have no labels."""
-    from gps_seg.commands.predict import find_images, predict_files
+    from gps_seg.commands.coco import check_coco, write_coco
+    from gps_seg.commands.predict import find_images, open_model, predict_files
     from gps_seg.errors import DataError
-    from gps_seg.runs.load import load_run, with_presence
 
     images = find_images(inputs)
-    failed = []
-    loaded = with_presence(load_run(run, device=device, base=base), presence)
+    failed, found = [], []
+    loaded = open_model(run, engine, device=device, base=base, presence=presence)
+    check_coco(coco, loaded.task, overwrite=overwrite)
     for answer in predict_files(loaded, images, out, threshold=threshold, overlays=overlays, overwrite=overwrite):
         if answer.problem:
             failed.append(answer.problem)
         else:
             typer.echo(f"{answer.path.name}: {answer.text}")
+            found.append((answer.path.name, answer.size, answer.annotations))
+    if coco is not None:
+        write_coco(coco, found)
     typer.echo(f"{len(images) - len(failed)} of {len(images)} images predicted into {out}")
     if failed:
         raise DataError(f"{len(failed)} of {len(images)} inputs could not be read: " + "; ".join(failed[:5]))
@@ -90,13 +101,20 @@ def predict(
 @app.command()
 def export(
     run: RunFolder,
-    merged: Annotated[Path, typer.Option(help="File to write, .pth (loads in segment_anything) or .safetensors.")],
+    merged: Annotated[
+        Path | None, typer.Option(help="File to write, .pth (loads in segment_anything) or .safetensors.", metavar="FILE")
+    ] = None,
+    onnx: Annotated[
+        Path | None, typer.Option(help="Folder to make: ONNX files, for gps-seg predict --engine onnx and for other programs.",
+                                  metavar="DIR")
+    ] = None,
     base: Base = None,
 ) -> None:
-    """Write the tuned model as one stock state dict."""
-    from gps_seg.commands.export import export_merged
+    """Write the tuned model as one stock state dict, or as ONNX files."""
+    from gps_seg.commands.export import export_run
 
-    typer.echo(export_merged(run, merged, base))
+    for line in export_run(run, merged=merged, onnx=onnx, base=base):
+        typer.echo(line)
 
 
 @app.command()

@@ -1,17 +1,31 @@
-"""A tuned model as one stock file, for every tool that reads SAM checkpoints."""
+"""A tuned model for other programs: one stock file, which every tool that reads SAM checkpoints knows, or ONNX files."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from safetensors.torch import save
 
+from gps_seg.commands.onnx.write import export_onnx
 from gps_seg.errors import ConfigError
 from gps_seg.files import write_bytes
 from gps_seg.methods.added import fold_modules
 from gps_seg.runs.load import load_run
+
+
+def export_run(
+    folder: Path, *, merged: Path | None = None, onnx: Path | None = None, base: Path | None = None
+) -> Iterator[str]:
+    """Write what is asked for, saying a line of each. Raises ConfigError: nothing is, and as the functions that do it."""
+    if merged is None and onnx is None:
+        raise ConfigError("say what to write: --merged FILE, --onnx DIR, or both")
+    if merged is not None:
+        yield export_merged(folder, merged, base)
+    if onnx is not None:
+        yield export_onnx(folder, onnx, base)
 
 
 def export_merged(folder: Path, target: Path, base: Path | None = None) -> str:

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gps_seg.commands.coco import Annotation, annotations_of
 from gps_seg.data.images import list_images, read_image, write_image, write_mask
 from gps_seg.errors import ConfigError, DataError
 from gps_seg.files import write_text
 from gps_seg.metrics.plots.pictures import overlay
-from gps_seg.runs.load import Run
+from gps_seg.runs.exported import Exported, is_exported, load_exported
+from gps_seg.runs.load import Run, load_run, with_presence
 from gps_seg.tasks.segmentation.task import Segmentation
 
 CLASSES_FILE, PRESENCE_FILE = "predictions.csv", "presence.csv"
@@ -30,11 +32,14 @@ class Answer:
     Attributes:
         text: what was found; empty for an image that could not be read.
         problem: why it could not; empty otherwise.
+        size: of a mask, (height, width). annotations: its parts, see :mod:`gps_seg.commands.coco`.
     """
 
     path: Path
     text: str = ""
     problem: str = ""
+    size: tuple[int, int] = (0, 0)
+    annotations: tuple[Annotation, ...] = ()
 
 
 def find_images(inputs: Sequence[Path]) -> list[Path]:
@@ -58,8 +63,28 @@ def find_images(inputs: Sequence[Path]) -> list[Path]:
     return found
 
 
+def open_model(
+    folder: Path, engine: str = "torch", *, device: str = "auto", base: Path | None = None, presence: float | None = None
+) -> Run | Exported:
+    """A run in torch, or an export in the runtime that ``engine`` names.
+
+    Raises:
+        ConfigError: the engine is not the folder's, or it reads no ``base``.
+        CheckpointError: as of :func:`gps_seg.runs.load.load_run` and :func:`gps_seg.runs.exported.load_exported`.
+    """
+    if engine == "torch":
+        if is_exported(folder):
+            raise ConfigError(f"{folder} holds an export, which torch does not read: add --engine onnx or --engine openvino")
+        return with_presence(load_run(folder, device=device, base=base), presence)
+    if base is not None:
+        raise ConfigError(f"--base: an export holds its base; leave it out with --engine {engine}")
+    if not is_exported(folder):
+        raise ConfigError(f"--engine {engine}: expected a folder that gps-seg export RUN --onnx DIR made, got {folder}")
+    return load_exported(folder, engine, device=device, presence=presence)
+
+
 def predict_files(
-    run: Run, images: Sequence[Path], out: Path, *, threshold: float | None = None, overlays: bool = True,
+    run: Run | Exported, images: Sequence[Path], out: Path, *, threshold: float | None = None, overlays: bool = True,
     overwrite: bool = False,
 ) -> Iterator[Answer]:
     """Write what the run's task predicts of every image, and say it as it is done; an unreadable image does not stop the others.
@@ -77,7 +102,8 @@ def predict_files(
     """
     is_mask = isinstance(run.task, Segmentation)
     if threshold is not None and not is_mask:
-        raise ConfigError(f"--threshold: only masks have one, and the run in {run.folder} is one of {run.config.task}")
+        kind = type(run.task).__name__.lower()
+        raise ConfigError(f"--threshold: only masks have one, and the run in {run.folder} is one of {kind}")
     has_quality = isinstance(run.task, Segmentation) and run.task.train.quality
     wanted = [*(f"{path.stem}.png" for path in images), *([PRESENCE_FILE] * has_quality)] if is_mask else [CLASSES_FILE]
     present = [name for name in wanted if (out / name).exists()]
@@ -95,12 +121,13 @@ def predict_files(
                 else _classes(run, readable, out))
 
 
-def _masks(run: Run, paths: Sequence[Path], out: Path, threshold: float, overlays: bool) -> Iterator[Answer]:  # noqa: FBT001
+def _masks(run: Run | Exported, paths: Sequence[Path], out: Path, threshold: float, overlays: bool) -> Iterator[Answer]:  # noqa: FBT001
     by_id, rows = {path.stem: path for path in paths}, []
     settings: Any = run.task
     task = settings.promptless()
     for id_, answer in run.predict_files(paths, predict=task.examine):
-        mask: NDArray[np.bool_] = answer.shown(task.evaluate.presence) > threshold
+        probability = answer.shown(task.evaluate.presence)
+        mask: NDArray[np.bool_] = probability > threshold
         write_mask(out / f"{id_}.png", mask)
         if overlays:
             write_image(out / "overlays" / f"{id_}.png", overlay(read_image(by_id[id_]), mask))
@@ -108,12 +135,13 @@ def _masks(run: Run, paths: Sequence[Path], out: Path, threshold: float, overlay
         if answer.quality is not None:
             rows.append([by_id[id_].name, f"{answer.quality:.4f}", "polyp" if part else "none", f"{part:.4f}"])
         nothing = f"no polyp: quality {answer.quality:.2f}" if answer.refused(task.evaluate.presence) else NOTHING
-        yield Answer(by_id[id_], f"{100 * part:.1f} % of the area" if part else nothing)
+        text = f"{100 * part:.1f} % of the area" if part else nothing
+        yield Answer(by_id[id_], text, size=probability.shape, annotations=annotations_of(mask, probability))
     if rows:
         _write_table(out / PRESENCE_FILE, ["file", "presence", "answer", "area"], rows)
 
 
-def _classes(run: Run, paths: Sequence[Path], out: Path) -> Iterator[Answer]:
+def _classes(run: Run | Exported, paths: Sequence[Path], out: Path) -> Iterator[Answer]:
     by_id, rows = {path.stem: path for path in paths}, []
     for id_, probabilities in run.predict_files(paths):
         best: Any = probabilities.argmax()

@@ -200,7 +200,7 @@ def _patch_products(
     return selected_products(rows, columns * area + taps, flat_dy, flat_x, backend)
 
 
-def _compute_dtype(x: Tensor) -> torch.dtype:
+def compute_dtype(x: Tensor) -> torch.dtype:
     """The type to compute in: autocast's if it is on, else the input's; the weight may be stored in a smaller one."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
@@ -230,7 +230,7 @@ class SparseLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """The stock forward."""
-        return linear(input.to(_compute_dtype(input)), self.weight, self.bias, self.selected_values, self.selected_positions)
+        return linear(input.to(compute_dtype(input)), self.weight, self.bias, self.selected_values, self.selected_positions)
 
 
 class SparseConv2d(nn.Conv2d):
@@ -244,7 +244,7 @@ class SparseConv2d(nn.Conv2d):
         if input.ndim == 3:  # one image without a batch, as the stock layer takes it
             return self.forward(input[None])[0]
         geometry = (self.stride, self.padding, self.dilation, self.groups)
-        x = input.to(_compute_dtype(input))
+        x = input.to(compute_dtype(input))
         return conv2d(x, self.weight, self.bias, self.selected_values, self.selected_positions, geometry)
 
 

@@ -156,10 +156,19 @@ class SamModel(nn.Module):
             points: coordinates float (B, N, 2) xy in input pixels, and labels (B, N) of 1 (polyp), 0 (not polyp) or -1 (none).
             masks: logits (B, 1, 4g, 4g) of the round before.
         """
-        batch = len(embedding)
         masks = None if masks is None else masks.float()
         with torch.autocast(embedding.device.type, enabled=False):  # positions in bf16 would be off by pixels
             sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=masks)
+        return self.decode_codes(embedding, sparse, dense)
+
+    def decode_codes(self, embedding: Tensor, sparse: Tensor, dense: Tensor) -> SamOutput:
+        """Embedding (B, C, g, g) and prompts as codes -> masks.
+
+        Args:
+            sparse: tokens (B or 1, N, C); dense: (B or 1, C, g, g).
+        """
+        batch = embedding.shape[0]  # not len(): an exporter would take it for a constant
+        with torch.autocast(embedding.device.type, enabled=False):
             positions = self.prompt_encoder.get_dense_pe()
         sparse = sparse.expand(batch, -1, -1)
         return _decode_masks(self.mask_decoder, embedding + dense, positions.expand(batch, -1, -1, -1), sparse)

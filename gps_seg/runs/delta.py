@@ -84,6 +84,9 @@ def read_delta_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("peft_type") != "GPS":
         found = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
         raise CheckpointError(f"{folder / DELTA_CONFIG}: expected a GPS delta, got peft_type {found!r}")
+    if config.get("format") == "peft":
+        raise CheckpointError(f"{folder}: this is an adapter of peft: load it with peft.PeftModel.from_pretrained after import "
+                              "gps_seg.peft, whose to_gps_model turns it into a GPSModel")
     for key, kind in DELTA_KEYS.items():
         if not isinstance(config.get(key), kind):
             raise CheckpointError(f"{folder / DELTA_CONFIG}: {key!r} is missing or wrong: the file was edited or damaged")

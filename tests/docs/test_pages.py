@@ -68,4 +68,4 @@ def test_a_command_that_a_page_shows_is_one_of_the_programs(name: str, line: str
 def test_settings_that_a_page_names_exist(name: str) -> None:
     sections = "model|data|selection|train|evaluate"
     named = set(re.findall(rf"`((?:{sections})\.[a-z_.]+)(?:=[^`]*)?`", TEXTS[name])) - KEYS
-    assert {key for key in named if Path(key).suffix not in (".txt", ".json", ".bin", ".py", ".safetensors")} == set()
+    assert {key for key in named if Path(key).suffix not in (".txt", ".json", ".bin", ".py", ".safetensors", ".onnx")} == set()

@@ -19,6 +19,7 @@ from gps_seg.data.splits import Splits, read_lines
 from gps_seg.errors import ConfigError, DataError, first_names
 from gps_seg.tasks.segmentation.audit import look_at
 from gps_seg.tasks.segmentation.known import FOLDER, GROUPS, KNOWN
+from gps_seg.tasks.segmentation.listed import is_list, listed_pairs
 from gps_seg.tasks.segmentation.pairs import Pair, pair_folder
 from gps_seg.tasks.segmentation.phantom import phantom_folder
 from gps_seg.tasks.segmentation.sets import SPLIT, as_folder, folder_of, layout_of, set_pairs
@@ -66,6 +67,8 @@ def _find(config: PolypDataConfig) -> tuple[Path, list[Pair]]:
     if config.name == "folder":
         if config.root is None:
             raise DataError("data.root: expected the folder that holds images/ and masks/")
+        if is_list(config.root):
+            return config.root.parent, listed_pairs(config.root)
         return config.root, pair_folder(config.root, layout_of(config.root) or FOLDER)
     if config.name in GROUPS:
         raise DataError(f"data.name: {config.name} stands for {', '.join(GROUPS[config.name])}; a run trains on one set")

@@ -9,6 +9,7 @@ from pathlib import Path
 from gps_seg.data.places import candidates, is_called, subfolders, unknown
 from gps_seg.errors import ConfigError, DataError
 from gps_seg.tasks.segmentation.known import FOLDER, GROUPS, KNOWN, KnownSet
+from gps_seg.tasks.segmentation.listed import is_list, listed_pairs
 from gps_seg.tasks.segmentation.pairs import Pair, image_folders, pair_folder
 
 # The names that are scored by a part of their split, all others as a whole.
@@ -32,6 +33,8 @@ def expand(data: Sequence[str]) -> list[str]:
 def _singles(item: str) -> list[str]:
     if folder := as_folder(item):
         return [item] if layout_of(folder) else [str(child) for child in subfolders(folder) if layout_of(child)] or [item]
+    if is_list(Path(item)):
+        return [item]
     if item in GROUPS:
         return list(GROUPS[item])
     if item not in SPLIT and item not in KNOWN:
@@ -51,11 +54,13 @@ def as_folder(data: str) -> Path | None:
 
 
 def set_pairs(data: str, root: Path | None = None) -> list[Pair]:
-    """All pairs of a folder, or of a known set in ``root`` or wherever it is found, sorted by id.
+    """All pairs of a folder, of a COCO or CSV file, or of a known set in ``root`` or wherever it is found, sorted by id.
 
     Raises:
         DataError: not there (the text says where to get it), an unknown name, or images and masks that do not match.
     """
+    if root is None and is_list(Path(data)):
+        return listed_pairs(Path(data))
     if root is None and (folder := as_folder(data)):
         return pair_folder(folder, layout_of(folder) or FOLDER)
     return pair_folder(folder_of(data, root), KNOWN[data])
@@ -140,6 +145,8 @@ def overlap_warning(data: str) -> str:
 
 def label(data: str) -> str:
     """A short name for tables: the name, or the folder's own."""
+    if is_list(Path(data)):
+        return Path(data).name
     return Path(data).name or Path(data).resolve().name if Path(data).is_dir() else data
 
 

@@ -1,0 +1,57 @@
+"""``gps-seg predict --coco FILE``: what was found, as one COCO document; a file of it trains and scores again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from gps_seg.data.coco import run_lengths
+from gps_seg.errors import ConfigError, DataError
+from gps_seg.files import write_json
+from gps_seg.tasks.segmentation.task import Segmentation
+
+CATEGORY = {"id": 1, "name": "polyp", "supercategory": "polyp"}
+Annotation = dict[str, Any]
+
+
+def annotations_of(mask: NDArray[np.bool_], probability: NDArray[np.float32]) -> tuple[Annotation, ...]:
+    """A mask's 8-connected parts, top to bottom: ``segmentation`` as run lengths (exact), ``polygons`` (outlines through the
+    middles of pixels, without holes), bbox x, y, width, height, area in pixels, and score: the mean probability inside.
+    """
+    labels, count = ndimage.label(mask, np.ones((3, 3)))
+    return tuple(_annotation(labels == number, probability) for number in range(1, count + 1))
+
+
+def _annotation(part: NDArray[np.bool_], probability: NDArray[np.float32]) -> Annotation:
+    rows, columns = np.flatnonzero(part.any(1)), np.flatnonzero(part.any(0))
+    outlines, _ = cv2.findContours(part.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    return {
+        "segmentation": run_lengths(part), "polygons": [line.reshape(-1).tolist() for line in outlines if len(line) > 2],
+        "bbox": [int(columns[0]), int(rows[0]), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1], "area": int(part.sum()),
+        "score": round(float(probability[part].mean()), 6), "iscrowd": 0, "category_id": CATEGORY["id"],
+    }
+
+
+def check_coco(path: Path | None, task: object, *, overwrite: bool) -> None:
+    """Raise before anything is predicted: ConfigError for classes, DataError for a file that is there already."""
+    if path is not None and not isinstance(task, Segmentation):
+        raise ConfigError("--coco: only masks are written as COCO, and this run answers with classes")
+    if path is not None and path.exists() and not overwrite:
+        raise DataError(f"{path} is there already; choose another --coco or add --overwrite")
+
+
+def write_coco(path: Path, found: Sequence[tuple[str, tuple[int, int], Sequence[Annotation]]]) -> None:
+    """Write file name, (height, width) and annotations of every image as one COCO document."""
+    images: list[dict[str, Any]] = []
+    annotations: list[Annotation] = []
+    for number, (name, (height, width), parts) in enumerate(found, start=1):
+        images.append({"id": number, "file_name": name, "height": height, "width": width})
+        annotations += [{"id": len(annotations) + index, "image_id": number, **part} for index, part in enumerate(parts, start=1)]
+    write_json(path, {"info": {"description": "gps-seg predict"}, "images": images, "categories": [CATEGORY],
+                      "annotations": annotations})

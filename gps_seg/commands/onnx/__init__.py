@@ -1,0 +1,1 @@
+"""A tuned model as ONNX files, for runtimes that know no torch."""
