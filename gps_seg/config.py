@@ -54,15 +54,17 @@ class ModelConfig(Section):
     """Which pretrained model, and how large an image it sees."""
 
     name: str = Field(description="of the model")
-    checkpoint: Path | None = Field(None, description="local weight file; default: the published one, from the cache; random "
-                                    "weights for timm's models")
+    checkpoint: Path | None = Field(None, description="local weight file; of a SAM also a folder of transformers or a name on "
+                                    "the Hugging Face Hub; default: the published one, from the cache; "
+                                    "random weights for timm's models")
     input_size: int | None = Field(None, ge=16, description="pixels of a side")
 
 
 class SamConfig(ModelConfig):
     """Which SAM, and at which size it looks at an image."""
 
-    name: str = Field("lite_medsam", description="lite_medsam, sam_vit_b, sam_vit_l, sam_vit_h, or tiny (random weights)")
+    name: str = Field("lite_medsam", description="lite_medsam, sam_vit_b, sam_vit_l, sam_vit_h, medsam_vit_b, mobile_sam, "
+                      "sam_hq_vit_b, sam2.1_hiera_tiny, _small, _base_plus, _large, or tiny (random weights)")
     input_size: int | None = Field(None, ge=32, multiple_of=16, description="pixels of the long side; default: the model's own")
     resize: Literal["longest_side", "squash"] | None = Field(
         None, description="keep the aspect and pad (SAM's rule), or squash to a square (the released GPS code)"
@@ -75,7 +77,8 @@ class SamConfig(ModelConfig):
         "efficient", description="of SAM's ViT: efficient never writes the attention map; the result is the same"
     )
     encoder: Literal["lean", "stock"] = Field(
-        "lean", description="of LiteMedSAM's TinyViT: lean computes the same in less time and a third of the memory"
+        "lean", description="of LiteMedSAM's and MobileSAM's TinyViT: lean computes the same in less time and a third of the "
+        "memory"
     )
 
 

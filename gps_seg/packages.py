@@ -60,3 +60,9 @@ def import_extra(module: str, extra: str) -> Any:
         if error.name != module:
             raise
         raise ConfigError(f"the package {module} is not installed: pip install 'gps-seg[{extra}]'") from None
+
+
+def import_transformers() -> ModuleType:
+    """`transformers`, for SAM 2 (Ravi et al., 2024, arXiv 2408.00714); it looks for torchvision by itself."""
+    import_torchvision()
+    return importlib.import_module("transformers")

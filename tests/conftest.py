@@ -16,6 +16,7 @@ from hypothesis import settings
 settings.register_profile("gps_seg", deadline=None)  # first calls import, and shared machines stall
 settings.load_profile("gps_seg")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the network
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker a core; tiny models gain nothing from more threads
 

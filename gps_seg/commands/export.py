@@ -13,6 +13,7 @@ from gps_seg.commands.onnx.write import export_onnx
 from gps_seg.errors import ConfigError
 from gps_seg.files import write_bytes
 from gps_seg.methods.added import fold_modules
+from gps_seg.models.sam_zoo import published_state
 from gps_seg.runs.load import load_run
 
 
@@ -42,6 +43,7 @@ def export_merged(folder: Path, target: Path, base: Path | None = None) -> str:
     run.attached.merge()
     fold_modules(run.model, run.attached.selection.meta)
     state = {name: tensor.contiguous() for name, tensor in run.model.state_dict().items()}
+    state = published_state(run.config.model.name, state)
     if target.suffix == ".safetensors":
         data = save(state)
     else:

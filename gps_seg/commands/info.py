@@ -19,7 +19,7 @@ from gps_seg.methods.added import add_modules
 from gps_seg.methods.parts import head_of
 from gps_seg.methods.selection_file import load_selection
 from gps_seg.models.sam_zoo import MODELS
-from gps_seg.models.weights import PUBLISHED
+from gps_seg.models.weights import HOSTED, PUBLISHED
 from gps_seg.runs.card import read_card
 from gps_seg.runs.delta import load_delta, read_delta_config
 from gps_seg.runs.device import compute_dtype, resolve_device, resolve_precision
@@ -42,11 +42,16 @@ def describe_machine() -> str:
     lines = [f"torch {torch.__version__}, device {device.type}, {torch.get_num_threads()} threads, "
              f"precision auto = {resolve_precision('auto', device)}", f"cache {cache_folder()}", "", "models"]
     for name, entry in MODELS.items():
-        published = PUBLISHED.get(name)
-        weights = f"{published.size / 1e6:,.0f} MB, {published.licence}, {published.url}" if published else RANDOM
-        lines.append(f"  {name:<12} {entry.spec.native_size:>5} px  {weights}")
+        lines.append(f"  {name:<21} {entry.spec.native_size:>5} px  {_describe_weights(name)}")
     ready = ", ".join(ready_models()) or "none"
     return "\n".join([*lines, "", f"ready models (gps-seg models list): {ready}", "", "data", describe_data()])
+
+
+def _describe_weights(name: str) -> str:
+    if name in HOSTED:
+        return f"{HOSTED[name].licence}, {HOSTED[name].repository} on the Hugging Face Hub"
+    published = PUBLISHED.get(name)
+    return f"{published.size / 1e6:,.0f} MB, {published.licence}, {published.url}" if published else RANDOM
 
 
 def describe_data() -> str:

@@ -18,7 +18,7 @@ from gps_seg.files import read_json, write_json
 from gps_seg.methods.parts import head_of
 from gps_seg.methods.selection_file import save_selection
 from gps_seg.metrics.plots.pictures import training_curve
-from gps_seg.models.weights import PUBLISHED
+from gps_seg.models.weights import licence_of
 from gps_seg.runs.base import base_file
 from gps_seg.runs.choose_k import k_facts
 from gps_seg.runs.delta import save_delta
@@ -91,12 +91,12 @@ def bind(setup: Setup, selection: Selection, say: Say) -> Attached:
 
 def description(setup: Setup) -> dict[str, Any]:
     """What adapter_config.json says beyond indices: enough to rebuild the model and to judge it."""
-    config, published = setup.config, PUBLISHED.get(setup.config.model.name)
+    config = setup.config
     return {
         "base_model_name_or_path": str(config.model.checkpoint or config.model.name), "task": config.task,
         **setup.task.facts(setup.model), "base_file": base_file(config.model), "classes": list(setup.classes),
         "method": config.method, "selection": config.selection.model_dump(mode="json"), "data": config.data.name,
-        "seed": config.seed, "weights_licence": published.licence if published else "unknown",
+        "seed": config.seed, "weights_licence": licence_of(config.model.name),
         "gps_seg_version": metadata.version("gps-seg"),
     }
 

@@ -52,12 +52,21 @@ def fit_mask(mask: Mask, size: tuple[int, int]) -> Mask:
 
 
 def normalise(
-    image: Pixels, input_size: int, mean: tuple[float, float, float], std: tuple[float, float, float]
+    image: Pixels, input_size: int, mean: tuple[float, float, float], std: tuple[float, float, float], *, stretch: bool = False
 ) -> NDArray[np.float32]:
-    """(h, w, 3) in 0..255 -> float32 (3, S, S): (image - mean) / std, then zeros to the right and below."""
+    """(h, w, 3) in 0..255 -> float32 (3, S, S): (image - mean) / std, then zeros to the right and below.
+
+    Args:
+        stretch: before it, the darkest value of all channels becomes 0 and the brightest 255; an even image becomes 0.
+    """
     square = np.zeros((3, input_size, input_size), np.float32)
-    values = (image.astype(np.float32) - np.array(mean, np.float32)) / np.array(std, np.float32)
-    square[:, : image.shape[0], : image.shape[1]] = values.transpose(2, 0, 1)
+    values = image.astype(np.float32)
+    if stretch:
+        values -= values.min()
+        values *= 255 / max(float(values.max()), 1.0)
+    square[:, : image.shape[0], : image.shape[1]] = (
+        (values - np.array(mean, np.float32)) / np.array(std, np.float32)
+    ).transpose(2, 0, 1)
     return square
 
 

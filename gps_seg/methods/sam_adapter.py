@@ -132,14 +132,16 @@ def _encoder(model: nn.Module) -> Any:
     for module in model.modules():
         if hasattr(module, "patch_embed") and hasattr(module, "neck"):
             return module
-    raise ConfigError("method sam_adapter: it is defined for the encoders of SAMs, and this is none; use adapter, lora or ssf")
+    raise ConfigError("method sam_adapter: it is defined for SAM's ViT and for TinyViT, and this encoder is neither; use "
+                      "adapter, lora or ssf")
 
 
 def _stages(encoder: Any) -> list[Stage]:
     if hasattr(encoder, "blocks"):
         patches = encoder.patch_embed.proj
         return [Stage(encoder.patch_embed, tuple(encoder.blocks), patches.out_channels, patches.stride[0], channels_first=False)]
-    stages, source, stride = [], encoder.patch_embed, 1
+    stages, source = [], encoder.patch_embed
+    stride = math.prod(part.stride[0] for part in source.modules() if isinstance(part, nn.Conv2d))
     for layer in encoder.layers:
         is_convolutional = type(layer).__name__ == "ConvLayer"
         stages.append(Stage(source, tuple(layer.blocks), layer.dim, stride, is_convolutional))

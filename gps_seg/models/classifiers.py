@@ -16,7 +16,7 @@ from gps_seg.core.roles import Treatment, matches
 from gps_seg.errors import ConfigError
 from gps_seg.models.sam import SamModel
 from gps_seg.models.sam_zoo import MODELS, load_sam
-from gps_seg.models.weights import PUBLISHED, find_weights, load_strictly, read_state
+from gps_seg.models.weights import find_weights, is_published, load_strictly, read_state
 from gps_seg.packages import import_torchvision
 
 # The released classification rules, first hit wins: substring tests on names; what is left is selected from. ConvNeXt's norms
@@ -58,7 +58,7 @@ def load_backbone(
     own = model.state_dict()
     if checkpoint is not None:
         state = read_state(checkpoint)
-    elif name in PUBLISHED:
+    elif is_published(name):
         checkpoint = find_weights(name)
         state = dict(zip(own, read_state(checkpoint).values(), strict=True))  # the same tensors in the same order, other names
     else:
@@ -84,6 +84,11 @@ def normalisation(model: Any) -> tuple[tuple[float, float, float], tuple[float, 
         return model.sam.spec.mean, model.sam.spec.std
     mean, std = (tuple(255 * value for value in model.pretrained_cfg[key]) for key in ("mean", "std"))
     return mean, std
+
+
+def stretches(model: Any) -> bool:
+    """Whether a backbone wants its pixels stretched before that, see ``data.transforms.normalise``."""
+    return isinstance(model, PooledEncoder) and model.sam.spec.stretch
 
 
 def build_backbone(
@@ -154,7 +159,7 @@ class PooledEncoder(nn.Module):
         super().__init__()
         self.sam, self.num_classes = sam, classes
         del sam.mask_decoder
-        width = sam.encode(torch.zeros(1, 3, sam.spec.input_size, sam.spec.input_size)).shape[1]
+        width = sam.features(torch.zeros(1, 3, sam.spec.input_size, sam.spec.input_size)).shape[1]
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
         nn.init.zeros_(self.head.bias)
         nn.init.normal_(self.head.weight, std=0.01)
@@ -162,7 +167,7 @@ class PooledEncoder(nn.Module):
 
     def forward_features(self, image: Tensor) -> Tensor:
         """Image (B, 3, S, S) -> embedding (B, C, g, g)."""
-        return self.sam.encode(image)
+        return self.sam.features(image)
 
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
         """Embedding -> pooled features (B, C), or class logits (B, classes)."""

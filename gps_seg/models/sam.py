@@ -10,8 +10,8 @@ Nature Communications 2024, arXiv 2304.12306 (LiteMedSAM); Wu et al., TinyViT, E
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,28 +20,13 @@ from torch import Tensor, nn
 from gps_seg.config import Recompute
 from gps_seg.core.roles import Treatment
 from gps_seg.errors import ConfigError
+from gps_seg.models.decoder import SamOutput, decode_masks
 from gps_seg.models.recompute import Through, keep_all, way_through
+from gps_seg.models.spec import SamSpec
 from gps_seg.models.tiny_vit.encoder import encode as encode_lean
-from gps_seg.models.tiny_vit.folding import layer_norm
 
 Encode = Callable[[Any, Tensor, Through], Tensor]
 Rounds = Callable[["SamModel", Tensor], "SamOutput"]  # (model, embedding) -> the masks of one or more rounds of prompts
-
-
-@dataclass(frozen=True)
-class SamSpec:
-    """What a SAM expects of an image: RGB in 0..255, minus ``mean``, over ``std``, ``input_size`` pixels on each side.
-
-    ``resize`` is "longest_side" (keep the aspect, pad right and bottom with zeros after normalising) or "squash".
-    """
-
-    name: str
-    input_size: int
-    native_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    stride: int
-    resize: Literal["longest_side", "squash"] = "longest_side"
 
 
 # The released SAM rules, first hit wins: substring tests on names. After them the roles decide, which freezes the weights of
@@ -54,16 +39,6 @@ OFFICIAL_RULES: tuple[tuple[str, Treatment], ...] = (
     ("image_encoder.*head*", "train"),
     ("image_encoder.*bias*", "train"),
 )
-
-
-class SamOutput(NamedTuple):
-    """``logits`` (B, 1, 4g, 4g) for an embedding of g x g; ``quality`` (B, 1), SAM's own estimate of the IoU.
-
-    The gradient of the quality reaches its head alone: to train it changes no mask.
-    """
-
-    logits: Tensor
-    quality: Tensor
 
 
 class SamModel(nn.Module):
@@ -82,7 +57,7 @@ class SamModel(nn.Module):
     encoder_patterns = ("image_encoder.*",)
     quality_patterns = ("mask_decoder.iou_prediction_head.*",)
     # one mask an image: the three of several masks, and the estimate of quality, which no mask loss reaches
-    unread_patterns = ("mask_decoder.output_hypernetworks_mlps.[123].*", *quality_patterns)
+    unread_patterns: tuple[str, ...] = ("mask_decoder.output_hypernetworks_mlps.[123].*", *quality_patterns)
     official_rules = OFFICIAL_RULES
 
     def __init__(self, image_encoder: nn.Module, prompt_encoder: Any, mask_decoder: Any, spec: SamSpec) -> None:
@@ -98,10 +73,12 @@ class SamModel(nn.Module):
 
     def set_input_size(self, input_size: int) -> None:
         """Make the model expect another input size. No parameter changes. Raises ConfigError for a wrong multiple."""
-        if input_size % self.spec.stride:
-            raise ConfigError(f"model.input_size: expected a multiple of {self.spec.stride}, got {input_size}")
-        grid = input_size // self.spec.stride
-        self.spec = replace(self.spec, input_size=input_size)
+        spec = replace(self.spec, input_size=input_size)
+        spec.check_size()
+        self.spec = spec
+        self._tell_prompts(input_size, input_size // spec.stride)
+
+    def _tell_prompts(self, input_size: int, grid: int) -> None:
         self.prompt_encoder.image_embedding_size = (grid, grid)
         self.prompt_encoder.input_image_size = (input_size, input_size)
         self.prompt_encoder.mask_input_size = (4 * grid, 4 * grid)
@@ -122,15 +99,26 @@ class SamModel(nn.Module):
         return self.decode(embedding, boxes, points) if rounds is None else rounds(self, embedding)
 
     def encode(self, image: Tensor) -> Tensor:
-        """Image (B, 3, S, S) -> embedding (B, C, g, g) with g = S / stride. Raises ConfigError for a wrong size."""
+        """Image (B, 3, S, S) -> embedding (B, C, g, g) with g = S / stride, all that :meth:`decode` reads of the image.
+
+        Raises:
+            ConfigError: a wrong size.
+        """
         if image.shape[2:] != (self.spec.input_size, self.spec.input_size):
             raise ConfigError(f"expected images of {self.spec.input_size} x {self.spec.input_size} pixels, "
                               f"got {image.shape[2]} x {image.shape[3]}")
         through = way_through(self.image_encoder, self.recompute) if torch.is_grad_enabled() else keep_all
-        encode: Encode = _encode_vit
+        return self._walk(image, through)
+
+    def _walk(self, image: Tensor, through: Through) -> Tensor:
+        encode: Encode = encode_vit
         if self._is_tiny_vit:  # a compiler fuses the packaged layers by itself and would unroll the lean path's loops
             encode = encode_lean if self.lean and not torch.compiler.is_compiling() else _encode_tiny_vit
         return encode(self.image_encoder, image, through)
+
+    def features(self, image: Tensor) -> Tensor:
+        """What a classifier pools: the encoder's last layer alone, (B, C, g, g); see :meth:`encode`."""
+        return self.encode(image)
 
     @property
     def _is_tiny_vit(self) -> bool:
@@ -156,10 +144,8 @@ class SamModel(nn.Module):
             points: coordinates float (B, N, 2) xy in input pixels, and labels (B, N) of 1 (polyp), 0 (not polyp) or -1 (none).
             masks: logits (B, 1, 4g, 4g) of the round before.
         """
-        masks = None if masks is None else masks.float()
-        with torch.autocast(embedding.device.type, enabled=False):  # positions in bf16 would be off by pixels
-            sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=masks)
-        return self.decode_codes(embedding, sparse, dense)
+        sparse, dense, positions = self._prompt(embedding, boxes, points, masks)
+        return decode_masks(self.mask_decoder, embedding + dense, positions, sparse)
 
     def decode_codes(self, embedding: Tensor, sparse: Tensor, dense: Tensor) -> SamOutput:
         """Embedding (B, C, g, g) and prompts as codes -> masks.
@@ -167,14 +153,27 @@ class SamModel(nn.Module):
         Args:
             sparse: tokens (B or 1, N, C); dense: (B or 1, C, g, g).
         """
+        sparse, dense, positions = self._spread(embedding, sparse, dense)
+        return decode_masks(self.mask_decoder, embedding + dense, positions, sparse)
+
+    def _prompt(
+        self, embedding: Tensor, boxes: Tensor | None, points: tuple[Tensor, Tensor] | None, masks: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Prompt tokens (B, N, C), what is added to the embedding, and the code of its places (B, C, g, g)."""
+        masks = None if masks is None else masks.float()
+        with torch.autocast(embedding.device.type, enabled=False):  # positions in bf16 would be off by pixels
+            sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=masks)
+        return self._spread(embedding, sparse, dense)
+
+    def _spread(self, embedding: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Codes of one image or of each, for each; with the code of the embedding's places."""
         batch = embedding.shape[0]  # not len(): an exporter would take it for a constant
         with torch.autocast(embedding.device.type, enabled=False):
             positions = self.prompt_encoder.get_dense_pe()
-        sparse = sparse.expand(batch, -1, -1)
-        return _decode_masks(self.mask_decoder, embedding + dense, positions.expand(batch, -1, -1, -1), sparse)
+        return sparse.expand(batch, -1, -1), dense, positions.expand(batch, -1, -1, -1)
 
 
-def _encode_vit(encoder: Any, image: Tensor, through: Through) -> Tensor:
+def encode_vit(encoder: Any, image: Tensor, through: Through) -> Tensor:
     """segment-anything's ImageEncoderViT at any input size: the absolute positions are resized on the fly."""
     x = encoder.patch_embed(image)  # (B, h, w, C)
     if encoder.pos_embed is not None:
@@ -198,36 +197,3 @@ def _encode_tiny_vit(encoder: Any, image: Tensor, through: Through) -> Tensor:
     batch, tokens, channels = x.shape
     side = round(tokens**0.5)
     return encoder.neck(x.view(batch, side, side, channels).permute(0, 3, 1, 2))
-
-
-def _decode_masks(decoder: Any, source: Tensor, positions: Tensor, sparse: Tensor) -> SamOutput:
-    """The stock decoder's arithmetic for B images with one prompt each, first mask only.
-
-    Args:
-        source: embedding plus dense prompt (B, C, g, g); positions: (B, C, g, g); sparse: prompt tokens (B, N, C).
-    """
-    batch, channels, height, width = source.shape
-    own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    tokens = torch.cat([own.expand(batch, -1, -1), sparse.to(own.dtype)], dim=1)
-    attended, memory = decoder.transformer(source, positions, tokens)
-    upscaled = _upscale(decoder.output_upscaling, memory.view(batch, height, width, channels))
-    weights = decoder.output_hypernetworks_mlps[0](attended[:, 1])
-    logits = (upscaled.flatten(1, 2) @ weights[:, :, None].to(upscaled.dtype)).view(batch, 4 * height, 4 * width)
-    return SamOutput(logits[:, None], decoder.iou_prediction_head(attended[:, 0].detach())[:, :1])
-
-
-def _upscale(layers: Any, x: Tensor) -> Tensor:
-    """The decoder's two doublings and what lies between, channels-last: (B, h, w, C) -> (B, 4h, 4w, C / 8).
-
-    A 2 x 2 convolution of stride 2, transposed, is one product of each pixel with four kernels; so written, forward and
-    backward cost a CPU less than half of the convolution and of the norm over channels.
-    """
-    first, norm, activation, second, last = layers
-    y = _double(first, x)
-    return last(_double(second, activation(layer_norm(y, norm).to(y.dtype))))
-
-
-def _double(layer: Any, x: Tensor) -> Tensor:
-    batch, height, width, _ = x.shape
-    y = F.linear(x, layer.weight.permute(2, 3, 1, 0).flatten(0, 2), layer.bias.repeat(4)).view(batch, height, width, 2, 2, -1)
-    return y.permute(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, -1)

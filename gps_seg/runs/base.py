@@ -9,11 +9,15 @@ from gps_seg.config import ModelConfig
 from gps_seg.data.places import cache_folder
 from gps_seg.errors import CheckpointError
 from gps_seg.files import sha256
+from gps_seg.models.hub import is_hub_name, weight_file
 
 
 def base_file(config: ModelConfig) -> dict[str, str] | None:
     """Name and sha256 of a run's own weight file; None where the model's published weights are its base."""
-    return None if config.checkpoint is None else {"name": config.checkpoint.name, "sha256": sha256(config.checkpoint)}
+    if config.checkpoint is None:
+        return None
+    file = weight_file(config.checkpoint)
+    return {"name": file.name, "sha256": sha256(file)}
 
 
 def find_base(folder: Path, description: dict[str, Any], recorded: Path | None, given: Path | None = None) -> Path | None:
@@ -22,7 +26,7 @@ def find_base(folder: Path, description: dict[str, Any], recorded: Path | None, 
     Args:
         folder: the run's.
         description: its adapter_config.json.
-        recorded: where the file was when the run was made.
+        recorded: where the file was when the run was made: itself, a folder of transformers or a name on the Hub.
         given: where the user says it is.
 
     Raises:
@@ -31,6 +35,7 @@ def find_base(folder: Path, description: dict[str, Any], recorded: Path | None, 
     known = description.get("base_file") or {}
     digest, name = known.get("sha256"), known.get("name") or (recorded.name if recorded else None)
     if given is not None:
+        given = weight_file(given)
         if not given.is_file():
             raise CheckpointError(f"--base: expected the base's weight file at {given}, found none")
         if digest and sha256(given) != digest:
@@ -39,11 +44,14 @@ def find_base(folder: Path, description: dict[str, Any], recorded: Path | None, 
         return given
     if recorded is None:
         return None
-    places = [recorded, *(place / str(name) for place in (folder, folder.parent, cache_folder()))]
+    inside = [weight_file(recorded)] if recorded.is_dir() else []
+    places = [recorded, *inside, *(place / str(name) for place in (folder, folder.parent, cache_folder()))]
     others = [path for place in (folder, cache_folder()) if place.is_dir() for path in sorted(place.iterdir())
               if path.suffix in (".pth", ".pt", ".safetensors") and path not in places]
     for path in places + (others if digest else []):
         if path.is_file() and (digest is None or sha256(path) == digest):
             return path
+    if is_hub_name(recorded):
+        return weight_file(recorded)
     raise CheckpointError(f"{folder}: the base weights {name} are not at {recorded}, beside the run, or in {cache_folder()}: put "
                           "them there, or say where they are with --base FILE")

@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from gps_seg.config import SamConfig, Section, SegmentationEvaluateConfig, SegmentationTrainConfig
 from gps_seg.errors import CheckpointError, ConfigError
 from gps_seg.files import read_json, sha256
-from gps_seg.models.sam import Rounds, SamOutput, SamSpec
+from gps_seg.models.decoder import SamOutput
+from gps_seg.models.sam import Rounds
+from gps_seg.models.spec import SamSpec
 from gps_seg.packages import import_extra
 from gps_seg.runs.task_model import TaskModel
 from gps_seg.settings import check_settings
@@ -42,6 +44,8 @@ class Expected(Section):
     std: tuple[float, float, float]
     stride: int = Field(ge=1)
     resize: Literal["longest_side", "squash"]
+    stretch: bool = False
+    step: int = Field(0, ge=0)
 
 
 class Calibrated(Section):

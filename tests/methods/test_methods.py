@@ -313,7 +313,7 @@ def test_sam_adapter_keeps_nothing_of_an_image_that_it_has_answered() -> None:
 
 
 def test_sam_adapter_is_refused_where_the_encoder_is_no_sams() -> None:
-    with pytest.raises(ConfigError, match="method sam_adapter: it is defined for the encoders of SAMs, and this is none"):
+    with pytest.raises(ConfigError, match="it is defined for SAM's ViT and for TinyViT, and this encoder is neither"):
         add_modules(on_meta("vit_tiny_patch16_224"), PROMPTS)
 
 

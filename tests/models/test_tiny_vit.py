@@ -87,6 +87,13 @@ def test_outputs_and_all_dense_gradients_equal_the_packaged_encoder(size: int, b
     assert {"image_encoder.layers.0.blocks.0.conv2.bn.weight", "image_encoder.layers.1.blocks.0.attn.attention_biases"} < names
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_mobile_sams_outputs_and_gradients_equal_the_packaged_encoder(dtype: torch.dtype) -> None:
+    model = awake(build_sam("tiny_mobile", input_size=96))
+    names = compare(model.double() if dtype == torch.float64 else model, 96, 2, dtype)
+    assert "image_encoder.patch_embed.seq.0.c.weight" in names
+
+
 def test_the_default_model_at_an_odd_size_equals_the_packaged_encoder() -> None:
     model = awake(build_sam("lite_medsam", input_size=52))
     compare(model.double(), 52, 1, torch.float64)

@@ -12,7 +12,7 @@ from torch import Tensor
 from gps_seg.commands.evaluate import Wanted, evaluate_run
 from gps_seg.data.transforms import Geometry
 from gps_seg.errors import ConfigError
-from gps_seg.models.sam import SamOutput
+from gps_seg.models.decoder import SamOutput
 from gps_seg.tasks.segmentation.flips import MIRRORS, averaged, mirrored
 from support.runs import train_tiny
 

@@ -14,7 +14,8 @@ from gps_seg.config import GPSConfig, SegmentationEvaluateConfig, SegmentationTr
 from gps_seg.core.attach import attach
 from gps_seg.data.transforms import Geometry
 from gps_seg.methods import METHODS
-from gps_seg.models.sam import SamModel, SamOutput
+from gps_seg.models.decoder import SamOutput
+from gps_seg.models.sam import SamModel
 from gps_seg.models.sam_zoo import build_sam
 from gps_seg.tasks.segmentation.dataset import Fitted, MaskBatch, collate
 from gps_seg.tasks.segmentation.losses import make_loss, total

@@ -22,7 +22,7 @@ from gps_seg.data.images import list_images, read_image, read_mask, write_image,
 from gps_seg.data.splits import Splits
 from gps_seg.data.transforms import augmentation, content_size, fit_image, fit_mask, normalise
 from gps_seg.errors import DataError
-from gps_seg.models.sam import SamSpec
+from gps_seg.models.spec import SamSpec
 from gps_seg.tasks.segmentation.audit import audit, check_pairs
 from gps_seg.tasks.segmentation.corruptions import with_artefacts
 from gps_seg.tasks.segmentation.dataset import PolypDataset, UnlabelledImages, collate

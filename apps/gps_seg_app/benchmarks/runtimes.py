@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from gps_seg.data.images import read_image, read_mask
-from gps_seg.data.transforms import fit_image, fit_mask, normalise
+from gps_seg.data.transforms import fit_image, fit_mask
 from gps_seg.errors import ConfigError
 from gps_seg.files import write_json
 from gps_seg.metrics.masks import count, dice
@@ -169,7 +169,7 @@ def _fitted(model: SamModel, pair: Pair) -> tuple[Tensor, Any]:
     """The model's input (1, 3, S, S), and the target (h, w) at the size of its content."""
     spec = model.spec
     resized, geometry = fit_image(read_image(pair.image), spec.input_size, spec.resize)
-    image = torch.from_numpy(normalise(resized, spec.input_size, spec.mean, spec.std))[None]
+    image = torch.from_numpy(spec.normalise(resized))[None]
     return image, fit_mask(read_mask(pair.mask), geometry.content_size)
 
 

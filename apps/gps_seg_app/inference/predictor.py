@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gps_seg.data.transforms import Geometry, fit_image, normalise
+from gps_seg.data.transforms import Geometry, fit_image
 from gps_seg.metrics.temperature import rescale
 from gps_seg.runs.calibration import Calibration, read_calibration
 from gps_seg.runs.device import autocast
@@ -219,7 +219,7 @@ class Predictor:
         start, spec = time.perf_counter(), self._loaded.model.spec
         resized, geometry = fit_image(pixels, max(1, round(scale * spec.input_size)), spec.resize)
         geometry = replace(geometry, input_size=spec.input_size)
-        image = torch.from_numpy(normalise(resized, spec.input_size, spec.mean, spec.std))[None].to(self._loaded.device)
+        image = torch.from_numpy(spec.normalise(resized))[None].to(self._loaded.device)
         ready = time.perf_counter()
         with self._lock, torch.inference_mode():
             began = time.perf_counter()  # waiting for another user is not the model's time

@@ -8,7 +8,7 @@ from typing import Any
 
 from gps_seg.commands.onnx.parts import FRAME, LOW
 from gps_seg.files import sha256
-from gps_seg.models.sam import SamSpec
+from gps_seg.models.spec import SamSpec
 from gps_seg.runs.calibration import read_calibration
 from gps_seg.runs.exported import DECODER_FILE, ENCODER_FILE, MODEL_FILE, About, Calibrated, Expected
 from gps_seg.runs.folder import DELTA_FILE
@@ -34,10 +34,11 @@ def _how(spec: SamSpec, task: Segmentation, *, pair: bool) -> dict[str, str]:
     size = spec.input_size
     resize = f"to {size} x {size} pixels" if spec.resize == "squash" else (
         f"so that the longer side has {size} pixels: each side times {size} / longer side, plus 0.5, rounded down, at least 1")
+    stretch = "the darkest value to 0 and the brightest to 255, then " if spec.stretch else ""
     crop = "" if spec.resize == "squash" else "cut off the padding, "
     words = {
         "resize": f"resize RGB {resize}; bilinear with antialiasing, as Pillow's BILINEAR",
-        "normalise": "float32, (pixel in 0..255 - mean) / std by channel; then zeros to the right and below up to "
+        "normalise": stretch + "float32, (pixel in 0..255 - mean) / std by channel; then zeros to the right and below up to "
                      f"{size} x {size}; axes batch, channel, row, column",
         MODEL_FILE: f"input image (batch, 3, {size}, {size}); outputs: probability of polyp at the input's size, logits on the "
                     "model's own grid, quality (the model's own estimate of the mask's IoU, 0..1)",

@@ -63,6 +63,8 @@ def export_onnx(folder: Path, target: Path, base: Path | None = None) -> str:
     run = with_presence(load_run(folder, device="cpu", precision="fp32", base=base))
     if not isinstance(run.task, Segmentation):
         raise ConfigError(f"--onnx: expected a run of segmentation, the one in {folder} is of {run.config.task}")
+    if type(run.model) is not SamModel:
+        raise ConfigError(f"--onnx: {run.model.spec.name} gives its decoder more than one embedding, which no graph here does")
     model = _stock(run)
     staged = target.absolute().with_name(f".{target.name}.{os.getpid()}.tmp")
     try:

@@ -1,1 +1,1 @@
-"""LiteMedSAM's image encoder, TinyViT, computed another way: same parameters, names and results, less time and memory."""
+"""The image encoder of LiteMedSAM and MobileSAM, TinyViT, computed another way: same results, less time and memory."""

@@ -42,7 +42,7 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
 
 
 def _embed(patch_embed: Any, x: Tensor) -> Tensor:
-    if not is_plain(patch_embed):
+    if not is_plain(patch_embed) or patch_embed.seq[0].c.kernel_size != (1, 1):  # MobileSAM's looks at 3 x 3 pixels
         return channels_first(patch_embed, x)
     first, activation, second = patch_embed.seq
     return pointwise(activation(pointwise(x, first.c, first.bn)), second.c, second.bn)

@@ -103,6 +103,7 @@ class ClassDataset(Dataset[Sample]):
         items: from ``data.classes.load_classification``.
         input_size: S, pixels.
         mean, std: of the pretrained model, in 0..255 (timm's times 255).
+        stretch: whether it wants its pixels stretched first, see ``transforms.normalise``.
         augment: the recipe.
         training: False cuts test images instead of augmenting.
         two_views: two independent random views of each image, for the supervised contrastive selection loss.
@@ -115,9 +116,9 @@ class ClassDataset(Dataset[Sample]):
 
     def __init__(
         self, items: Sequence[Item], *, input_size: int, mean: Triple, std: Triple, augment: ClassAugmentConfig,
-        training: bool, two_views: bool = False, seed: int = 0, change: Change | None = None,
+        training: bool, stretch: bool = False, two_views: bool = False, seed: int = 0, change: Change | None = None,
     ) -> None:
-        self.items, self.input_size, self.mean, self.std = items, input_size, mean, std
+        self.items, self.input_size, self.mean, self.std, self.stretch = items, input_size, mean, std, stretch
         self.seed, self.epoch, self.views, self.change = seed, 0, 2 if two_views else 1, change
         if two_views:
             self.transform = view_transform(augment, input_size)
@@ -138,5 +139,6 @@ class ClassDataset(Dataset[Sample]):
         image = Image.fromarray(pixels).convert("RGB")
         with all_seeded(sample_seed(self.seed, self.epoch, index)):
             views = [np.asarray(self.transform(image)) for _ in range(self.views)]
-        tensors = [torch.from_numpy(normalise(view, self.input_size, self.mean, self.std)) for view in views]
+        values = [normalise(view, self.input_size, self.mean, self.std, stretch=self.stretch) for view in views]
+        tensors = [torch.from_numpy(value) for value in values]
         return Sample(torch.stack(tensors) if self.views == 2 else tensors[0], item.label, item.id)

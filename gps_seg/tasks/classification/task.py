@@ -20,7 +20,7 @@ from gps_seg.data.seeding import seeded
 from gps_seg.data.splits import Splits, spread
 from gps_seg.errors import ConfigError, DataError
 from gps_seg.metrics.statistics import mean_interval
-from gps_seg.models.classifiers import load_backbone, normalisation
+from gps_seg.models.classifiers import load_backbone, normalisation, stretches
 from gps_seg.tasks.classification.catalog import RANGE, find_items, load_classification
 from gps_seg.tasks.classification.dataset import ClassDataset, collate
 from gps_seg.tasks.classification.items import Item, check_copies
@@ -106,8 +106,8 @@ class Classification:
 
     def _dataset(self, model: Any, items: Sequence[Item], **options: Any) -> ClassDataset:
         mean, std = normalisation(model)
-        return ClassDataset(items, input_size=self.backbone.input_size, mean=mean, std=std, augment=self.data.augment,
-                            seed=self.seed, **options)
+        return ClassDataset(items, input_size=self.backbone.input_size, mean=mean, std=std, stretch=stretches(model),
+                            augment=self.data.augment, seed=self.seed, **options)
 
     def unlabelled(self, model: Any, paths: Sequence[Path]) -> ClassDataset:
         """Image files to classify."""

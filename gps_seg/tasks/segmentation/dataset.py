@@ -18,7 +18,7 @@ from gps_seg.data.batches import Batch
 from gps_seg.data.images import read_image, read_mask
 from gps_seg.data.transforms import Augment, Geometry, Mask, Pixels, fit_image, fit_mask, normalise, sample_seed
 from gps_seg.errors import DataError
-from gps_seg.models.sam import SamSpec
+from gps_seg.models.spec import SamSpec
 from gps_seg.tasks.segmentation.pairs import Pair
 from gps_seg.tasks.segmentation.pasting import paste
 
@@ -87,7 +87,7 @@ class PolypDataset(Dataset[Fitted]):
 
     Args:
         pairs: image and mask files.
-        input_size, resize, mean, std: what the model expects, see ``models.sam.SamSpec``.
+        input_size, resize, mean, std, stretch: what the model expects, see ``models.sam.SamSpec``.
         augment: from ``transforms.augmentation``; None for none.
         pasted: before it, the probability that an image without a polyp gets one of another image, see ``pasting``.
         seed: with the epoch and the index it decides an image's augmentation.
@@ -100,9 +100,11 @@ class PolypDataset(Dataset[Fitted]):
 
     def __init__(
         self, pairs: Sequence[Pair], *, input_size: int, resize: str, mean: Triple, std: Triple,
-        augment: Augment | None = None, pasted: float = 0.0, seed: int = 0, cache: bool = True, change: Change | None = None,
+        stretch: bool = False, augment: Augment | None = None, pasted: float = 0.0, seed: int = 0, cache: bool = True,
+        change: Change | None = None,
     ) -> None:
         self.pairs, self.input_size, self.resize, self.mean, self.std = list(pairs), input_size, resize, mean, std
+        self.stretch = stretch
         self.augment, self.pasted, self.seed, self.epoch, self.change = augment, pasted, seed, 0, change
         self._cache: dict[int, Any] | None = {} if cache else None
 
@@ -120,7 +122,8 @@ class PolypDataset(Dataset[Fitted]):
             image, mask = self._with_polyp(image, mask, random.Random(f"{seed}/paste"))
         if self.augment is not None:
             image, mask = self.augment(image, mask, seed)
-        return Fitted(normalise(image, self.input_size, self.mean, self.std), mask, self.pairs[index].id, geometry)
+        values = normalise(image, self.input_size, self.mean, self.std, stretch=self.stretch)
+        return Fitted(values, mask, self.pairs[index].id, geometry)
 
     def _with_polyp(self, image: Pixels, mask: Mask, chance: random.Random) -> tuple[Pixels, Mask]:
         """By chance a polyp of another image on this one; the image itself if those drawn have none either."""
@@ -152,7 +155,7 @@ def fit_picture(pixels: NDArray[np.uint8], id_: str, spec: SamSpec) -> Fitted:
     """A picture without a mask, RGB (H, W, 3), resized and normalised as a model expects it."""
     image, geometry = fit_image(pixels, spec.input_size, spec.resize)
     empty = np.zeros(geometry.content_size, np.bool_)
-    return Fitted(normalise(image, spec.input_size, spec.mean, spec.std), empty, id_, geometry)
+    return Fitted(spec.normalise(image), empty, id_, geometry)
 
 
 class UnlabelledImages(Dataset[Fitted]):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gps_seg.data.transforms import Geometry
-from gps_seg.models.sam import SamOutput
+from gps_seg.models.decoder import SamOutput
 from gps_seg.tasks.segmentation.native import resize
 
 MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))  # axes of (H, W)

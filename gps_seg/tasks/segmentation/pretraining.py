@@ -27,6 +27,10 @@ class _Seen:
 _BASES = {
     "lite_medsam": _Seen("LiteMedSAM's pretraining data may contain public polyp sets (unverified)", any_set=True),
     "sam_med2d": _Seen("SAM-Med2D was trained on Kvasir-SEG and CVC-ClinicDB", sets=("kvasir-seg", "cvc-clinicdb")),
+    "medsam": _Seen("MedSAM's pretraining data may contain public polyp sets (unverified)", any_set=True),
+    "mobile_sam": _Seen("MobileSAM was distilled from SAM on SA-1B, natural images; no polyp set in it is known"),
+    "sam_hq": _Seen("HQ-SAM was trained on SA-1B and HQSeg-44K, natural images; no polyp set in them is known"),
+    "sam2.1": _Seen("SAM 2.1 was trained on SA-1B and SA-V, natural images and videos; no polyp set in them is known"),
     "sam_vit": _Seen("SAM was trained on SA-1B, natural images; no polyp set in it is known"),
 }
 

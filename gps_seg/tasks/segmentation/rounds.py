@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from gps_seg.config import SegmentationEvaluateConfig, SegmentationTrainConfig
-from gps_seg.models.sam import Rounds, SamModel, SamOutput
+from gps_seg.models.decoder import SamOutput
+from gps_seg.models.sam import Rounds, SamModel
 from gps_seg.tasks.segmentation.dataset import MaskBatch
 from gps_seg.tasks.segmentation.native import resize
 from gps_seg.tasks.segmentation.prompts import Box, Click, Mask, drawn_click, jittered_box, kind_at, next_click

@@ -33,7 +33,7 @@ from gps_seg.metrics.report import report
 from gps_seg.metrics.surface import TOLERANCE
 from gps_seg.metrics.tables import headline, table, write_rows
 from gps_seg.models.sam import SamModel
-from gps_seg.models.sam_zoo import load_sam, randomise_positions
+from gps_seg.models.sam_zoo import load_sam, randomise_positions, weights_note
 from gps_seg.tasks.segmentation.audit import check_pairs, say
 from gps_seg.tasks.segmentation.centers import center_of
 from gps_seg.tasks.segmentation.corruptions import with_artefacts
@@ -83,9 +83,10 @@ class Segmentation:
         return replace(load_splits(self.data), negatives=load_negatives(self.data))
 
     def check(self, splits: Splits[Pair]) -> list[str]:
-        """What is known of the set, near-identical images on both sides of a split, and a protocol whose scores mean nothing."""
+        """What is known of the set, near-identical images on both sides of a split, a protocol whose scores mean
+        nothing, and weights of unknown origin."""
         own, root = self._own, None if self.data.name == "folder" else self.data.root
-        found = [sequence_warning(own), overlap_warning(own)]
+        found = [weights_note(self.sam.name, self.sam.checkpoint), sequence_warning(own), overlap_warning(own)]
         if known_name(own):
             found.append(number_warning(own, len(set_pairs(own, root))))
         if self.data.test_set is not None and known_name(self.data.test_set):
@@ -119,7 +120,7 @@ class Segmentation:
         """Model, normalisation and operating point."""
         spec = model.spec
         return {"model": self.sam.model_dump(mode="json") | {"input_size": spec.input_size, "resize": spec.resize},
-                "normalisation": {"mean": spec.mean, "std": spec.std}, "threshold": self.evaluate.threshold}
+                "normalisation": spec.normalisation, "threshold": self.evaluate.threshold}
 
     # Batches
 
@@ -128,9 +129,9 @@ class Segmentation:
         spec = model.spec
         wanted = self.data.augment
         augment = with_artefacts(augmentation(wanted), wanted.artefacts) if training else None
-        return PolypDataset(items, input_size=spec.input_size, resize=spec.resize, mean=spec.mean, std=spec.std, augment=augment,
-                            pasted=wanted.paste if training else 0.0, seed=self.seed, cache=training and self.data.cache,
-                            change=change)
+        return PolypDataset(items, input_size=spec.input_size, resize=spec.resize, mean=spec.mean, std=spec.std,
+                            stretch=spec.stretch, augment=augment, pasted=wanted.paste if training else 0.0, seed=self.seed,
+                            cache=training and self.data.cache, change=change)
 
     def unlabelled(self, model: Any, paths: Sequence[Path]) -> UnlabelledImages:
         """Image files to segment."""
