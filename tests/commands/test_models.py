@@ -271,7 +271,7 @@ def test_every_command_takes_it_by_name(ready: Path, mine: Path, tmp_path: Path)
     assert "tiny_lite in stock names" in gps_seg("export", "drawn", "--merged", tmp_path / "merged.pth")
     described = gps_seg("info", "drawn")
     assert "ready model: finds drawn polyps" in described and "parameters train" in described and "mDice" in described
-    assert "ready models (gps-seg models list): drawn, polyp" in gps_seg("info")
+    assert "ready models (gps-seg models list): polyp, drawn" in gps_seg("info")
     card = gps_seg("models", "card", "drawn")
     assert all(word in card for word in (WORDS["purpose"][0], WORDS["not_for"][0], WORDS["limits"][0], "Frames without a polyp"))
 
@@ -310,8 +310,8 @@ def test_a_folder_of_that_name_that_is_no_run_is_passed_over(ready: Path) -> Non
 def test_an_unknown_name_is_one_line_with_the_nearest_and_all(ready: Path) -> None:
     error = gps_seg("predict", "drwan", ready, "--out", "x", code=2)
     assert "expected a run folder at drwan, or the name of a ready model, found neither; did you mean drawn?" in error
-    assert "ready models: drawn, polyp" in error
-    assert "expected the name of a ready model, got 'xyz'; ready models: drawn, polyp" in gps_seg("models", "card", "xyz", code=2)
+    assert "ready models: polyp, drawn" in error
+    assert "expected the name of a ready model, got 'xyz'; ready models: polyp, drawn" in gps_seg("models", "card", "xyz", code=2)
 
 
 def test_the_app_opens_it_by_name_and_the_packages_own_by_itself(ready: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,7 @@ def test_every_cell_of_a_table_has_settings_that_fit_its_data_set_and_backbone(n
 @pytest.mark.parametrize(("name", "model", "rates"), [("table5_kvasir", "sam_vit_b", 0), ("table5_kvasir_cpu", "lite_medsam", 4)])
 def test_table_5_is_six_rows_under_one_honest_protocol(name: str, model: str, rates: int, tmp_path: Path) -> None:
     comparison = load_comparison(FOLDER / f"{name}.yaml")
-    configs = {method: final_cells(comparison, tmp_path, method, "", None)[0].config for method in comparison.page.methods}
+    configs = {method: final_cells(comparison, tmp_path, method, "", ())[0].config for method in comparison.page.methods}
     assert [config.method for config in configs.values()] == ["gps", "none", "full", "head", "sam_adapter", "ssf"]
     for method, config in configs.items():
         assert config.model.name == model and config.data.protocol == "tune" and config.train.precision == "fp32"
@@ -162,7 +162,7 @@ def test_published_numbers_and_robustness_stand_in_columns_of_their_own() -> Non
                            "robustness": {"imagenet_a": 0.3}}
     other = row | {"method": "full", "published": None, "robustness": {}, "p": 0.02}
     means = {"gps": {"ours": {"mean": 0.9}, "published": {"mean": 0.9178, "natural": 0.8}}}
-    text = markdown({"name": "x", "task": "classification", "means": means, "failed": {}, "learning_rates": [],
+    text = markdown({"name": "x", "task": "classification", "means": means, "failed": {}, "learning_rates": [], "costs": [],
                      "data": {"dtd": {"reference": "gps", "rows": [row, other], "pairs": []}}}).splitlines()
     assert text[4:8] == [
         "| method | lr | accuracy | published | 95 % interval | sd over seeds | p | encoder weights | % | step s | imagenet_a |",
