@@ -117,14 +117,19 @@ def empty_crop(image: Pixels, mask: Mask, area: tuple[float, float], chance: ran
     """
     for part in (chance.uniform(*area), area[0]):
         height, width = (max(1, round(side * part**0.5)) for side in mask.shape)
-        sums = np.pad(mask, ((1, 0), (1, 0))).cumsum(0, np.int64).cumsum(1)
-        inside = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
-        free = np.argwhere(inside == 0)
+        free = windows_without(mask, height, width)
         if len(free):
             top, left = free[chance.randrange(len(free))]
             window = Image.fromarray(image[top : top + height, left : left + width])
             return np.asarray(window.resize(mask.shape[::-1], Image.Resampling.BILINEAR)), np.zeros_like(mask)
     return image, mask
+
+
+def windows_without(mask: Mask, height: int, width: int) -> NDArray[np.intp]:
+    """Upper left corners (N, 2), as row and column, of the windows of a size that hold no pixel of a bool mask (H, W)."""
+    sums = np.pad(mask, ((1, 0), (1, 0))).cumsum(0, np.int64).cumsum(1)
+    inside = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
+    return np.argwhere(inside == 0)
 
 
 def sample_seed(seed: int, epoch: int, index: int) -> int:

@@ -102,10 +102,8 @@ def _add_unseen(
         return
     unseen, clustered = [scores[at] for at in kept], None if groups is None else [groups[at] for at in kept]
     looked = [score.lesions for score in unseen if score.lesions]
-    polyps = [score.dice for score in unseen if score.tp + score.fn]
     document["unseen_centers"] = {
         "centers": sorted({score.center for score in unseen if score.center}), "n": len(unseen),
-        **({"polyps_dice": float(np.mean(polyps))} if polyps else {}),
         **lesions.summarise_negatives(looked, has_probabilities=any(score.is_map for score in unseen)),
     }
     several = int(clusters(clustered, len(unseen)).max()) > 0 and document["unseen_centers"]["frames"]
@@ -113,6 +111,8 @@ def _add_unseen(
         document["intervals"]["unseen_centers"] = _intervals(*_alarms(looked), clustered, resamples)
     if document["unseen_centers"]["frames"]:
         _add_presence(document, "unseen_centers", unseen, clustered, resamples)
+    else:
+        document["unseen_centers"]["polyps_dice"] = float(np.mean([score.dice for score in unseen]))
 
 
 def gps_legacy(recall: float) -> dict[str, Any]:

@@ -14,28 +14,31 @@ import random
 import cv2
 import numpy as np
 
-from gps_seg.data.transforms import Mask, Pixels
+from gps_seg.data.transforms import Mask, Pixels, windows_without
 
 DECOYS = 1 / 3  # of all patches
 POISSON = 0.5  # of all patches; the others keep their own colours, and a soft edge
 SCALES = (0.7, 1.4)  # of the patch, before it is made to fit
 LARGEST = 0.7  # a patch's side as a part of the frame's
+ROOM = 6  # pixels of a frame's side, which a patch of three and what blending reads around it need
 
 
 def paste(image: Pixels, donor: Pixels, polyp: Mask, chance: random.Random) -> tuple[Pixels, Mask]:
     """A frame without a polyp, with a patch of another image on it, and the mask of what is a polyp now.
 
     Args:
-        image: uint8 RGB (H, W, 3) without a polyp; it is not changed.
+        image: uint8 RGB (H, W, 3) without a polyp; it is not changed. One of fewer than six pixels a side gets no patch.
         donor, polyp: uint8 RGB (h, w, 3) and bool (h, w), with at least one polyp pixel; of any size.
     """
+    there = np.zeros(image.shape[:2], np.bool_)
+    if min(there.shape) < ROOM:
+        return image, there
     decoy = chance.random() < DECOYS
     donor, outline = _turned(donor, polyp, chance)
     patch, inside = _cut(donor, outline, chance, beside=decoy)
     patch, inside = _sized(patch, inside, image.shape[:2], chance)
     height, width = inside.shape
     top, left = (chance.randint(1, room - side - 1) for room, side in zip(image.shape[:2], (height, width), strict=True))
-    there = np.zeros(image.shape[:2], np.bool_)
     there[top : top + height, left : left + width] = inside
     if not inside.any():
         return image, there
@@ -57,19 +60,11 @@ def _cut(donor: Pixels, polyp: Mask, chance: random.Random, *, beside: bool) -> 
     left, right = max(0, columns[0] - margin), min(polyp.shape[1], columns[-1] + 1 + margin)
     outline = polyp[top:bottom, left:right]
     if beside:
-        free = _free(polyp, outline.shape)
-        if not free:
+        free = windows_without(polyp, *outline.shape)
+        if not len(free):
             return donor[top:bottom, left:right], np.zeros_like(outline)
         top, left = free[chance.randrange(len(free))]
     return donor[top : top + outline.shape[0], left : left + outline.shape[1]], outline
-
-
-def _free(polyp: Mask, size: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Upper left corners of windows of a size that hold no polyp."""
-    sums = np.pad(polyp, ((1, 0), (1, 0))).cumsum(0, np.int64).cumsum(1)
-    height, width = size
-    inside = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
-    return [(int(row), int(column)) for row, column in np.argwhere(inside == 0)]
 
 
 def _sized(patch: Pixels, inside: Mask, frame: tuple[int, ...], chance: random.Random) -> tuple[Pixels, Mask]:
