@@ -118,7 +118,9 @@ def test_the_json_document_holds_the_schema_and_the_exact_mask(found: Result, mo
     assert document["input"] == {"sha256": found.picture.sha256, "frame": None, "frames": 1, "height": 120, "width": 160,
                                  "burnt_in_text": False}
     assert document["model"]["id"] == model.model_id and document["model"]["weights_sha256"] == model.weights_sha256
-    assert document["preprocessing"] == {"input_size": 256, "resize": "longest_side", "mean": [0.0] * 3, "std": [255.0] * 3}
+    assert document["preprocessing"] == {
+        "input_size": 256, "resize": "longest_side", "mean": [0.0] * 3, "std": [255.0] * 3, "stretch": False,
+    }
     assert document["calibration"] == {"calibrated": False, "temperature": None} and document["threshold"] == 0.5
     assert document["timing_ms"] == {"pre": 12.0, "model": 400.0, "post": 30.0}
     assert document["outcome"] == {"state": "found", "words": found.finding.words} and document["dice_to_model"] is None

@@ -10,7 +10,7 @@ The JSON document, schema ``gps-seg-result/1`` (a later schema keeps every name 
 - ``input`` {sha256 (of the bytes as uploaded), frame (from 1; null in a file of one), frames, height, width, burnt_in_text, and
   ``name`` if opted in};
 - ``model`` {id, base, base_sha256, method, weights_sha256, trained_on, weights_licence};
-- ``preprocessing`` {input_size, resize, mean, std} (mean and std in the units of 0..255 pixels);
+- ``preprocessing`` {input_size, resize, mean, std (in the units of 0..255 pixels), stretch (to these units, first)};
 - ``threshold`` (a pixel belongs to a region if its probability is above), ``calibration`` {calibrated, temperature};
 - ``outcome`` {state: found | none | not_assessable, words};
 - ``edited``, ``dice_to_model`` (null unless edited), ``visible_field_px``, ``timing_ms`` {pre, model, post} or null;
@@ -154,7 +154,8 @@ def _model(card: ModelCard) -> dict[str, Any]:
     return {
         "model": {"id": card.model_id, "base": card.base, "base_sha256": card.base_sha256, "method": card.method,
                   "weights_sha256": card.weights_sha256, "trained_on": card.data, "weights_licence": card.licence},
-        "preprocessing": {"input_size": card.input_size, "resize": card.resize, "mean": list(card.mean), "std": list(card.std)},
+        "preprocessing": {"input_size": card.input_size, "resize": card.resize, "mean": list(card.mean), "std": list(card.std),
+                          "stretch": card.stretch},
         "calibration": {"calibrated": card.calibrated, "temperature": card.temperature},
     }
 

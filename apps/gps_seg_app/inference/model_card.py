@@ -48,7 +48,7 @@ class ModelCard:
         data, data_terms: what it was trained on and what that data's owners allow.
         licence: of the base's weights.
         input_size: pixels of the model's square input; ``trained_size``: in training. resize: how an image is fitted into it.
-        mean, std: of the normalisation, in the units of 0..255 pixels.
+        mean, std: of the normalisation, in the units of 0..255 pixels; ``stretch``: after darkest and brightest are 0 and 255.
         calibration: in words. calibrated: whether a temperature was fitted.
         temperature: that temperature, or None.
         scores: sentences, each with its interval where there is one.
@@ -68,6 +68,7 @@ class ModelCard:
     resize: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    stretch: bool
     threshold: str
     temperature: float | None
     calibration: str
@@ -152,6 +153,7 @@ def _from(
         input_size=int(description["model"]["input_size"]), resize=str(description["model"]["resize"]),
         mean=tuple(float(value) for value in description["normalisation"]["mean"]),
         std=tuple(float(value) for value in description["normalisation"]["std"]),
+        stretch=bool(description["normalisation"].get("stretch", False)),
         threshold=_threshold(float(description["threshold"]), calibration),
         temperature=calibration.temperature if calibration else None, calibration=_calibration(calibration),
         scores=_scores(result),
