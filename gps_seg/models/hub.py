@@ -16,7 +16,7 @@ def weight_file(given: Path) -> Path:
     """The file that ``model.checkpoint`` means: itself, the one in a folder, or the one behind USER/NAME on the Hub.
 
     Raises:
-        CheckpointError: the folder holds no such file, or the Hub cannot be reached and its cache does not hold it.
+        CheckpointError: there is none, or the Hub cannot be reached and its cache does not hold it.
     """
     if given.is_dir():
         if not (given / FILE).is_file():
@@ -25,6 +25,8 @@ def weight_file(given: Path) -> Path:
         return given / FILE
     if not given.is_file() and is_hub_name(given):
         return from_hub(given.as_posix())
+    if not given.is_file():
+        raise CheckpointError(f"expected a weight file at {given}, found none; check model.checkpoint")
     return given
 
 
