@@ -7,6 +7,7 @@ import functools
 import io
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -159,7 +160,7 @@ def test_the_answer_is_said_with_its_probability_quality_and_model(window: Any, 
         segment(page, pictures[0])
         facts = page.locator("#facts").inner_text()
         assert f"{100 * calibrated:.1f} %, calibrated" in facts and "tiny_lite, 64 px" in facts and "below 0.00" in facts
-        assert "of the picture" in page.locator("#verdict").inner_text()
+        assert re.fullmatch(r"72 x 100.png: polyp, [\d.]+ % of the picture", page.locator("#status").inner_text())
         assert "For research only. Not a medical device" in page.locator("#notice").inner_text()
         picture = np.asarray(Image.open(pictures[0]))
         assert not np.array_equal(drawn(page), picture)
@@ -176,8 +177,18 @@ def drawn(page: Any) -> NDArray[np.uint8]:
 def test_a_quality_below_the_presence_threshold_is_the_answer_none(window: Any, site: Site, pictures: list[Path]) -> None:
     with opened(window, site.of(site.variant("none", presence=1.0, threshold=0.001))) as page:
         assert not read_mask(segment(page, pictures[0])).any()
-        assert page.locator("#verdict").inner_text() == "No polyp"
+        assert page.locator("#status").inner_text() == "72 x 100.png: no polyp"
         assert "below 1.00 the answer is none" in page.locator("#facts").inner_text()
+
+
+def test_nothing_is_asked_of_anyone_but_the_local_server(browser: Any, site: Site, pictures: list[Path]) -> None:
+    asked: list[str] = []
+    with window_of(browser) as window:
+        window.on("request", lambda request: asked.append(request.url))
+        with opened(window, site.of(site.root / "plain")) as page:
+            segment(page, pictures[0])
+    assert any(url.endswith(".wasm") for url in asked)  # the worker's requests are seen too
+    assert all(url.startswith((site.url, "blob:")) for url in asked), asked
 
 
 def test_a_dropped_picture_is_taken_and_what_is_none_is_said(window: Any, site: Site, pictures: list[Path]) -> None:

@@ -4,18 +4,18 @@ import { answered, judged, rgb } from "./numbers.js";
 
 const FORMAT = "gps-seg onnx 1";
 const AGAIN = "write the folder again with gps-seg export RUN --onnx DIR --page";
-const TINT = [0, 200, 230, 0.3], OUTLINE = [0, 229, 255], HALO = [0, 0, 0]; // the mask's area, its edge, and a line around it
+const TINT = [0, 200, 230, 0.15], OUTLINE = [0, 229, 255], HALO = [0, 0, 0]; // the mask's area, its edge, and a line around it
 const at = (id) => document.getElementById(id);
 let drawn = null; // {picture, marked}: what is on the canvas without and with the mask
 
 class Trouble extends Error {} // its message is meant to be read
 
-function say(words, wrong = false) {
+function say(words, kind = "") { // kind: done, wrong, or neither
   at("status").textContent = words;
-  at("status").className = wrong ? "wrong" : "";
+  at("status").className = kind;
 }
 
-const failed = (error) => say(error instanceof Trouble ? error.message : `The page failed: ${firstLine(error)}`, true);
+const failed = (error) => say(error instanceof Trouble ? error.message : `The page failed: ${firstLine(error)}`, "wrong");
 const firstLine = (error) => String(error?.message ?? error).split("\n")[0].slice(0, 200);
 const settled = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done))); // what was said is on the screen
 
@@ -95,12 +95,12 @@ function marked(picture, mask) {
   for (let pixel = 0; pixel < mask.length; pixel++) {
     if (mask[pixel]) paint(pixel, TINT.slice(0, 3).map((tone, channel) => tone * TINT[3] + picture.data[4 * pixel + channel] * (1 - TINT[3])));
   }
-  const edge = edges(mask, width, height), thick = Math.max(1, Math.round(Math.min(width, height) / 250));
-  for (const [reach, color] of [[thick + 1, HALO], [Math.max(0, thick - 1), OUTLINE]]) {
+  const edge = edges(mask, width, height), reach = Math.max(1, Math.round(Math.min(width, height) / 400));
+  for (const [around, color] of [[reach + 1, HALO], [reach, OUTLINE]]) {
     for (const pixel of edge) {
       const row = Math.floor(pixel / width), column = pixel % width;
-      for (let y = Math.max(0, row - reach); y <= Math.min(height - 1, row + reach); y++) {
-        for (let x = Math.max(0, column - reach); x <= Math.min(width - 1, column + reach); x++) paint(y * width + x, color);
+      for (let y = Math.max(0, row - around); y <= Math.min(height - 1, row + around); y++) {
+        for (let x = Math.max(0, column - around); x <= Math.min(width - 1, column + around); x++) paint(y * width + x, color);
       }
     }
   }
@@ -131,8 +131,8 @@ function draw() {
 const percent = (part) => `${(100 * part).toFixed(1)} %`;
 
 function verdict({ refused, part }) {
-  if (refused) return "No polyp";
-  return part ? `Polyp: ${percent(part)} of the picture` : "No polyp above the threshold";
+  if (refused) return "no polyp";
+  return part ? `polyp, ${percent(part)} of the picture` : "no polyp above the threshold";
 }
 
 function facts(about, found, quality, seconds) {
@@ -155,7 +155,6 @@ async function show(file, picture, found) {
   URL.revokeObjectURL(at("save").href);
   at("save").href = URL.createObjectURL(await png(found.mask, width, height));
   at("save").download = `${file.name.replace(/\.[^.]*$/, "")}_mask.png`;
-  at("verdict").textContent = verdict(found);
   at("answer").hidden = false;
   draw();
 }
@@ -174,14 +173,14 @@ async function segmented(file) {
   const seconds = (performance.now() - start) / 1000;
   await show(file, picture, found);
   facts(about, found, quality, seconds);
-  say(`${file.name}: ${verdict(found)}, ${seconds.toFixed(1)} seconds.`);
+  say(`${file.name}: ${verdict(found)}`, "done");
 }
 
 let waiting = Promise.resolve(); // one picture after the other
 
 function take(files) {
   if (files.length === 0) return;
-  if (files.length > 1) say(`Expected one picture, got ${files.length}.`, true);
+  if (files.length > 1) say(`Expected one picture, got ${files.length}.`, "wrong");
   else waiting = waiting.then(() => segmented(files[0])).catch(failed);
 }
 
