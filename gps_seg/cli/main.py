@@ -108,12 +108,20 @@ def export(
         Path | None, typer.Option(help="Folder to make: ONNX files, for gps-seg predict --engine onnx and for other programs.",
                                   metavar="DIR")
     ] = None,
+    page: Annotated[
+        bool, typer.Option("--page", help="Into that folder too: index.html, which segments pictures in a browser, without "
+                           "torch and without a network.")
+    ] = False,
+    runtime: Annotated[
+        Path | None, typer.Option(help="For --page, where there is no network: the .tgz of npm pack onnxruntime-web, or a "
+                                  "folder with it unpacked; default: the cache, else npm.", metavar="PATH")
+    ] = None,
     base: Base = None,
 ) -> None:
     """Write the tuned model as one stock state dict, or as ONNX files."""
     from gps_seg.commands.export import export_run
 
-    for line in export_run(run, merged=merged, onnx=onnx, base=base):
+    for line in export_run(run, merged=merged, onnx=onnx, page=page, runtime=runtime, base=base):
         typer.echo(line)
 
 

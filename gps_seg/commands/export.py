@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
+from gps_seg.commands.onnx.page import find_runtime, page_line
 from gps_seg.commands.onnx.write import export_onnx
 from gps_seg.errors import ConfigError
 from gps_seg.files import write_bytes
@@ -18,15 +19,31 @@ from gps_seg.runs.load import load_run
 
 
 def export_run(
-    folder: Path, *, merged: Path | None = None, onnx: Path | None = None, base: Path | None = None
+    folder: Path, *, merged: Path | None = None, onnx: Path | None = None, page: bool = False, runtime: Path | None = None,
+    base: Path | None = None,
 ) -> Iterator[str]:
-    """Write what is asked for, saying a line of each. Raises ConfigError: nothing is, and as the functions that do it."""
+    """Write what is asked for, saying a line of each.
+
+    Args:
+        page: beside the ONNX files a page for a browser. runtime: where its runtime lies; default: the cache, else npm.
+
+    Raises:
+        ConfigError: nothing is asked for, or a page without ONNX files, or a runtime without a page; and as the functions that
+            do it.
+    """
     if merged is None and onnx is None:
         raise ConfigError("say what to write: --merged FILE, --onnx DIR, or both")
+    if page and onnx is None:
+        raise ConfigError("--page: the page stands beside the ONNX files that it loads: say where with --onnx DIR")
+    if runtime is not None and not page:
+        raise ConfigError("--runtime: only the page of --page reads it: add --page, or leave it out")
+    files = find_runtime(runtime) if page else None
     if merged is not None:
         yield export_merged(folder, merged, base)
     if onnx is not None:
-        yield export_onnx(folder, onnx, base)
+        yield export_onnx(folder, onnx, base, files)
+        if page:
+            yield page_line(onnx)
 
 
 def export_merged(folder: Path, target: Path, base: Path | None = None) -> str:

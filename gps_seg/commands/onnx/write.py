@@ -16,6 +16,7 @@ import yaml
 from torch import Tensor, nn
 
 from gps_seg.commands.onnx.describe import describe, tool_settings
+from gps_seg.commands.onnx.page import check_weights, write_page
 from gps_seg.commands.onnx.parts import FRAME, LOW, Decoder, Encoder, Promptless
 from gps_seg.errors import CheckpointError, ConfigError
 from gps_seg.files import write_json, write_text
@@ -48,11 +49,15 @@ class Graph:
     dynamic: tuple[dict[int, str], ...]
 
 
-def export_onnx(folder: Path, target: Path, base: Path | None = None) -> str:
+def export_onnx(folder: Path, target: Path, base: Path | None = None, runtime: dict[str, bytes] | None = None) -> str:
     """Write a run as ONNX files; returns a line that says what was written and how far it is from torch.
 
+    Args:
+        runtime: what :func:`gps_seg.commands.onnx.page.find_runtime` gives, for a page beside the files; default: no page.
+
     Raises:
-        ConfigError: a run of classification, a target that is not empty, or a package that is missing.
+        ConfigError: a run of classification, a target that is not empty, a package that is missing, or a page for more weights
+            than a browser takes.
         CheckpointError: the run cannot be loaded, its model cannot be written as ONNX, or a file differs from
             torch.
     """
@@ -66,6 +71,8 @@ def export_onnx(folder: Path, target: Path, base: Path | None = None) -> str:
     if type(run.model) is not SamModel:
         raise ConfigError(f"--onnx: {run.model.spec.name} gives its decoder more than one embedding, which no graph here does")
     model = _stock(run)
+    if runtime is not None:
+        check_weights(_held(model))
     staged = target.absolute().with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         staged.mkdir(parents=True)
@@ -73,12 +80,14 @@ def export_onnx(folder: Path, target: Path, base: Path | None = None) -> str:
         if (staged / ENCODER_FILE).is_file():
             write_text(staged / TOOLS_FILE, yaml.safe_dump(tool_settings(model.spec.name), sort_keys=False))
         write_json(staged / ABOUT_FILE, describe(run, staged, OPSET, difference).model_dump(mode="json"))
+        if runtime is not None:
+            write_page(staged, runtime)
         if target.exists():
             target.rmdir()
         os.replace(staged, target)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
-    size = sum(path.stat().st_size for path in target.iterdir()) / 1e6
+    size = sum(path.stat().st_size for path in target.glob("*.onnx*")) / 1e6
     pair = "" if (target / ENCODER_FILE).is_file() else "; no encoder and decoder: SAM's tools pad, this model squashes"
     return f"{target}: {len(list(target.glob('*.onnx')))} ONNX files, {size:.1f} MB, {difference:.1e} from torch at most{pair}"
 
@@ -91,6 +100,10 @@ def _stock(run: Run) -> SamModel:
         fold_modules(model, run.attached.selection.meta)
     model.lean = False
     return model.requires_grad_(False).eval()
+
+
+def _held(module: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in module.state_dict().values())
 
 
 def _graphs(model: SamModel) -> list[Graph]:
@@ -122,7 +135,7 @@ def _prompts(embedding: Tensor, points: int, picture: tuple[int, int]) -> tuple[
 def _write(graph: Graph, folder: Path) -> float:
     """Export one graph and compare it; returns the largest difference. Raises CheckpointError."""
     path = folder / graph.file
-    held = sum(tensor.nbytes for tensor in graph.module.state_dict().values())
+    held = _held(graph.module)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's own, of deprecated names and of names it chooses itself
         try:
