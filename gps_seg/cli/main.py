@@ -108,12 +108,16 @@ def export(
         Path | None, typer.Option(help="Folder to make: ONNX files, for gps-seg predict --engine onnx and for other programs.",
                                   metavar="DIR")
     ] = None,
+    transformers: Annotated[
+        Path | None, typer.Option(help="Folder to make, for from_pretrained of transformers' SamModel or Sam2Model.",
+                                  metavar="DIR")
+    ] = None,
     base: Base = None,
 ) -> None:
-    """Write the tuned model as one stock state dict, or as ONNX files."""
+    """Write the tuned model as one stock state dict, as ONNX files, or as a folder of transformers."""
     from gps_seg.commands.export import export_run
 
-    for line in export_run(run, merged=merged, onnx=onnx, base=base):
+    for line in export_run(run, merged=merged, onnx=onnx, transformers=transformers, base=base):
         typer.echo(line)
 
 

@@ -1,4 +1,6 @@
-"""A tuned model for other programs: one stock file, which every tool that reads SAM checkpoints knows, or ONNX files."""
+"""A tuned model for other programs: one stock file, which every tool that reads SAM checkpoints knows, ONNX files, or a folder of
+transformers.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ import torch
 from safetensors.torch import save
 
 from gps_seg.commands.onnx.write import export_onnx
+from gps_seg.commands.transformers_folder import export_transformers
 from gps_seg.errors import ConfigError
 from gps_seg.files import write_bytes
 from gps_seg.methods.added import fold_modules
@@ -18,15 +21,18 @@ from gps_seg.runs.load import load_run
 
 
 def export_run(
-    folder: Path, *, merged: Path | None = None, onnx: Path | None = None, base: Path | None = None
+    folder: Path, *, merged: Path | None = None, onnx: Path | None = None, transformers: Path | None = None,
+    base: Path | None = None,
 ) -> Iterator[str]:
     """Write what is asked for, saying a line of each. Raises ConfigError: nothing is, and as the functions that do it."""
-    if merged is None and onnx is None:
-        raise ConfigError("say what to write: --merged FILE, --onnx DIR, or both")
+    if merged is None and onnx is None and transformers is None:
+        raise ConfigError("say what to write: --merged FILE, --onnx DIR, --transformers DIR, or several of them")
     if merged is not None:
         yield export_merged(folder, merged, base)
     if onnx is not None:
         yield export_onnx(folder, onnx, base)
+    if transformers is not None:
+        yield export_transformers(folder, transformers, base)
 
 
 def export_merged(folder: Path, target: Path, base: Path | None = None) -> str:
