@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gps_seg.cli import benchmarks, data, models, scores, selections, studies, web_app
+from gps_seg.cli import benchmarks, data, hub, models, scores, selections, studies, web_app
 from gps_seg.cli.options import Base, Config, Device, OptionalRun, Overrides, Presence, Resume, RunFolder, Threshold
 from gps_seg.errors import GpsSegError
 
@@ -55,6 +55,7 @@ def _train(config: Path, overrides: list[str] | None, out: Path, *, resume: bool
 selections.register(app)
 scores.register(app)
 web_app.register(app)
+hub.register(app)
 
 
 @app.command()
