@@ -197,6 +197,7 @@ def test_a_run_goes_to_the_hub_and_comes_back_with_the_same_masks(run: Path, tmp
         assert "alice/polyp is there already and public" in closed and "status 2" in closed
         files = {file.name: file for file in server.files("alice/polyp", "v1").iterdir()}
         assert set(files) == {README_FILE, DELTA_CONFIG, DELTA_FILE, SELECTION_FILE, CONFIG_FILE}
+        assert len(server.large) == 2  # the tensors go ahead of the commit, as to the Hub itself
         shutil.rmtree(mine)
         fetched, told, kept, unknown = commands(
             tmp_path / "home", server.url, ("predict", "alice/polyp", "../in", "--out", "fetched", "--no-overlays"),

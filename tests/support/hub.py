@@ -45,6 +45,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self, place: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Answers)
         self.place, self.repositories, self.asked = place, dict[str, Repository](), list[str]()
+        self.large: dict[str, bytes] = {}  # by sha256, sent before the commit that names them
 
     @property
     def url(self) -> str:
@@ -62,6 +63,8 @@ class Hub(ThreadingHTTPServer):
             change = json.loads(line)
             if change["key"] == "file":
                 kept[change["value"]["path"]] = base64.b64decode(change["value"]["content"])
+            elif change["key"] == "lfsFile":
+                kept[change["value"]["path"]] = self.large[change["value"]["oid"]]
             elif change["key"] == "deletedFile":
                 del kept[change["value"]["path"]]
         commit = hashlib.sha1(changes + name.encode() + (former or "").encode()).hexdigest()
@@ -111,7 +114,7 @@ class _Answers(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def do_POST(self) -> None:
-        hub, body = self._hub(), self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        hub, body = self._hub(), self._body()
         parts = unquote(urlsplit(self.path).path).strip("/").split("/")
         if not self.headers.get("Authorization"):
             return self._say(401, {"error": "a token is needed"})
@@ -123,15 +126,34 @@ class _Answers(BaseHTTPRequestHandler):
             hub.repositories[name] = Repository(asked.get("visibility") == "private")
             hub.commit(name, "main", b"")
             return self._say(200, {"url": f"{hub.url}/{name}"})
+        if parts[2:] == ["info", "lfs", "objects", "batch"]:
+            asked = json.loads(body)["objects"]
+            return self._say(200, {"objects": [{**one, "actions": {"upload": {"href": f"{hub.url}/large/{one['oid']}"}}}
+                                               for one in asked]})
         name, action, branch = "/".join(parts[2:4]), parts[4], parts[5]
         if action == "branch":
             hub.repositories[name].branches.setdefault(branch, hub.repositories[name].branches["main"])
             return self._say(200, {})
         if action == "preupload":
-            return self._say(200, {"files": [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
-                                             for file in json.loads(body)["files"]]})
+            names = [file["path"] for file in json.loads(body)["files"]]
+            return self._say(200, {"files": [{"path": name, "uploadMode": "lfs" if name.endswith(".safetensors") else "regular",
+                                              "shouldIgnore": False} for name in names]})
         commit = hub.commit(name, branch, body)
         return self._say(200, {"commitUrl": f"{hub.url}/{name}/commit/{commit}", "commitOid": commit})
+
+    def do_PUT(self) -> None:
+        self._hub().large[self.path.rpartition("/")[2]] = self._body()
+        self._say(200, {})
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
 
     def _hub(self) -> Hub:
         hub = cast(Hub, self.server)
