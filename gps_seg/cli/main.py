@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gps_seg.cli import benchmarks, data, models, scores, selections, studies, web_app
+from gps_seg.cli import benchmarks, data, hub, models, scores, selections, studies, web_app
 from gps_seg.cli.options import Base, Config, Device, OptionalRun, Overrides, Presence, Resume, RunFolder, Threshold
 from gps_seg.errors import GpsSegError
 
@@ -55,6 +55,7 @@ def _train(config: Path, overrides: list[str] | None, out: Path, *, resume: bool
 selections.register(app)
 scores.register(app)
 web_app.register(app)
+hub.register(app)
 
 
 @app.command()
@@ -116,12 +117,16 @@ def export(
         Path | None, typer.Option(help="For --page, where there is no network: the .tgz of npm pack onnxruntime-web, or a "
                                   "folder with it unpacked; default: the cache, else npm.", metavar="PATH")
     ] = None,
+    transformers: Annotated[
+        Path | None, typer.Option(help="Folder to make, for from_pretrained of transformers' SamModel or Sam2Model.",
+                                  metavar="DIR")
+    ] = None,
     base: Base = None,
 ) -> None:
-    """Write the tuned model as one stock state dict, or as ONNX files."""
-    from gps_seg.commands.export import export_run
+    """Write the tuned model as one stock state dict, as ONNX files, or as a folder of transformers."""
+    from gps_seg.commands.export import Wanted, export_run
 
-    for line in export_run(run, merged=merged, onnx=onnx, page=page, runtime=runtime, base=base):
+    for line in export_run(run, Wanted(merged, onnx, transformers, page, runtime), base):
         typer.echo(line)
 
 

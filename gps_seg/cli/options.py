@@ -35,18 +35,19 @@ Presence = Annotated[
 
 
 def find_run(name: str) -> Path:
-    """The folder of a RUN on the command line. Raises CheckpointError: it is neither a folder nor a ready model."""
+    """The folder of a RUN on the command line. Raises CheckpointError: no folder, no ready model and none on the Hub."""
     from gps_seg.runs.ready import run_folder
 
     return run_folder(name)
 
 
 OptionalRun = Annotated[
-    Path | None, typer.Argument(help="A run folder, or a ready model's name; without one: this machine and the known models.",
-                                metavar="RUN", parser=find_run)
+    Path | None, typer.Argument(help="A run folder, a ready model's name, or USER/NAME on the Hub; without one: this machine and "
+                                "the known models.", metavar="RUN", parser=find_run)
 ]
 RunFolder = Annotated[
-    Path, typer.Argument(help="Folder that gps-seg train made, or the name of a ready model (gps-seg models list).",
+    Path, typer.Argument(help="Folder that gps-seg train made, the name of a ready model (gps-seg models list), or "
+                         "USER/NAME[@REVISION] on the Hugging Face Hub.",
                          metavar="RUN", parser=find_run)
 ]
 Base = Annotated[

@@ -59,6 +59,7 @@ def name_runs(runs: Sequence[str]) -> dict[str, Path]:
 
     from gps_seg.cli.options import find_run
     from gps_seg.errors import ConfigError
+    from gps_seg.runs.hub import name_of
     from gps_seg.runs.ready import DEFAULT, ready_models
 
     if not runs and DEFAULT not in ready_models():
@@ -73,7 +74,7 @@ def name_runs(runs: Sequence[str]) -> dict[str, Path]:
                               "gps-seg train CONFIG --out DIR makes one")
         if json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("task", "segmentation") != "segmentation":
             raise ConfigError(f"{folder}: expected a run that segments, this one is a classifier: the app shows masks")
-        name = given if given and not Path(text).exists() else folder.resolve().name
+        name = given if given and not Path(text).exists() else (name_of(folder) or folder.resolve().name).rpartition("/")[2]
         if name in named and given:
             raise ConfigError(f"two runs are named {name}: give each its own, as NAME=FOLDER")
         named[name if name not in named else f"{name} ({len(named) + 1})"] = folder

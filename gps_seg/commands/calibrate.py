@@ -19,6 +19,7 @@ from gps_seg.metrics.presence import presence_point
 from gps_seg.metrics.temperature import fit_temperature, negative_log_likelihood, rescale
 from gps_seg.runs.calibration import CALIBRATION_FILE, Calibration
 from gps_seg.runs.folder import DELTA_FILE
+from gps_seg.runs.hub import name_of
 from gps_seg.runs.load import Run, load_run
 from gps_seg.runs.quality import train_quality
 from gps_seg.runs.ready import is_ready, run_folder
@@ -50,7 +51,7 @@ def calibrate(
         quality: train the run's quality head first, with these settings, see ``runs.quality``; None: leave it.
 
     Raises:
-        ConfigError: the test part was asked for, or the run is a ready model.
+        ConfigError: the test part was asked for, or the run is a ready model or a copy from the Hub.
         DataError: no polyps to fit on.
     """
     if split == "test":
@@ -59,6 +60,9 @@ def calibrate(
     if is_ready(folder):
         raise ConfigError(f"calibrate: {folder.name} is a ready model, whose files stay as its card measured them: calibrate the "
                           "run that it was packed from, or a copy of its folder without card.json")
+    if name := name_of(folder):
+        raise ConfigError(f"calibrate: {name} is a copy from the Hub, whose files stay as they were sent: copy its folder, "
+                          f"{folder}, and calibrate that")
     run = _load(folder, device)
     if quality is not None:
         train_quality(run, quality)

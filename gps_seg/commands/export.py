@@ -1,9 +1,12 @@
-"""A tuned model for other programs: one stock file, which every tool that reads SAM checkpoints knows, or ONNX files."""
+"""A tuned model for other programs: one stock file, which every tool that reads SAM checkpoints knows, ONNX files, or a folder of
+transformers.
+"""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,6 +14,7 @@ from safetensors.torch import save
 
 from gps_seg.commands.onnx.page import find_runtime, page_line
 from gps_seg.commands.onnx.write import export_onnx
+from gps_seg.commands.transformers_folder import export_transformers
 from gps_seg.errors import ConfigError
 from gps_seg.files import write_bytes
 from gps_seg.methods.added import fold_modules
@@ -18,32 +22,42 @@ from gps_seg.models.sam_zoo import published_state
 from gps_seg.runs.load import load_run
 
 
-def export_run(
-    folder: Path, *, merged: Path | None = None, onnx: Path | None = None, page: bool = False, runtime: Path | None = None,
-    base: Path | None = None,
-) -> Iterator[str]:
-    """Write what is asked for, saying a line of each.
+@dataclass(frozen=True)
+class Wanted:
+    """What to write, at least one thing.
 
-    Args:
-        page: beside the ONNX files a page for a browser. runtime: where its runtime lies; default: the cache, else npm.
-
-    Raises:
-        ConfigError: nothing is asked for, or a page without ONNX files, or a runtime without a page; and as the functions that
-            do it.
+    Attributes:
+        merged: a file. onnx, transformers: folders to make.
+        page: beside the ONNX files a page for a browser.
+        runtime: where the page's runtime lies; None: the cache, else npm.
     """
-    if merged is None and onnx is None:
-        raise ConfigError("say what to write: --merged FILE, --onnx DIR, or both")
-    if page and onnx is None:
-        raise ConfigError("--page: the page stands beside the ONNX files that it loads: say where with --onnx DIR")
-    if runtime is not None and not page:
-        raise ConfigError("--runtime: only the page of --page reads it: add --page, or leave it out")
-    files = find_runtime(runtime) if page else None
-    if merged is not None:
-        yield export_merged(folder, merged, base)
-    if onnx is not None:
-        yield export_onnx(folder, onnx, base, files)
-        if page:
-            yield page_line(onnx)
+
+    merged: Path | None = None
+    onnx: Path | None = None
+    transformers: Path | None = None
+    page: bool = False
+    runtime: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.merged is None and self.onnx is None and self.transformers is None:
+            raise ConfigError("say what to write: --merged FILE, --onnx DIR, --transformers DIR, or several of them")
+        if self.page and self.onnx is None:
+            raise ConfigError("--page: the page stands beside the ONNX files that it loads: say where with --onnx DIR")
+        if self.runtime is not None and not self.page:
+            raise ConfigError("--runtime: only the page of --page reads it: add --page, or leave it out")
+
+
+def export_run(folder: Path, wanted: Wanted, base: Path | None = None) -> Iterator[str]:
+    """Write what is wanted, saying a line of each. Raises as the functions that do it; the page's runtime is found first."""
+    files = find_runtime(wanted.runtime) if wanted.page else None
+    if wanted.merged is not None:
+        yield export_merged(folder, wanted.merged, base)
+    if wanted.onnx is not None:
+        yield export_onnx(folder, wanted.onnx, base, files)
+        if wanted.page:
+            yield page_line(wanted.onnx)
+    if wanted.transformers is not None:
+        yield export_transformers(folder, wanted.transformers, base)
 
 
 def export_merged(folder: Path, target: Path, base: Path | None = None) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gps_seg.commands.evaluate import measure
+from gps_seg.commands.hub.card import write_readme
 from gps_seg.config import RunConfig
 from gps_seg.core.attach import Attached, attach
 from gps_seg.core.selection import Selection, counts
@@ -117,6 +118,7 @@ def finish(setup: Setup, out: Path, facts: Mapping[str, Any], say: Say) -> dict[
     if rows := read_log(out):
         training_curve(rows, out / "training.png")
     write_json(out / RESULT_FILE, document)
+    write_readme(out)
     (out / STATE_FILE).unlink(missing_ok=True)  # a finished run is not resumed
     if len(document) > 1:
         say(setup.task.table(document))

@@ -56,7 +56,7 @@ SAM_HQ: Pairs = (
 SAM2: Pairs = (("vision_encoder.", "image_encoder."),)
 
 # Both are the code of places; SamModel's files hold the first alone.
-_SHARED, _COPY = "shared_image_embedding.positional_embedding", "prompt_encoder.shared_embedding.positional_embedding"
+SHARED, COPY = "shared_image_embedding.positional_embedding", "prompt_encoder.shared_embedding.positional_embedding"
 # What a Sam2VideoModel has beyond the image model; transformers leaves it out of a Sam2Model too.
 _VIDEO = re.compile(r"memory_|mask_downsample|object_pointer_proj|temporal_positional_encoding_projection_layer|"
                     r"no_memory_positional_encoding|no_object_pointer|occlusion_spatial_embedding_parameter")
@@ -74,10 +74,10 @@ def from_transformers(state: Mapping[str, Tensor], pairs: Pairs, source: str) ->
         CheckpointError: two codes of places that differ, of which only one can be kept.
     """
     kept = {name: tensor for name, tensor in state.items() if not _VIDEO.match(name)}
-    if pairs is not SAM2 and _COPY in kept:
-        copy = kept.pop(_COPY)
-        if not kept.setdefault(_SHARED, copy).equal(copy):
-            raise CheckpointError(f"{source}: {_SHARED} and {_COPY} differ, expected one code of places")
+    if pairs is not SAM2 and COPY in kept:
+        copy = kept.pop(COPY)
+        if not kept.setdefault(SHARED, copy).equal(copy):
+            raise CheckpointError(f"{source}: {SHARED} and {COPY} differ, expected one code of places")
     return dict(_renamed(kept, pairs))
 
 

@@ -74,6 +74,13 @@ HOSTED = {
     **{f"sam2.1_hiera_{size}": Hosted(f"facebook/sam2.1-hiera-{size.replace('_', '-')}", "Apache-2.0")
        for size in ("tiny", "small", "base_plus", "large")},
 }
+# Published elsewhere, and the same weights in transformers' names on the Hub.
+COPIES = {f"sam_vit_{size[0]}": f"facebook/sam-vit-{size}" for size in ("base", "large", "huge")}
+
+
+def hub_name_of(name: str) -> str | None:
+    """A model's published weights on the Hub; None where they are not there."""
+    return HOSTED[name].repository if name in HOSTED else COPIES.get(name)
 
 
 def is_published(name: str) -> bool:

@@ -12,7 +12,7 @@ from gps_seg.runs.old_settings import is_old, modernise
 from gps_seg.settings import differences, parse_overrides, read_yaml, set_dotted
 
 SELECTION_FILE, CONFIG_FILE, RESULT_FILE, STATE_FILE = "selection.safetensors", "config.yaml", "result.json", "last.safetensors"
-DELTA_FILE, DELTA_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+DELTA_FILE, DELTA_CONFIG, README_FILE = "adapter_model.safetensors", "adapter_config.json", "README.md"
 
 
 def check_free(config: RunConfig, out: Path, *, resume: bool) -> None:

@@ -17,6 +17,7 @@ from gps_seg.files import sha256
 from gps_seg.runs.calibration import CALIBRATION_FILE
 from gps_seg.runs.card import CARD_FILE, PAGE_FILE, read_card
 from gps_seg.runs.folder import CONFIG_FILE, DELTA_CONFIG, DELTA_FILE, RESULT_FILE
+from gps_seg.runs.hub import fetch_run, split_name
 
 DEFAULT = "polyp"  # what gps-seg app opens by itself
 MODEL_FILES = (DELTA_FILE, DELTA_CONFIG, CONFIG_FILE, CALIBRATION_FILE)  # what an answer depends on
@@ -40,13 +41,16 @@ def ready_models() -> dict[str, Path]:
     return dict(sorted(found.items(), key=lambda item: (item[1].parent != packaged(), item[0])))
 
 
-def run_folder(name: str | Path, say: Say = print) -> Path:
-    """The folder that is meant where a run is expected: a run folder, or a ready model by its bare name.
+def run_folder(name: str | Path, say: Say = print, *, network: bool = True) -> Path:
+    """The folder that is meant where a run is expected: a run folder, a ready model by its bare name, or a run on the Hub.
 
-    A run folder of that name in the current directory wins over the ready model, and ``say`` is told so.
+    A run folder of that name in the current directory wins over the others, and where it hides a ready model ``say`` is told so.
+
+    Args:
+        network: whether the Hub may be asked, see :func:`gps_seg.runs.hub.fetch_run`.
 
     Raises:
-        CheckpointError: neither is there, or a file of a ready model was changed.
+        CheckpointError: none of them is there, or a file of a ready model was changed.
     """
     path, model = Path(name), ready_models().get(str(name))
     if model is not None and (path / DELTA_CONFIG).is_file() and path.resolve() != model.resolve():
@@ -55,7 +59,7 @@ def run_folder(name: str | Path, say: Say = print) -> Path:
     elif model is not None:
         path = model
     elif not path.is_dir():
-        raise _neither(str(name))
+        path = _on_the_hub(str(name), say, network=network)
     check_whole(path)
     return path
 
@@ -92,6 +96,16 @@ def check_whole(folder: Path) -> None:
 def model_files(folder: Path) -> dict[str, str]:
     """Sha256 of the files of a run folder that decide its answers, by name: whether a report is of this model."""
     return {file: sha256(folder / file) for file in MODEL_FILES if (folder / file).is_file()}
+
+
+def _on_the_hub(name: str, say: Say, *, network: bool) -> Path:
+    if split_name(name) is None:
+        other = f"; {name}@main would be one on the Hub" if split_name(f"{name}@main") else ""
+        raise CheckpointError(f"{_neither(name)}{other}")
+    try:
+        return fetch_run(name, say, network=network)
+    except CheckpointError as error:
+        raise CheckpointError(f"{_neither(name)}; nor as a name on the Hub: {error}") from None
 
 
 def _neither(name: str) -> CheckpointError:

@@ -19,6 +19,7 @@ from gps_seg.runs.card import read_card
 from gps_seg.runs.common_part import COMMON_KEY, TRAINED_WITH
 from gps_seg.runs.delta import load_delta, read_delta_config
 from gps_seg.runs.folder import RESULT_FILE, read_config
+from gps_seg.runs.hub import name_of
 from gps_seg.runs.ready import is_ready, run_folder
 from gps_seg.runs.select import with_apart
 from gps_seg.runs.setup import Setup
@@ -99,7 +100,7 @@ def earlier_tasks(config: RunConfig) -> list[Task] | None:
     tasks: list[Task] = []
     while (named := config.train.start) is not None:
         try:
-            config = read_config(run_folder(str(named), say=lambda _text: None))
+            config = read_config(run_folder(str(named), say=lambda _text: None, network=False))
         except GpsSegError:
             return None
         tasks.append(make_task(config))
@@ -125,7 +126,7 @@ def start_facts(setup: Setup) -> dict[str, Any]:
         folder = run_folder(str(named))
     except CheckpointError:  # gone since this run began
         return {"start": {"run": named.name, "steps": None}}
-    return {"start": {"run": folder.name, "steps": _steps(folder)}}
+    return {"start": {"run": name_of(folder) or folder.name, "steps": _steps(folder)}}
 
 
 def _steps(folder: Path) -> int | None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from gps_seg.commands.export import export_run
+from gps_seg.commands.export import Wanted, export_run
 from gps_seg.commands.onnx.parts import FRAME, Decoder, Encoder
 from gps_seg.commands.predict import open_model
 from gps_seg.data.images import read_image, read_mask, write_image
@@ -43,7 +43,7 @@ def run(trained: Callable[..., Path]) -> Path:
 @pytest.fixture(scope="module")
 def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("onnx") / "out"
-    (line,) = export_run(run, onnx=target)
+    (line,) = export_run(run, Wanted(onnx=target))
     assert line.startswith(f"{target}: 3 ONNX files, ") and line.endswith(" from torch at most")
     return target
 
@@ -154,7 +154,7 @@ def test_other_models_and_methods_are_exported_too(
     settings: tuple[str, ...], trained: Callable[..., Path], tmp_path: Path, files: list[Path]
 ) -> None:
     run = trained(*settings)
-    (line,) = export_run(run, onnx=tmp_path / "out")
+    (line,) = export_run(run, Wanted(onnx=tmp_path / "out"))
     squashes = "model.resize=squash" in settings
     assert ("this model squashes" in line) == (not (tmp_path / "out/encoder.onnx").exists()) == squashes
     wanted = dict(load_run(run, device="cpu", precision="fp32").predict_files(files))
@@ -175,8 +175,8 @@ def test_what_cannot_be_exported_or_read_is_one_line(run: Path, exported: Path, 
     about["picture"]["input_size"] = 128
     (size / "onnx.json").write_text(json.dumps(about))
     for call, error, words in (
-        (lambda: list(export_run(run)), ConfigError, "--merged FILE, --onnx DIR"),
-        (lambda: list(export_run(run, onnx=exported)), ConfigError, "choose another --onnx"),
+        (lambda: list(export_run(run, Wanted())), ConfigError, "--merged FILE, --onnx DIR"),
+        (lambda: list(export_run(run, Wanted(onnx=exported))), ConfigError, "choose another --onnx"),
         (lambda: open_model(run, "onnx"), ConfigError, r"expected a folder that gps-seg export RUN --onnx DIR made"),
         (lambda: open_model(exported), ConfigError, "add --engine onnx"),
         (lambda: open_model(exported, "tensorrt"), ConfigError, "expected torch, onnx or openvino, got 'tensorrt'"),
@@ -214,14 +214,14 @@ def test_after_a_failure_nothing_is_left(run: Path, tmp_path: Path) -> None:
     damaged = shutil.copytree(run, tmp_path / "damaged")
     (damaged / "adapter_model.safetensors").write_bytes(b"no tensors")
     with pytest.raises(CheckpointError):
-        list(export_run(damaged, onnx=tmp_path / "out"))
+        list(export_run(damaged, Wanted(onnx=tmp_path / "out")))
     assert [path.name for path in tmp_path.iterdir()] == ["damaged"]
 
 
 def test_a_missing_package_is_one_line(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ConfigError, match=r"onnxscript is not installed: pip install 'gps-seg\[onnx\]'"):
-        list(export_run(run, onnx=tmp_path / "out"))
+        list(export_run(run, Wanted(onnx=tmp_path / "out")))
 
 
 @pytest.mark.slow
@@ -230,7 +230,7 @@ def test_lite_medsam_with_its_weights_answers_real_images_as_torch_does(trained:
         pytest.skip("Kvasir-SEG is not here: set GPS_SEG_DATA")
     pairs = set_pairs("kvasir-seg")[:2]
     run = trained("train.quality=true", model="lite_medsam")
-    list(export_run(run, onnx=tmp_path / "out"))
+    list(export_run(run, Wanted(onnx=tmp_path / "out")))
     loaded, other = load_run(run, device="cpu", precision="fp32"), load_exported(tmp_path / "out", presence=0)
     wanted = dict(loaded.predict_files([pair.image for pair in pairs]))
     for pair in pairs:

@@ -21,7 +21,7 @@ from gps_seg.commands.calibrate import calibrate
 from gps_seg.commands.evaluate import Wanted, evaluate_run
 from gps_seg.commands.models.evaluation import command_of
 from gps_seg.commands.models.measured import measured, numbers, read_reports
-from gps_seg.commands.models.pack import Order, pack, portable
+from gps_seg.commands.models.pack import Order, pack
 from gps_seg.commands.models.page import page
 from gps_seg.commands.models.verify import agrees, allowed, verify
 from gps_seg.data.images import write_mask
@@ -29,6 +29,7 @@ from gps_seg.errors import CheckpointError, ConfigError, DataError
 from gps_seg.models.sam_zoo import build_sam
 from gps_seg.runs.card import Card, Number, dump_card, read_card
 from gps_seg.runs.load import load_run
+from gps_seg.runs.portable import portable
 from gps_seg.runs.ready import READY_FILES, packaged, run_folder
 from gps_seg.tasks.segmentation.phantom import write_phantoms
 from support.ready import WORDS, calibrated_run, words_file

@@ -13,7 +13,7 @@ from gps_seg.metrics.lesions import SIZES
 from gps_seg.metrics.measures import BLOCKS
 from gps_seg.metrics.statistics import mean_interval
 from gps_seg.runs.card import Measured, Number, Surroundings
-from gps_seg.tasks.segmentation.known import KNOWN
+from gps_seg.tasks.segmentation.sets import title_of
 
 Document = Mapping[str, Any]
 NEEDED = {"n", "per_image", "dataset", "images", "settings", "run"}
@@ -62,11 +62,6 @@ def measured(document: Document) -> Measured:
         warnings=tuple(str(text) for key, text in settings.items() if key.endswith("warning")), numbers=numbers(document),
         made=surroundings_of(run),
     )
-
-
-def title_of(data: str) -> str:
-    """A set's title as its authors write it, else its name."""
-    return KNOWN[data].title if data in KNOWN else "drawn phantoms" if data == "phantom" else data
 
 
 def surroundings_of(run: Document) -> Surroundings:

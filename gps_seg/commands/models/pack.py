@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from gps_seg.commands.models.evaluation import command_of
-from gps_seg.commands.models.measured import measured, read_reports, surroundings_of, title_of
+from gps_seg.commands.models.measured import measured, read_reports, surroundings_of
 from gps_seg.commands.models.page import page
-from gps_seg.config import RunConfig, parse_config
 from gps_seg.errors import ConfigError
 from gps_seg.files import read_json, sha256, write_bytes, write_json, write_text
 from gps_seg.methods.parts import head_of
@@ -35,12 +34,12 @@ from gps_seg.runs.compact import Rounding, rounding
 from gps_seg.runs.delta import save_delta
 from gps_seg.runs.folder import CONFIG_FILE, DELTA_FILE, RESULT_FILE, read_config, write_config
 from gps_seg.runs.load import QUALITY, Run, load_run, presence_of
+from gps_seg.runs.portable import portable, portable_config
 from gps_seg.runs.ready import READY_FILES, is_ready, model_files, own, packaged, run_folder
 from gps_seg.runs.setup import Say
 from gps_seg.settings import check_settings, read_yaml
-from gps_seg.tasks.segmentation.known import KNOWN
 from gps_seg.tasks.segmentation.pretraining import base_note
-from gps_seg.tasks.segmentation.sets import known_name, label
+from gps_seg.tasks.segmentation.sets import known_name, label, terms_of, title_of
 from gps_seg.tasks.segmentation.task import Segmentation
 
 MOST_BYTES = 1_500_000  # of a ready model's folder
@@ -130,26 +129,6 @@ def write_model(run: Run, target: Path, say: Say) -> Rounding:
     return cost
 
 
-def portable(value: Any) -> Any:
-    """The value with the last part alone of every absolute path in it."""
-    if isinstance(value, Mapping):
-        return {key: portable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [portable(item) for item in value]
-    for kind in (PurePosixPath, PureWindowsPath):
-        if isinstance(value, str) and kind(value).is_absolute():
-            return kind(value).name
-    return value
-
-
-def portable_config(config: RunConfig) -> RunConfig:
-    """The settings without paths of this machine; a known data set is found by its name."""
-    values = portable(config.model_dump(mode="json"))
-    if config.data.name != "folder":
-        values["data"]["root"] = None
-    return parse_config(values, "models pack")
-
-
 def _measured(order: Order, target: Path, made: Path) -> tuple[Measured, ...]:
     """What the reports measured; the one on the run's own test part becomes result.json, without its rows."""
     found: dict[tuple[Any, ...], Measured] = {}
@@ -210,14 +189,14 @@ def _calibrated(run: Run, *, is_calibrated: bool) -> list[str]:
 
 def _training(run: Run, words: Words) -> Training:
     data: Any = run.config.data
-    known = {"phantom": "none: the pictures are drawn", **{name: one.terms for name, one in KNOWN.items()}}
-    terms = known.get(data.name, words.data_terms)
+    known = terms_of(data.name)
+    terms = known or words.data_terms
     if terms is None:
         raise ConfigError(f"data_terms: the terms of {data.name} are not known: the file of --words must say them")
-    if data.name in known and words.data_terms is not None:
+    if known and words.data_terms is not None:
         raise ConfigError(f"data_terms: the terms of {data.name} are known ({terms}): leave it out of the file of --words")
     beside = tuple(f"{title_of(known_name(name) or label(name))}, frames without a polyp: "
-                   f"{known.get(known_name(name) or name, 'terms of its owner')}" for name in data.negatives)
+                   f"{terms_of(known_name(name) or name) or 'terms of its owner'}" for name in data.negatives)
     return Training(data=data.name, title=title_of(data.name), terms=terms, protocol=str(data.protocol), beside=beside,
                     input_size=int(run.description["model"]["input_size"]))
 

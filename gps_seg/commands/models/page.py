@@ -26,7 +26,7 @@ class Section:
 
 def page(card: Card, *, markdown: bool = False) -> str:
     """The whole card."""
-    parts = [_markdown(section) if markdown else _text(section) for section in sections(card)]
+    parts = [as_markdown(section) if markdown else _text(section) for section in sections(card)]
     head = [f"# {card.name}", "", card.words.summary] if markdown else [card.name, card.words.summary]
     return "\n".join([*head, *(line for part in parts for line in ("", *part))]) + "\n"
 
@@ -185,7 +185,8 @@ def _text(section: Section) -> list[str]:
     return lines if len(lines) > 1 else [section.title, f"  {NOT_MEASURED}"]
 
 
-def _markdown(section: Section) -> list[str]:
+def as_markdown(section: Section) -> list[str]:
+    """Its lines."""
     lines = [f"## {section.title}", "", *(f"- {sentence}" for sentence in section.sentences)]
     if section.rows:
         lines += [*([""] if section.sentences else []), *markdown_table(section.columns, section.rows, left=section.columns)]

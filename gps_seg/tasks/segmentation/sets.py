@@ -12,6 +12,7 @@ from gps_seg.tasks.segmentation.known import FOLDER, GROUPS, KNOWN, KnownSet
 from gps_seg.tasks.segmentation.listed import is_list, listed_pairs
 from gps_seg.tasks.segmentation.pairs import Pair, image_folders, pair_folder
 
+DRAWN = "none: the pictures are drawn"  # terms of the phantoms
 # The names that are scored by a part of their split, all others as a whole.
 SPLIT = ("phantom", *(name for name, known in KNOWN.items() if known.published))
 
@@ -141,6 +142,16 @@ def overlap_warning(data: str) -> str:
         return ""
     others = " and ".join(KNOWN[name].title for name in known.images_of)
     return f"{known.title} holds images of {others}: what is trained on it has seen them"
+
+
+def title_of(data: str) -> str:
+    """A set's title as its authors write it, else its name."""
+    return KNOWN[data].title if data in KNOWN else "drawn phantoms" if data == "phantom" else data
+
+
+def terms_of(data: str) -> str | None:
+    """What the owners of a set allow; None for a set that is not known."""
+    return KNOWN[data].terms if data in KNOWN else DRAWN if data == "phantom" else None
 
 
 def label(data: str) -> str:
