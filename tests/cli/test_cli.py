@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -187,12 +186,10 @@ def test_a_mistake_ends_the_process_with_status_two_and_one_line(cache: Path, co
     assert error.startswith("gps-seg: error: ") and "unknown key 'train.learnrate'" in error and error.count("\n") == 1
 
 
-def test_help_answers_in_under_a_second(cache: Path) -> None:
-    seconds = []
-    for _ in range(3):  # other work on the machine may stall one of them
-        began = time.perf_counter()
-        text = in_a_process("--help", cache=cache)
-        seconds.append(time.perf_counter() - began)
-    assert min(seconds) < 1.0
+def test_help_takes_less_than_a_second_of_the_processor(cache: Path) -> None:
+    before = os.times()  # not the clock's: other work on the machine would count
+    text = in_a_process("--help", cache=cache)
+    after = os.times()
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 1.0
     for command in ("train", "select", "evaluate", "score", "predict", "export", "info", "data"):
         assert command in text
