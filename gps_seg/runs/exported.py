@@ -100,10 +100,11 @@ class OnnxSam(nn.Module):
 
 @dataclass(frozen=True)
 class Exported(TaskModel):
-    """What :func:`load_exported` gives; predicts as a :class:`gps_seg.runs.load.Run` does."""
+    """What :func:`load_exported` gives; predicts as a :class:`gps_seg.runs.load.Run` does, in the runtime ``engine``."""
 
     folder: Path
     about: About
+    engine: str
 
     @property
     def threshold(self) -> float:
@@ -134,7 +135,7 @@ def load_exported(folder: Path, engine: str = "onnx", *, device: str = "auto", p
     sam = SamConfig(input_size=about.picture.input_size, resize=about.picture.resize)
     task = Segmentation(sam, train=SegmentationTrainConfig(quality=about.has_quality), evaluate=evaluate)
     model = OnnxSam(SamSpec(**about.picture.model_dump()), answering)
-    return Exported(task, model, (), torch.device("cpu"), "fp32", folder, about)
+    return Exported(task, model, (), torch.device("cpu"), "fp32", folder, about, engine)
 
 
 def is_exported(folder: Path) -> bool:
