@@ -68,6 +68,7 @@ def predict(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace predictions that are there already.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on: predict what manifest.jsonl in --out lacks.")] = False,
     device: Device = "auto",
+    precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16; default: the run's own.")] = None,
     base: Base = None,
     engine: Annotated[
         str, typer.Option(help="torch; or onnx or openvino, which read a folder of gps-seg export RUN --onnx DIR as RUN.")
@@ -86,7 +87,7 @@ def predict(
 
     images, processes = find_images(inputs), launched(device)
     wanted = Wanted(threshold, overlays=overlays, overwrite=overwrite, resume=resume, coco=coco)
-    loaded = open_model(run, engine, device=device, base=base, presence=presence)
+    loaded = open_model(run, engine, device=device, base=base, presence=presence, precision=precision)
     progress = Progress(len(images[processes.rank :: processes.count]), "predict", shown=processes.is_main)
     for answer in predict_files(loaded, images, out, wanted, processes):
         if answer.text:

@@ -63,20 +63,23 @@ def find_images(inputs: Sequence[Path]) -> list[Path]:
 
 
 def open_model(
-    folder: Path, engine: str = "torch", *, device: str = "auto", base: Path | None = None, presence: float | None = None
+    folder: Path, engine: str = "torch", *, device: str = "auto", base: Path | None = None, presence: float | None = None,
+    precision: str | None = None,
 ) -> Run | Exported:
     """A run in torch, or an export in the runtime that ``engine`` names.
 
     Raises:
-        ConfigError: the engine is not the folder's, or it reads no ``base``.
+        ConfigError: the engine is not the folder's, or it reads no ``base`` and has no other ``precision``.
         CheckpointError: as of :func:`gps_seg.runs.load.load_run` and :func:`gps_seg.runs.exported.load_exported`.
     """
     if engine == "torch":
         if is_exported(folder):
             raise ConfigError(f"{folder} holds an export, which torch does not read: add --engine onnx or --engine openvino")
-        return with_presence(load_run(folder, device=device, base=base), presence)
+        return with_presence(load_run(folder, device=device, precision=precision, base=base), presence)
     if base is not None:
         raise ConfigError(f"--base: an export holds its base; leave it out with --engine {engine}")
+    if precision is not None:
+        raise ConfigError(f"--precision: an export computes in fp32; leave it out with --engine {engine}")
     if not is_exported(folder):
         raise ConfigError(f"--engine {engine}: expected a folder that gps-seg export RUN --onnx DIR made, got {folder}")
     return load_exported(folder, engine, device=device, presence=presence)
@@ -100,7 +103,7 @@ def predict_files(
         ConfigError: what classifiers do not have, or ``overwrite`` and ``resume`` together.
     """
     kind = kind_of(run, out, wanted)
-    header = {"format": FORMAT, **_model(run), **kind.settings()}
+    header = {"format": FORMAT, **_model(run), "precision": run.precision, **kind.settings()}
     if processes.is_main:
         _begin(out, images, header, kind.files(images), wanted)
     processes.wait()

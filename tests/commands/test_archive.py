@@ -140,7 +140,8 @@ def test_another_model_or_other_settings_do_not_go_on(
     for changed, words in (
         (("--threshold", "0.5"), "was begun with another threshold 0.4, now 0.5"),
         (("--presence", "0.5"), "presence None, now 0.5"),
-        (("--no-overlays",), "overlays True, now False"), (("--coco", tmp_path / "c.json"), "coco False, now True"),
+        (("--precision", "bf16"), "precision fp32, now bf16"), (("--no-overlays",), "overlays True, now False"),
+        (("--coco", tmp_path / "c.json"), "coco False, now True"),
         (("--overwrite",), "--resume goes on with what is there, --overwrite replaces it: leave one out"),
     ):
         assert gps_seg(monkeypatch, *command, "--resume", *changed) == 2

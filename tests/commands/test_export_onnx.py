@@ -15,12 +15,14 @@ import pytest
 import torch
 import yaml
 
+from gps_seg import Predictor
 from gps_seg.commands.export import export_run
 from gps_seg.commands.onnx.parts import FRAME, Decoder, Encoder
-from gps_seg.commands.predict import open_model
+from gps_seg.commands.predict import open_model, predict_files
+from gps_seg.commands.predict_kinds import Wanted
 from gps_seg.data.images import read_image, read_mask, write_image
 from gps_seg.data.transforms import fit_image, normalise
-from gps_seg.errors import CheckpointError, ConfigError
+from gps_seg.errors import CheckpointError, ConfigError, DataError
 from gps_seg.files import sha256
 from gps_seg.metrics.masks import score_image
 from gps_seg.models.sam_zoo import build_sam
@@ -63,7 +65,7 @@ def session(exported: Path, name: str) -> Any:
 def test_the_command_predicts_with_an_export_what_torch_predicts(
     run: Path, exported: Path, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, asked in (("torch", [run]), ("onnx", [exported, "--engine", "onnx"])):
+    for name, asked in (("torch", [run, "--precision", "fp32"]), ("onnx", [exported, "--engine", "onnx"])):
         assert gps_seg(monkeypatch, "predict", *asked, files[0].parent, "--out", tmp_path / name, "--device", "cpu") == 0
     for path in files:
         ours, theirs = (read_mask(tmp_path / name / path.name) for name in ("onnx", "torch"))
@@ -77,6 +79,20 @@ def test_probabilities_are_torchs_in_batches_of_any_size(run: Path, exported: Pa
     for size in (1, 2, 3):
         for id_, found in load_exported(exported, presence=0).predict_files(files, batch_size=size):
             np.testing.assert_allclose(found, wanted[id_], atol=1e-5)
+
+
+def test_a_predictor_reads_an_export_and_predict_goes_on_with_no_other_engine(
+    run: Path, exported: Path, files: list[Path], tmp_path: Path
+) -> None:
+    loaded = load_exported(exported)
+    predictor = Predictor(loaded)
+    assert [answer.problem for answer in predict_files(loaded, files, tmp_path / "out")] == ["", "", ""]
+    for path, found in zip(files, predictor.predict(files), strict=True):
+        assert np.array_equal(read_mask(tmp_path / "out" / path.name), found.mask)
+    with pytest.raises(ConfigError, match="an exported model answers without a prompt: load the run itself"):
+        predictor.set_image(PIXELS[0])
+    with pytest.raises(DataError, match="was begun with another engine onnx, now torch, model: go on with the same"):
+        list(predict_files(load_run(run, device="cpu"), files, tmp_path / "out", Wanted(resume=True)))
 
 
 def test_openvino_answers_alike(run: Path, exported: Path, files: list[Path]) -> None:
@@ -181,6 +197,7 @@ def test_what_cannot_be_exported_or_read_is_one_line(run: Path, exported: Path, 
         (lambda: open_model(exported), ConfigError, "add --engine onnx"),
         (lambda: open_model(exported, "tensorrt"), ConfigError, "expected torch, onnx or openvino, got 'tensorrt'"),
         (lambda: open_model(exported, "onnx", base=run), ConfigError, "--base: an export holds its base"),
+        (lambda: open_model(exported, "onnx", precision="bf16"), ConfigError, "--precision: an export computes in fp32"),
         (lambda: open_model(exported, "onnx", device="tpu"), ConfigError, "--device: expected auto or cpu"),
         (lambda: open_model(other, "onnx"), CheckpointError, "is of another model, damaged or missing"),
         (lambda: open_model(known, "onnx"), CheckpointError, "got input_image and image_embeddings: it is the ONNX file"),
