@@ -206,7 +206,7 @@ def _one_line(path: Path, runtime: str, image: NDArray[np.float32] | None = None
     try:
         yield
     except Exception as error:
-        what = "the file" if image is None else f"{len(image)} pictures of {image.shape[3]} x {image.shape[2]} px"
+        what = "the file" if image is None else f"a batch of {len(image)} of {image.shape[3]} x {image.shape[2]} px"
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path}: {runtime} refuses {what} ({reason}); export the run again, and use a runtime that is as "
                               "new as the file's opset") from None

@@ -202,7 +202,7 @@ def test_what_cannot_be_exported_or_read_is_one_line(run: Path, exported: Path, 
         (lambda: open_model(other, "onnx"), CheckpointError, "is of another model, damaged or missing"),
         (lambda: open_model(known, "onnx"), CheckpointError, "got input_image and image_embeddings: it is the ONNX file"),
         (lambda: open_model(broken, "onnx"), CheckpointError, "ONNX Runtime refuses the file"),
-        (lambda: list(open_model(size, "onnx").predict_files(files)), CheckpointError, "refuses 3 pictures of 128 x 128 px"),
+        (lambda: list(open_model(size, "onnx").predict_files(files)), CheckpointError, "refuses a batch of 1 of 128 x 128 px"),
     ):
         with pytest.raises(error, match=words) as raised:
             call()  # type: ignore[operator]
