@@ -67,7 +67,9 @@ def predict(
     presence: Presence = None,
     overlays: Annotated[bool, typer.Option(help="Write overlays too.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace predictions that are there already.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on: predict what manifest.jsonl in --out lacks.")] = False,
     device: Device = "auto",
+    precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16; default: the run's own.")] = None,
     base: Base = None,
     engine: Annotated[
         str, typer.Option(help="torch; or onnx or openvino, which read a folder of gps-seg export RUN --onnx DIR as RUN.")
@@ -77,24 +79,24 @@ def predict(
                                   metavar="FILE")
     ] = None,
 ) -> None:
-    """Segment, or classify, images that have no labels."""
-    from gps_seg.commands.coco import check_coco, write_coco
-    from gps_seg.commands.predict import find_images, open_model, predict_files
+    """Segment, or classify, images that have no labels; also thousands, in several processes, and on after a kill."""
+    from gps_seg.commands.predict import find_images, open_model, predict_files, problems
+    from gps_seg.commands.predict_kinds import Wanted
+    from gps_seg.commands.progress import Progress
     from gps_seg.errors import DataError
+    from gps_seg.runs.device import launched
 
-    images = find_images(inputs)
-    failed, found = [], []
-    loaded = open_model(run, engine, device=device, base=base, presence=presence)
-    check_coco(coco, loaded.task, overwrite=overwrite)
-    for answer in predict_files(loaded, images, out, threshold=threshold, overlays=overlays, overwrite=overwrite):
-        if answer.problem:
-            failed.append(answer.problem)
-        else:
-            typer.echo(f"{answer.path.name}: {answer.text}")
-            found.append((answer.path.name, answer.size, answer.annotations))
-    if coco is not None:
-        write_coco(coco, found)
-    typer.echo(f"{len(images) - len(failed)} of {len(images)} images predicted into {out}")
+    images, processes = find_images(inputs), launched(device)
+    wanted = Wanted(threshold, overlays=overlays, overwrite=overwrite, resume=resume, coco=coco)
+    loaded = open_model(run, engine, device=device, base=base, presence=presence, precision=precision)
+    progress = Progress(len(images[processes.rank :: processes.count]), "predict", shown=processes.is_main)
+    for answer in predict_files(loaded, images, out, wanted, processes):
+        if answer.text:
+            progress.say(f"{answer.path.name}: {answer.text}")
+        progress.step(earlier=answer.earlier)
+    progress.close()
+    failed = problems(out, images) if processes.is_main else []
+    progress.say(f"{len(images) - len(failed)} of {len(images)} images predicted into {out}")
     if failed:
         raise DataError(f"{len(failed)} of {len(images)} inputs could not be read: " + "; ".join(failed[:5]))
 
@@ -124,9 +126,9 @@ def export(
     base: Base = None,
 ) -> None:
     """Write the tuned model as one stock state dict, as ONNX files, or as a folder of transformers."""
-    from gps_seg.commands.export import Wanted, export_run
+    from gps_seg.commands.export import Exports, export_run
 
-    for line in export_run(run, Wanted(merged, onnx, transformers, page, runtime), base):
+    for line in export_run(run, Exports(merged, onnx, transformers, page, runtime), base):
         typer.echo(line)
 
 

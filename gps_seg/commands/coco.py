@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from scipy import ndimage
 
 from gps_seg.data.coco import run_lengths
 from gps_seg.errors import ConfigError, DataError
-from gps_seg.files import write_json
+from gps_seg.files import replacing
 from gps_seg.tasks.segmentation.task import Segmentation
 
 CATEGORY = {"id": 1, "name": "polyp", "supercategory": "polyp"}
@@ -38,20 +39,38 @@ def _annotation(part: NDArray[np.bool_], probability: NDArray[np.float32]) -> An
     }
 
 
-def check_coco(path: Path | None, task: object, *, overwrite: bool) -> None:
-    """Raise before anything is predicted: ConfigError for classes, DataError for a file that is there already."""
+def check_coco(path: Path | None, task: object, *, replace: bool) -> None:
+    """Raise before anything is predicted: ConfigError for classes, DataError for a file that is there and not to be replaced."""
     if path is not None and not isinstance(task, Segmentation):
         raise ConfigError("--coco: only masks are written as COCO, and this run answers with classes")
-    if path is not None and path.exists() and not overwrite:
+    if path is not None and path.exists() and not replace:
         raise DataError(f"{path} is there already; choose another --coco or add --overwrite")
 
 
-def write_coco(path: Path, found: Sequence[tuple[str, tuple[int, int], Sequence[Annotation]]]) -> None:
-    """Write file name, (height, width) and annotations of every image as one COCO document."""
-    images: list[dict[str, Any]] = []
-    annotations: list[Annotation] = []
-    for number, (name, (height, width), parts) in enumerate(found, start=1):
-        images.append({"id": number, "file_name": name, "height": height, "width": width})
-        annotations += [{"id": len(annotations) + index, "image_id": number, **part} for index, part in enumerate(parts, start=1)]
-    write_json(path, {"info": {"description": "gps-seg predict"}, "images": images, "categories": [CATEGORY],
-                      "annotations": annotations})
+def write_coco(path: Path, found: Callable[[], Iterator[Mapping[str, Any]]]) -> None:
+    """Write all images and their annotations as one COCO document, one image at a time in memory.
+
+    Args:
+        found: gives file name (``image``), ``size`` (height, width) and ``annotations`` of every image, each time anew.
+    """
+    with replacing(path) as file:
+        file.write(f'{{\n  "info": {_indented({"description": "gps-seg predict"})},\n  "images": '.encode())
+        _write_list(file, ({"id": number, "file_name": one["image"], "height": one["size"][0], "width": one["size"][1]}
+                           for number, one in enumerate(found(), start=1)))
+        file.write(f',\n  "categories": {_indented([CATEGORY])},\n  "annotations": '.encode())
+        parts = ((number, part) for number, one in enumerate(found(), start=1) for part in one["annotations"])
+        _write_list(file, ({"id": index, "image_id": number, **part} for index, (number, part) in enumerate(parts, start=1)))
+        file.write(b"\n}\n")
+
+
+def _write_list(file: BinaryIO, values: Iterable[Any]) -> None:
+    begin = b"[\n    "
+    for value in values:
+        file.write(begin + _indented(value, 4).encode())
+        begin = b",\n    "
+    file.write(b"[]" if begin.startswith(b"[") else b"\n  ]")
+
+
+def _indented(value: Any, by: int = 2) -> str:
+    """As :func:`gps_seg.files.write_json` would write it at this depth."""
+    return json.dumps(value, indent=2, allow_nan=False).replace("\n", "\n" + " " * by)

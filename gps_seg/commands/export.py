@@ -23,7 +23,7 @@ from gps_seg.runs.load import load_run
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Exports:
     """What to write, at least one thing.
 
     Attributes:
@@ -47,7 +47,7 @@ class Wanted:
             raise ConfigError("--runtime: only the page of --page reads it: add --page, or leave it out")
 
 
-def export_run(folder: Path, wanted: Wanted, base: Path | None = None) -> Iterator[str]:
+def export_run(folder: Path, wanted: Exports, base: Path | None = None) -> Iterator[str]:
     """Write what is wanted, saying a line of each. Raises as the functions that do it; the page's runtime is found first."""
     files = find_runtime(wanted.runtime) if wanted.page else None
     if wanted.merged is not None:

@@ -6,9 +6,10 @@ import errno
 import hashlib
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from gps_seg.errors import CheckpointError, GpsSegError, WriteError
 
@@ -19,18 +20,26 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         WriteError: the disk is full or the folder cannot be written.
     """
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """As :func:`write_bytes`, for what is too large to be held: what the block writes takes the file's place at its end."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
+        raise disk_error(path, error) from None
+    finally:
         with suppress(OSError):
             temporary.unlink()
-        raise disk_error(path, error) from None
 
 
 def disk_error(path: Path, error: OSError) -> WriteError:

@@ -23,6 +23,9 @@ def base_file(config: ModelConfig) -> dict[str, str] | None:
 def find_base(folder: Path, description: dict[str, Any], recorded: Path | None, given: Path | None = None) -> Path | None:
     """The weight file to load for a run, or None for the model's published weights.
 
+    Where it was is looked at first, then by its name, also in a folder of transformers that moved along, and last by its hash: in
+    the run's folder, in the cache, and beside the run.
+
     Args:
         folder: the run's.
         description: its adapter_config.json.
@@ -45,8 +48,9 @@ def find_base(folder: Path, description: dict[str, Any], recorded: Path | None, 
     if recorded is None:
         return None
     inside = [weight_file(recorded)] if recorded.is_dir() else []
-    places = [recorded, *inside, *(place / str(name) for place in (folder, folder.parent, cache_folder()))]
-    others = [path for place in (folder, cache_folder()) if place.is_dir() for path in sorted(place.iterdir())
+    around = (folder, cache_folder(), folder.absolute().parent)
+    places = [recorded, *inside, *(place / part for part in (str(name), f"{recorded.name}/{name}") for place in around)]
+    others = [path for place in around if place.is_dir() for path in sorted(place.iterdir())
               if path.suffix in (".pth", ".pt", ".safetensors") and path not in places]
     for path in places + (others if digest else []):
         if path.is_file() and (digest is None or sha256(path) == digest):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.utils.deterministic
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
@@ -79,6 +81,40 @@ def repeatable(device: torch.device) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0])
         fills.fill_uninitialized_memory = before[1]
+
+
+def pictures_at_once(device: torch.device) -> int:
+    """How many pictures are answered together where nobody says.
+
+    One on a CPU: more are no faster there, and the last bits of an answer would hang on the pictures beside it. Four on CUDA.
+    """
+    return 1 if device.type == "cpu" else 4
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Processes that share a piece of work; of them this is number ``rank``. ``wait`` returns when all have called it."""
+
+    rank: int = 0
+    count: int = 1
+    wait: Callable[[], object] = lambda: None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether it is this one that speaks, and writes what there is one of."""
+        return self.rank == 0
+
+
+def launched(device: str) -> Processes:
+    """Those that ``accelerate launch`` or ``torchrun`` started, each with a GPU of its own where there are some; or this alone.
+
+    They wait for each other for a month, not for torch's half an hour: nothing tells how unevenly fast they are.
+    """
+    place = resolve_device(device)
+    if not torch.distributed.is_initialized():
+        AcceleratorState._reset_state(True)
+    state = PartialState(cpu=place.type == "cpu", timeout=timedelta(days=30))
+    return Processes(state.process_index, state.num_processes, state.wait_for_everyone)
 
 
 def make_accelerator(device: torch.device, precision: str) -> Accelerator:

@@ -100,10 +100,11 @@ class OnnxSam(nn.Module):
 
 @dataclass(frozen=True)
 class Exported(TaskModel):
-    """What :func:`load_exported` gives; predicts as a :class:`gps_seg.runs.load.Run` does."""
+    """What :func:`load_exported` gives; predicts as a :class:`gps_seg.runs.load.Run` does, in the runtime ``engine``."""
 
     folder: Path
     about: About
+    engine: str
 
     @property
     def threshold(self) -> float:
@@ -134,7 +135,7 @@ def load_exported(folder: Path, engine: str = "onnx", *, device: str = "auto", p
     sam = SamConfig(input_size=about.picture.input_size, resize=about.picture.resize)
     task = Segmentation(sam, train=SegmentationTrainConfig(quality=about.has_quality), evaluate=evaluate)
     model = OnnxSam(SamSpec(**about.picture.model_dump()), answering)
-    return Exported(task, model, (), torch.device("cpu"), "fp32", folder, about)
+    return Exported(task, model, (), torch.device("cpu"), "fp32", folder, about, engine)
 
 
 def is_exported(folder: Path) -> bool:
@@ -205,7 +206,7 @@ def _one_line(path: Path, runtime: str, image: NDArray[np.float32] | None = None
     try:
         yield
     except Exception as error:
-        what = "the file" if image is None else f"{len(image)} pictures of {image.shape[3]} x {image.shape[2]} px"
+        what = "the file" if image is None else f"a batch of {len(image)} of {image.shape[3]} x {image.shape[2]} px"
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path}: {runtime} refuses {what} ({reason}); export the run again, and use a runtime that is as "
                               "new as the file's opset") from None

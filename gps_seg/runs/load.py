@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gps_seg.config import RunConfig, SegmentationTrainConfig, parse_config
 from gps_seg.core.attach import Attached
 from gps_seg.errors import ConfigError
@@ -97,8 +99,14 @@ def load_run(folder: str | Path, *, device: str = "auto", precision: str | None 
     model = task.model(classes)
     attached = load_delta(folder, model, add_modules)
     model.to(place).eval()
-    own = "auto" if config.train.precision == "fp16" and place.type == "cpu" else config.train.precision
-    return Run(task, model, classes, place, resolve_precision(precision or own, place), folder, attached, description, config)
+    found = resolve_precision(precision, place) if precision else own_precision(config, place)
+    return Run(task, model, classes, place, found, folder, attached, description, config)
+
+
+def own_precision(config: RunConfig, device: torch.device) -> str:
+    """The precision a run answers in where nobody says: that of its training, or where a CPU lacks that, what is fast there."""
+    own = "auto" if config.train.precision == "fp16" and device.type == "cpu" else config.train.precision
+    return resolve_precision(own, device)
 
 
 def run_config(folder: Path, description: dict[str, Any], base: Path | None = None) -> RunConfig:

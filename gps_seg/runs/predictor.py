@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from gps_seg.config import SegmentationEvaluateConfig
 from gps_seg.data.images import read_image
 from gps_seg.data.transforms import Geometry
 from gps_seg.errors import ConfigError, DataError
 from gps_seg.metrics.lesions import components
-from gps_seg.runs.device import autocast
+from gps_seg.runs.device import autocast, pictures_at_once
+from gps_seg.runs.exported import Exported
 from gps_seg.runs.load import Run, load_run, with_presence
 from gps_seg.tasks.segmentation.dataset import Fitted, collate, fit_picture
 from gps_seg.tasks.segmentation.native import to_native
@@ -34,7 +36,6 @@ from gps_seg.tasks.segmentation.task import Segmentation
 
 Pixels = NDArray[np.uint8]
 Picture = Path | str | Pixels | Image.Image
-BATCH = 4
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,13 @@ class Prediction:
         probability: of polyp, float32 (H, W); 0 everywhere where the answer is that there is none.
         mask: bool (H, W), where it is above the threshold.
         quality: the model's own estimate of the mask's IoU, 0..1; None for a run that did not train it.
+        refused: whether the quality is below the run's threshold of presence, so that there is no polyp.
     """
 
     probability: NDArray[np.float32]
     mask: NDArray[np.bool_]
     quality: float | None
+    refused: bool = False
 
     @property
     def answer(self) -> str:
@@ -96,18 +99,20 @@ class Predictor:
     """A run of segmentation, asked picture by picture. May be called from several threads; each has a picture of its own.
 
     Args:
-        run: from :func:`gps_seg.load_run`.
+        run: from :func:`gps_seg.load_run`, or an export from :func:`gps_seg.runs.exported.load_exported`, which hears no prompt.
         threshold: of masks; default: the run's own.
 
     Raises:
         ConfigError: the run is of a classifier.
     """
 
-    def __init__(self, run: Run, *, threshold: float | None = None) -> None:
-        run = with_presence(run)
-        if not isinstance(run.task, Segmentation):
-            raise ConfigError(f"expected a run of segmentation, the one in {run.folder} is of {run.config.task}")
-        self._run, self._task = run, run.task.promptless()
+    def __init__(self, run: Run | Exported, *, threshold: float | None = None) -> None:
+        task: Any = run.task
+        if not isinstance(task, Segmentation):
+            raise ConfigError(f"expected a run of segmentation, the one in {run.folder} is of {type(task).__name__.lower()}")
+        if isinstance(run, Run) and task.evaluate.presence is None:
+            task = with_presence(run).task
+        self._run, self._task = run, task.promptless()
         self.threshold = run.threshold if threshold is None else threshold
         self._lock, self._own = threading.Lock(), threading.local()
 
@@ -130,19 +135,25 @@ class Predictor:
         return cls(load_run(run, device=device, precision=precision, base=None if base is None else Path(base)),
                    threshold=threshold)
 
+    @property
+    def evaluate(self) -> SegmentationEvaluateConfig:
+        """How answers without a prompt are made: flips, and the threshold of presence."""
+        found: SegmentationEvaluateConfig = self._task.evaluate
+        return found
+
     @overload
     def predict(  # type: ignore[overload-overlap] # a str is a sequence of str, and a file here
-        self, pictures: Picture, *, batch_size: int = ...
+        self, pictures: Picture, *, batch_size: int | None = ...
     ) -> Prediction: ...
     @overload
-    def predict(self, pictures: Sequence[Picture], *, batch_size: int = ...) -> list[Prediction]: ...
+    def predict(self, pictures: Sequence[Picture], *, batch_size: int | None = ...) -> list[Prediction]: ...
     @overload
     def predict(self, *, boxes: Sequence[Box]) -> list[Prediction]: ...
     @overload
     def predict(self, *, points: Sequence[Click | tuple[float, float, int]]) -> Prediction: ...
     def predict(
         self, pictures: Picture | Sequence[Picture] | None = None, *, boxes: Sequence[Box] | None = None,
-        points: Sequence[Click | tuple[float, float, int]] | None = None, batch_size: int = BATCH,
+        points: Sequence[Click | tuple[float, float, int]] | None = None, batch_size: int | None = None,
     ) -> Prediction | list[Prediction]:
         """Answer pictures without a prompt; or boxes or clicks on the picture of :meth:`set_image`.
 
@@ -150,6 +161,7 @@ class Predictor:
             pictures: one, or a list: files, RGB arrays uint8 (H, W, 3), or images of Pillow.
             boxes: x0, y0, x1, y1 each; answered one by one, in one pass of the decoder.
             points: (x, y, label) in their order, label 1 for polyp and 0 for not polyp; each corrects the answer to those before.
+            batch_size: pictures answered together; default: :func:`gps_seg.runs.device.pictures_at_once`.
 
         Raises:
             DataError: an unreadable picture.
@@ -166,16 +178,24 @@ class Predictor:
             return next(self.stream([pictures]))
         return list(self.stream(pictures or (), batch_size))
 
-    def stream(self, pictures: Sequence[Picture], batch_size: int = BATCH) -> Iterator[Prediction]:
+    def stream(self, pictures: Sequence[Picture], batch_size: int | None = None) -> Iterator[Prediction]:
         """Answers without a prompt, in the order of the pictures; holds one batch at a time."""
-        for start in range(0, len(pictures), batch_size):
-            batch = collate([self._fit(picture) for picture in pictures[start : start + batch_size]])
+        size = batch_size or pictures_at_once(self._run.device)
+        for start in range(0, len(pictures), size):
+            batch = collate([self._fit(picture) for picture in pictures[start : start + size]])
             with self._lock:
                 answers: list[Any] = [answer for _, answer in self._run.run_through([batch], self._task.examine)]
             yield from (self._prediction(answer, self._task.evaluate.presence) for answer in answers)
 
     def set_image(self, picture: Picture) -> None:
-        """Encode the picture that this thread's next prompts are asked of. Raises DataError for an unreadable one."""
+        """Encode the picture that this thread's next prompts are asked of.
+
+        Raises:
+            DataError: an unreadable one.
+            ConfigError: an exported model, which hears no prompt.
+        """
+        if isinstance(self._run, Exported):
+            raise ConfigError("Predictor.set_image: an exported model answers without a prompt: load the run itself")
         fitted = self._fit(picture)
         with self._lock, torch.inference_mode(), autocast(self._run.device, self._run.precision):
             value = self._run.model.encode(torch.from_numpy(fitted.image)[None].to(self._run.device))
@@ -213,7 +233,7 @@ class Predictor:
 
     def _prediction(self, answer: Answer, presence: float | None) -> Prediction:
         shown = answer.shown(presence)
-        return Prediction(shown, shown > self.threshold, answer.quality)
+        return Prediction(shown, shown > self.threshold, answer.quality, answer.refused(presence))
 
     def _encoded(self) -> Encoded:
         encoded: Encoded | None = getattr(self._own, "encoded", None)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from gps_seg.config import RunConfig
 from gps_seg.data.batches import Batch
-from gps_seg.runs.device import autocast
+from gps_seg.runs.device import autocast, pictures_at_once
 from gps_seg.tasks.lookup import TASKS
 from gps_seg.tasks.task import Change, Task
 
@@ -67,11 +67,15 @@ class TaskModel:
         return self.run_through(self.loader(items, batch_size, workers=workers, change=change))
 
     def predict_files(
-        self, paths: Sequence[Path], batch_size: int = 4, predict: Callable[[Any, Any], Iterable[Any]] | None = None
+        self, paths: Sequence[Path], batch_size: int | None = None, predict: Callable[[Any, Any], Iterable[Any]] | None = None
     ) -> Iterator[tuple[str, Any]]:
-        """Stream (stem, prediction) of image files, in their order; ``predict`` as for :meth:`run_through`."""
-        dataset = self.task.unlabelled(self.model, paths)
-        return self.run_through(DataLoader(dataset, batch_size=batch_size, collate_fn=self.task.collate), predict)
+        """Stream (stem, prediction) of image files, in their order; ``predict`` as for :meth:`run_through`.
+
+        Args:
+            batch_size: default: :func:`gps_seg.runs.device.pictures_at_once`.
+        """
+        dataset, size = self.task.unlabelled(self.model, paths), batch_size or pictures_at_once(self.device)
+        return self.run_through(DataLoader(dataset, batch_size=size, collate_fn=self.task.collate), predict)
 
     def run_through(
         self, loader: Iterable[Batch], predict: Callable[[Any, Any], Iterable[Any]] | None = None

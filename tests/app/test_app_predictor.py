@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from gps_seg.commands.predict import predict_files
+from gps_seg.commands.predict_kinds import Wanted
 from gps_seg.data.images import read_mask, write_image
 from gps_seg.errors import CheckpointError
 from gps_seg.files import sha256
@@ -43,7 +44,7 @@ def maps(run: Path, folder: Path) -> list[np.ndarray]:
         paths.append(folder / f"{index}.png")
         write_image(paths[-1], pixels)
     loaded = load_run(run, device="cpu", precision="fp32")
-    list(predict_files(loaded, paths, folder / "out", overlays=False))
+    list(predict_files(loaded, paths, folder / "out", Wanted(overlays=False)))
     return [read_mask(folder / "out" / path.name) for path in paths]
 
 

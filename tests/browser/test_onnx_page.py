@@ -21,7 +21,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from gps_seg.commands.export import Wanted, export_run
+from gps_seg.commands.export import Exports, export_run
 from gps_seg.commands.onnx.page import RUNTIME, find_runtime
 from gps_seg.data.images import read_mask, write_image
 from gps_seg.errors import DataError
@@ -85,7 +85,7 @@ def site(trained: Callable[..., Path], cache: Path, tmp_path_factory: pytest.Tem
             find_runtime()
         except DataError as error:
             pytest.skip(f"browser tests of the page skipped: {error}")
-    lines = list(export_run(trained("train.quality=true"), Wanted(onnx=root / "plain", page=True, runtime=cache / RUNTIME)))
+    lines = list(export_run(trained("train.quality=true"), Exports(onnx=root / "plain", page=True, runtime=cache / RUNTIME)))
     assert len(lines) == 2 and lines[1].startswith(f"{root / 'plain/index.html'}: run python -m http.server")
     with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(root))) as server:
         thread = threading.Thread(target=server.serve_forever)

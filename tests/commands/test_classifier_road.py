@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from gps_seg import Predictor
 from gps_seg.cli import app
 from gps_seg.commands.evaluate import Wanted, evaluate_run
 from gps_seg.commands.info import describe_run
+from gps_seg.commands.predict import find_images, predict_files
+from gps_seg.commands.predict_kinds import Wanted as PredictWanted
 from gps_seg.commands.train import train
 from gps_seg.data.images import write_image
 from gps_seg.errors import ConfigError, DataError
@@ -75,6 +79,21 @@ def test_images_without_labels_get_a_class_each(
     assert all(0.5 <= float(row["probability"]) <= 1 for row in rows)
     with pytest.raises(DataError, match="already holds 1 of these predictions"):
         app(["predict", str(run), str(folder / "dark"), "--out", str(tmp_path / "p"), "--device", "cpu"], standalone_mode=False)
+
+
+def test_classes_of_images_go_on_after_a_kill(run: Path, folder: Path, tmp_path: Path) -> None:
+    loaded, images = load_run(run, device="cpu"), find_images([folder / "bright"])
+    list(predict_files(loaded, images, tmp_path / "whole"))
+    list(islice(predict_files(loaded, images, tmp_path / "broken"), 5))
+    again = list(predict_files(loaded, images, tmp_path / "broken", PredictWanted(resume=True)))
+    assert [answer.earlier for answer in again] == [True] * 5 + [False] * 7
+    whole, broken = ((tmp_path / name / "predictions.csv").read_bytes() for name in ("whole", "broken"))
+    assert whole == broken
+
+
+def test_a_predictor_of_masks_refuses_a_classifier(run: Path) -> None:
+    with pytest.raises(ConfigError, match="expected a run of segmentation, the one in .* is of classification"):
+        Predictor.from_pretrained(run, device="cpu")
 
 
 def test_a_classifier_is_exported_and_described(run: Path, tmp_path: Path) -> None:

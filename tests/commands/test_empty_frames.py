@@ -15,7 +15,8 @@ import torch
 
 from gps_seg.commands.calibrate import PASTES, calibrate
 from gps_seg.commands.evaluate import evaluate_run
-from gps_seg.commands.predict import PRESENCE_FILE, find_images, predict_files
+from gps_seg.commands.predict import find_images, predict_files
+from gps_seg.commands.predict_kinds import PRESENCE_FILE, Wanted
 from gps_seg.data.images import read_mask
 from gps_seg.errors import CheckpointError, ConfigError
 from gps_seg.files.tensors import read_tensors
@@ -90,7 +91,7 @@ def test_predict_leaves_empty_masks_below_it_and_a_table(run: Path, tmp_path: Pa
     loaded = load_run(run, device="cpu")
     shown = {}
     for name, presence in (("all", 0.0), ("none", 1.0)):
-        answers = list(predict_files(with_presence(loaded, presence), images, tmp_path / name, overlays=False))
+        answers = list(predict_files(with_presence(loaded, presence), images, tmp_path / name, Wanted(overlays=False)))
         rows = list(csv.DictReader((tmp_path / name / PRESENCE_FILE).read_text().splitlines()))
         assert [row["file"] for row in rows] == [path.name for path in images] and len(answers) == 4
         assert all(0 <= float(row["presence"]) <= 1 for row in rows)
@@ -110,8 +111,9 @@ def test_an_old_run_answers_as_before_and_has_no_presence(plain: Path, tmp_path:
     assert calibrate(plain, device="cpu").presence is None and load_run(plain, device="cpu").presence is None
     again = evaluate_run(plain, data=frames, device="cpu")
     assert again["images"] == found["images"]
-    list(predict_files(load_run(plain, device="cpu"), find_images([phantom_folder(12)])[:2], tmp_path / "p", overlays=False))
-    assert sorted(path.suffix for path in (tmp_path / "p").iterdir()) == [".png", ".png"]
+    few = find_images([phantom_folder(12)])[:2]
+    list(predict_files(load_run(plain, device="cpu"), few, tmp_path / "p", Wanted(overlays=False)))
+    assert sorted(path.suffix for path in (tmp_path / "p").iterdir()) == [".jsonl", ".png", ".png"]
     with pytest.raises(ConfigError, match="has no quality to compare with: train it with train.quality=true, or gps-seg cal"):
         evaluate_run(plain, presence=0.5, device="cpu")
     assert gps_seg(monkeypatch, "predict", plain, phantom_folder(12), "--out", tmp_path / "q", "--presence", "0.5") == 2

@@ -15,12 +15,14 @@ import pytest
 import torch
 import yaml
 
-from gps_seg.commands.export import Wanted, export_run
+from gps_seg import Predictor
+from gps_seg.commands.export import Exports, export_run
 from gps_seg.commands.onnx.parts import FRAME, Decoder, Encoder
-from gps_seg.commands.predict import open_model
+from gps_seg.commands.predict import open_model, predict_files
+from gps_seg.commands.predict_kinds import Wanted
 from gps_seg.data.images import read_image, read_mask, write_image
 from gps_seg.data.transforms import fit_image, normalise
-from gps_seg.errors import CheckpointError, ConfigError
+from gps_seg.errors import CheckpointError, ConfigError, DataError
 from gps_seg.files import sha256
 from gps_seg.metrics.masks import score_image
 from gps_seg.models.sam_zoo import build_sam
@@ -43,7 +45,7 @@ def run(trained: Callable[..., Path]) -> Path:
 @pytest.fixture(scope="module")
 def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("onnx") / "out"
-    (line,) = export_run(run, Wanted(onnx=target))
+    (line,) = export_run(run, Exports(onnx=target))
     assert line.startswith(f"{target}: 3 ONNX files, ") and line.endswith(" from torch at most")
     return target
 
@@ -63,7 +65,7 @@ def session(exported: Path, name: str) -> Any:
 def test_the_command_predicts_with_an_export_what_torch_predicts(
     run: Path, exported: Path, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, asked in (("torch", [run]), ("onnx", [exported, "--engine", "onnx"])):
+    for name, asked in (("torch", [run, "--precision", "fp32"]), ("onnx", [exported, "--engine", "onnx"])):
         assert gps_seg(monkeypatch, "predict", *asked, files[0].parent, "--out", tmp_path / name, "--device", "cpu") == 0
     for path in files:
         ours, theirs = (read_mask(tmp_path / name / path.name) for name in ("onnx", "torch"))
@@ -77,6 +79,20 @@ def test_probabilities_are_torchs_in_batches_of_any_size(run: Path, exported: Pa
     for size in (1, 2, 3):
         for id_, found in load_exported(exported, presence=0).predict_files(files, batch_size=size):
             np.testing.assert_allclose(found, wanted[id_], atol=1e-5)
+
+
+def test_a_predictor_reads_an_export_and_predict_goes_on_with_no_other_engine(
+    run: Path, exported: Path, files: list[Path], tmp_path: Path
+) -> None:
+    loaded = load_exported(exported)
+    predictor = Predictor(loaded)
+    assert [answer.problem for answer in predict_files(loaded, files, tmp_path / "out")] == ["", "", ""]
+    for path, found in zip(files, predictor.predict(files), strict=True):
+        assert np.array_equal(read_mask(tmp_path / "out" / path.name), found.mask)
+    with pytest.raises(ConfigError, match="an exported model answers without a prompt: load the run itself"):
+        predictor.set_image(PIXELS[0])
+    with pytest.raises(DataError, match="was begun with another engine onnx, now torch, model: go on with the same"):
+        list(predict_files(load_run(run, device="cpu"), files, tmp_path / "out", Wanted(resume=True)))
 
 
 def test_openvino_answers_alike(run: Path, exported: Path, files: list[Path]) -> None:
@@ -154,7 +170,7 @@ def test_other_models_and_methods_are_exported_too(
     settings: tuple[str, ...], trained: Callable[..., Path], tmp_path: Path, files: list[Path]
 ) -> None:
     run = trained(*settings)
-    (line,) = export_run(run, Wanted(onnx=tmp_path / "out"))
+    (line,) = export_run(run, Exports(onnx=tmp_path / "out"))
     squashes = "model.resize=squash" in settings
     assert ("this model squashes" in line) == (not (tmp_path / "out/encoder.onnx").exists()) == squashes
     wanted = dict(load_run(run, device="cpu", precision="fp32").predict_files(files))
@@ -175,17 +191,18 @@ def test_what_cannot_be_exported_or_read_is_one_line(run: Path, exported: Path, 
     about["picture"]["input_size"] = 128
     (size / "onnx.json").write_text(json.dumps(about))
     for call, error, words in (
-        (lambda: list(export_run(run, Wanted())), ConfigError, "--merged FILE, --onnx DIR"),
-        (lambda: list(export_run(run, Wanted(onnx=exported))), ConfigError, "choose another --onnx"),
+        (lambda: list(export_run(run, Exports())), ConfigError, "--merged FILE, --onnx DIR"),
+        (lambda: list(export_run(run, Exports(onnx=exported))), ConfigError, "choose another --onnx"),
         (lambda: open_model(run, "onnx"), ConfigError, r"expected a folder that gps-seg export RUN --onnx DIR made"),
         (lambda: open_model(exported), ConfigError, "add --engine onnx"),
         (lambda: open_model(exported, "tensorrt"), ConfigError, "expected torch, onnx or openvino, got 'tensorrt'"),
         (lambda: open_model(exported, "onnx", base=run), ConfigError, "--base: an export holds its base"),
+        (lambda: open_model(exported, "onnx", precision="bf16"), ConfigError, "--precision: an export computes in fp32"),
         (lambda: open_model(exported, "onnx", device="tpu"), ConfigError, "--device: expected auto or cpu"),
         (lambda: open_model(other, "onnx"), CheckpointError, "is of another model, damaged or missing"),
         (lambda: open_model(known, "onnx"), CheckpointError, "got input_image and image_embeddings: it is the ONNX file"),
         (lambda: open_model(broken, "onnx"), CheckpointError, "ONNX Runtime refuses the file"),
-        (lambda: list(open_model(size, "onnx").predict_files(files)), CheckpointError, "refuses 3 pictures of 128 x 128 px"),
+        (lambda: list(open_model(size, "onnx").predict_files(files)), CheckpointError, "refuses a batch of 1 of 128 x 128 px"),
     ):
         with pytest.raises(error, match=words) as raised:
             call()  # type: ignore[operator]
@@ -214,14 +231,14 @@ def test_after_a_failure_nothing_is_left(run: Path, tmp_path: Path) -> None:
     damaged = shutil.copytree(run, tmp_path / "damaged")
     (damaged / "adapter_model.safetensors").write_bytes(b"no tensors")
     with pytest.raises(CheckpointError):
-        list(export_run(damaged, Wanted(onnx=tmp_path / "out")))
+        list(export_run(damaged, Exports(onnx=tmp_path / "out")))
     assert [path.name for path in tmp_path.iterdir()] == ["damaged"]
 
 
 def test_a_missing_package_is_one_line(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ConfigError, match=r"onnxscript is not installed: pip install 'gps-seg\[onnx\]'"):
-        list(export_run(run, Wanted(onnx=tmp_path / "out")))
+        list(export_run(run, Exports(onnx=tmp_path / "out")))
 
 
 @pytest.mark.slow
@@ -230,7 +247,7 @@ def test_lite_medsam_with_its_weights_answers_real_images_as_torch_does(trained:
         pytest.skip("Kvasir-SEG is not here: set GPS_SEG_DATA")
     pairs = set_pairs("kvasir-seg")[:2]
     run = trained("train.quality=true", model="lite_medsam")
-    list(export_run(run, Wanted(onnx=tmp_path / "out")))
+    list(export_run(run, Exports(onnx=tmp_path / "out")))
     loaded, other = load_run(run, device="cpu", precision="fp32"), load_exported(tmp_path / "out", presence=0)
     wanted = dict(loaded.predict_files([pair.image for pair in pairs]))
     for pair in pairs:

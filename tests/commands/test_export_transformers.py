@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from gps_seg.commands.export import Wanted, export_run
+from gps_seg.commands.export import Exports, export_run
 from gps_seg.data.transforms import fit_image
 from gps_seg.errors import ConfigError
 from gps_seg.models.sam import SamModel
@@ -91,7 +91,7 @@ def test_a_run_becomes_a_folder_that_transformers_reads(
         torch.testing.assert_close(theirs(pixel_values=image, multimask_output=False).pred_masks[:, 0], ours(image).logits,
                                    rtol=1e-4, atol=1e-4)
     with pytest.raises(ConfigError, match="is there already: choose another --transformers"):
-        list(export_run(run, Wanted(transformers=out)))
+        list(export_run(run, Exports(transformers=out)))
 
 
 @pytest.mark.parametrize("name", ["tiny_lite", "tiny_mobile", "tiny_hq"])

@@ -15,6 +15,7 @@ from gps_seg.commands.compare.settings import load_comparison
 from gps_seg.commands.evaluate import evaluate_run, measure
 from gps_seg.commands.evaluate_sets import macro, macro_line
 from gps_seg.commands.predict import predict_files
+from gps_seg.commands.predict_kinds import Wanted
 from gps_seg.commands.train import train
 from gps_seg.config import load_config
 from gps_seg.data.images import write_image
@@ -55,7 +56,7 @@ def test_predict_and_calibrate_know_no_truth_whatever_prompt_the_settings_name(r
         (copy / "config.yaml").write_text(yaml.safe_dump(settings))
         image, _ = phantom(3, size=(64, 80))
         write_image(tmp_path / "new.png", image)
-        list(predict_files(load_run(copy, device="cpu"), [tmp_path / "new.png"], copy / "out", overlays=False))
+        list(predict_files(load_run(copy, device="cpu"), [tmp_path / "new.png"], copy / "out", Wanted(overlays=False)))
         answers[prompt] = (copy / "out" / "new.png").read_bytes(), calibrate(copy, device="cpu").temperature
     assert answers["none"] == answers["box"] == answers["clicks"]
 

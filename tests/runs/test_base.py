@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,11 @@ def test_a_run_on_a_sam2_folder_moves_and_is_exported_as_transformers_reads_it(t
     with pytest.raises(CheckpointError, match="the base weights model.safetensors are not at"):
         load_run(run, device="cpu")
     loaded = load_run(run, device="cpu", base=tmp_path / "elsewhere")
+    for place in (run, tmp_path / "parent", cache):  # the folder moved along, with the run or to the cache
+        moved = shutil.copytree(run, place / "run" if place.name == "parent" else tmp_path / f"in {place.name}")
+        folder = shutil.copytree(tmp_path / "elsewhere", (moved if place == run else place) / "base")
+        assert load_run(moved, device="cpu").attached.selection.base == loaded.attached.selection.base
+        shutil.rmtree(folder)
     out = tmp_path / "out"
     export_merged(run, out / "model.safetensors", base=tmp_path / "elsewhere")
     config.save_pretrained(out)

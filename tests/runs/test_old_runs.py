@@ -19,7 +19,7 @@ from gps_seg.config import ClassGPSConfig, LoraOptions, RunConfig, load_config, 
 from gps_seg.errors import CheckpointError, ConfigError, TrainingError
 from gps_seg.models.sam_zoo import build_sam
 from gps_seg.runs.fit import Fit
-from gps_seg.runs.folder import load_settings, read_config
+from gps_seg.runs.folder import DELTA_CONFIG, DELTA_FILE, load_settings, read_config
 from gps_seg.runs.load import load_run
 from gps_seg.runs.old_settings import modernise
 from support.settings import SETTINGS, classification, silent
@@ -162,17 +162,24 @@ def test_a_base_is_taken_from_where_the_user_says_it_is(moved: tuple[Path, Path]
         load_run(run, device="cpu", base=other)
 
 
-@pytest.mark.parametrize("beside", [True, False])
-def test_a_base_is_found_by_its_hash_beside_the_run_and_in_the_cache(
-    beside: bool, moved: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("delta_alone", [False, True])
+@pytest.mark.parametrize("place", ["runs/copy", "runs", "cache"])
+def test_a_base_is_found_by_its_hash_in_the_run_beside_it_and_in_the_cache(
+    place: str, delta_alone: bool, moved: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = tmp_path / "copy"
-    shutil.copytree(moved[0], run)
-    monkeypatch.setenv("GPS_SEG_CACHE", str(tmp_path / "cache"))
-    place = run if beside else tmp_path / "cache"
-    place.mkdir(exist_ok=True)
-    shutil.copy(moved[1], place / "another_name.safetensors")
-    assert load_run(run, device="cpu").attached.selection.base == load_run(moved[0], base=moved[1]).attached.selection.base
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GPS_SEG_CACHE", "cache")
+    for folder in ("runs/copy", "cache"):
+        Path(folder).mkdir(parents=True)
+    for file in (DELTA_FILE, DELTA_CONFIG) if delta_alone else os.listdir(moved[0]):
+        if (moved[0] / file).is_file():
+            shutil.copy(moved[0] / file, "runs/copy")
+    with pytest.raises(CheckpointError, match=r"the base weights base.safetensors are not at .*with --base FILE"):
+        load_run("runs/copy", device="cpu")
+    shutil.copy(moved[1], Path(place) / "another_name.safetensors")
+    monkeypatch.chdir(tmp_path / "runs")  # of whatever folder the path is told
+    monkeypatch.setenv("GPS_SEG_CACHE", "../cache")
+    assert load_run("copy", device="cpu").attached.selection.base == load_run(moved[0], base=moved[1]).attached.selection.base
 
 
 def test_a_run_is_not_taken_over_by_other_settings(moved: tuple[Path, Path]) -> None:

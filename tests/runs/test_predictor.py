@@ -12,6 +12,7 @@ from PIL import Image
 
 from gps_seg import Prediction, Predictor
 from gps_seg.commands.predict import predict_files
+from gps_seg.commands.predict_kinds import Wanted
 from gps_seg.data.images import read_mask, write_image
 from gps_seg.errors import CheckpointError, ConfigError, DataError
 from gps_seg.runs.load import load_run
@@ -44,7 +45,8 @@ def files(tmp_path: Path) -> list[Path]:
 def test_masks_are_the_command_lines_to_the_bit_however_a_picture_is_given(
     predictor: Predictor, run: Path, files: list[Path], tmp_path: Path
 ) -> None:
-    list(predict_files(load_run(run, device="cpu", precision="fp32"), files, tmp_path / "out", threshold=0.4, overlays=False))
+    list(predict_files(load_run(run, device="cpu", precision="fp32"), files, tmp_path / "out",
+                       Wanted(threshold=0.4, overlays=False)))
     wanted = [read_mask(tmp_path / "out" / path.name) for path in files]
     for given in (files, [str(path) for path in files], PIXELS, [Image.fromarray(pixels) for pixels in PIXELS]):
         found = predictor.predict(given)

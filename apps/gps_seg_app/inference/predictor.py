@@ -20,6 +20,7 @@ from gps_seg.data.transforms import Geometry, fit_image
 from gps_seg.metrics.temperature import rescale
 from gps_seg.runs.calibration import Calibration, read_calibration
 from gps_seg.runs.device import autocast
+from gps_seg.tasks.segmentation.flips import averaged
 from gps_seg.tasks.segmentation.native import to_native
 from gps_seg.tasks.segmentation.quality import qualities
 from gps_seg_app.inference.model import Timing
@@ -67,7 +68,8 @@ class Predictor:
 
     Args:
         runs: name -> run folder; the first is the default. All must be of one base and one input size.
-        device, precision: as for training; ``auto`` takes what this machine is fastest with.
+        device: auto, cpu or cuda.
+        precision: as for training; default: the first run's own, so that masks are those of ``gps-seg predict``.
         cache: embeddings kept, 4 MB each.
         threshold: operating point for all runs, on the scale of :meth:`probability`; default: each run's own.
         fast: look at three quarters of the input size; thresholds and calibrations stay those of the whole.
@@ -77,7 +79,7 @@ class Predictor:
         CheckpointError: a run is missing or damaged.
     """
 
-    def __init__(self, runs: Mapping[str, Path], *, device: str = "auto", precision: str = "auto", cache: int = 8,
+    def __init__(self, runs: Mapping[str, Path], *, device: str = "auto", precision: str | None = None, cache: int = 8,
                  threshold: float | None = None, fast: bool = False) -> None:
         self._loaded: Loaded = load_runs(runs, device=device, precision=precision, fast=fast)
         self.fast = fast
@@ -200,7 +202,7 @@ class Predictor:
         for flips, scale in [*((turn, 1.0) for turn in TURNS), ((), SMALLER)]:
             held = np.ascontiguousarray(np.flip(pixels, flips))
             embedding = self.embed(held, name) if not flips and scale == 1.0 else self._embed(held, name, scale)
-            found = np.flip(self._native(self._decode(embedding, (), None)[0], embedding), flips)
+            found = np.flip(self._native(self._decode(embedding, (), None, mirrored=False)[0], embedding), flips)
             count += 1
             change = found - mean
             mean += change / count
@@ -236,8 +238,13 @@ class Predictor:
         with autocast(loaded.device, loaded.precision):
             return loaded.model.encode(image).float()
 
-    def _decode(self, embedding: Embedding, points: Sequence[Point], box: Box | None) -> tuple[Tensor, float]:
-        """Logits (1, 1, h, w) of the padded input, divided by the temperature, with prompts applied; and the quality without."""
+    def _decode(
+        self, embedding: Embedding, points: Sequence[Point], box: Box | None, *, mirrored: bool = True
+    ) -> tuple[Tensor, float]:
+        """Logits (1, 1, h, w) of the padded input, divided by the temperature, with prompts applied; and the quality without.
+
+        Without prompts they are means over mirror images where the run says so, and ``mirrored`` does not say otherwise.
+        """
         geometry, loaded = embedding.geometry, self._loaded
         scale = [content / (native * geometry.input_size)  # the picture's pixels -> parts of the input's side
                  for content, native in zip(geometry.content_size[::-1], geometry.native_size[::-1], strict=True)]
@@ -245,7 +252,8 @@ class Predictor:
         places = tuple((x * scale[0], y * scale[1], label) for x, y, label in points)
         with self._lock, torch.inference_mode(), autocast(loaded.device, loaded.precision):
             loaded.switch(embedding.name)
-            plain = loaded.model.decode(embedding.value)
+            whole = mirrored and embedding.name in loaded.flips and not points and box is None
+            plain = averaged(loaded.model, embedding.image, [geometry]) if whole else loaded.model.decode(embedding.value)
             logits, [quality] = plain.logits.float(), qualities(plain.quality)
             if box is not None:
                 corners = torch.tensor([box], dtype=torch.float32) * torch.tensor([*scale, *scale])

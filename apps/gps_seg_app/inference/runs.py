@@ -18,7 +18,7 @@ from gps_seg.methods.added import ADDITIONS, add_modules, fold_modules
 from gps_seg.models.sam import SamModel
 from gps_seg.runs.delta import load_delta, read_delta_config
 from gps_seg.runs.device import resolve_device, resolve_precision
-from gps_seg.runs.load import load_run, presence_of, run_config
+from gps_seg.runs.load import load_run, own_precision, presence_of, run_config
 from gps_seg.tasks.segmentation.task import Segmentation
 from gps_seg_app.inference.fast import fast_size
 from gps_seg_app.limits import AppError
@@ -35,6 +35,7 @@ class Loaded:
         thresholds: of each run, as it was made.
         heard: the prompts that each run was tuned with, of "box" and "clicks".
         presence: of each run, below which quality its answer is none; None: it always gives its masks.
+        flips: the runs whose answers without a prompt are means over mirror images.
     """
 
     model: SamModel
@@ -42,6 +43,7 @@ class Loaded:
     thresholds: dict[str, float]
     heard: dict[str, frozenset[str]]
     presence: dict[str, float | None]
+    flips: frozenset[str]
     device: torch.device
     precision: str
 
@@ -51,10 +53,11 @@ class Loaded:
             self.board.switch(name)
 
 
-def load_runs(runs: Mapping[str, Path], *, device: str = "auto", precision: str = "auto", fast: bool = False) -> Loaded:
+def load_runs(runs: Mapping[str, Path], *, device: str = "auto", precision: str | None = None, fast: bool = False) -> Loaded:
     """Load every run on one base.
 
     Args:
+        precision: of arithmetic; default: the first run's own, as in ``gps-seg predict``.
         fast: at three quarters of the input size, see ``fast``.
 
     Raises:
@@ -84,7 +87,8 @@ def load_runs(runs: Mapping[str, Path], *, device: str = "auto", precision: str 
     configs = {name: run_config(Path(runs[name]), description) for name, description in described.items()}
     heard = {name: _heard(config) for name, config in configs.items()}
     presence = {name: presence_of(Path(runs[name]), config) for name, config in configs.items()}
-    return Loaded(model, board, thresholds, heard, presence, place, resolve_precision(precision, place))
+    found = resolve_precision(precision, place) if precision else own_precision(next(iter(configs.values())), place)
+    return Loaded(model, board, thresholds, heard, presence, _flipped(configs), place, found)
 
 
 def _kind(description: Mapping[str, Any]) -> str:
@@ -115,19 +119,26 @@ def _merged(folder: Path, config: SamConfig) -> Delta:
     return Selection({}, dict.fromkeys(state, "inserted"), digest), state  # all that differs came by what was inserted
 
 
-def _load_alone(runs: Mapping[str, Path], alone: str, *, device: str, precision: str) -> Loaded:
+def _load_alone(runs: Mapping[str, Path], alone: str, *, device: str, precision: str | None) -> Loaded:
     if len(runs) > 1:
         raise AppError(f"Expected runs that can take turns on one base, but the modules that {alone} adds cannot be merged into "
                        "its weights: open that run alone.")
     run = load_run(Path(runs[alone]), device=device, precision=precision)
     heard, presence = {alone: _heard(run.config)}, {alone: run.presence}
-    return Loaded(run.model, None, {alone: run.threshold}, heard, presence, run.device, run.precision)
+    flips = _flipped({alone: run.config})
+    return Loaded(run.model, None, {alone: run.threshold}, heard, presence, flips, run.device, run.precision)
 
 
 def _heard(config: RunConfig) -> frozenset[str]:
     """The prompts that a run saw in training."""
     train: Any = config.train
     return frozenset(name for name, share in (("box", train.box_probability), ("clicks", train.click_probability)) if share)
+
+
+def _flipped(configs: Mapping[str, RunConfig]) -> frozenset[str]:
+    """The runs whose answers without a prompt are means over mirror images."""
+    found: dict[str, Any] = {name: config.evaluate for name, config in configs.items()}
+    return frozenset(name for name, evaluate in found.items() if evaluate.flips)
 
 
 def _common_base(runs: Mapping[str, Path], described: Mapping[str, dict[str, Any]]) -> SamConfig:
