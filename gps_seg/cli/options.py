@@ -66,7 +66,7 @@ Groups = Annotated[
 ]
 DEFAULT_BLOCKS = "per_image,dataset,polyps,negatives"
 Fast = Annotated[
-    bool, typer.Option("--fast", help="The model looks at three quarters of its input size (192 px instead of 256): nearly twice "
+    bool, typer.Option("--fast", help="The model looks at three quarters of its input size (144 px instead of 192): nearly twice "
                        "as fast, less accurate; gps-seg benchmark accuracy --fast says by how much.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]

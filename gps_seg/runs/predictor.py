@@ -103,7 +103,7 @@ class Predictor:
         threshold: of masks; default: the run's own.
 
     Raises:
-        ConfigError: the run is of a classifier.
+        ConfigError: the run is of a classifier, or the threshold is not from 0 to 1.
     """
 
     def __init__(self, run: Run | Exported, *, threshold: float | None = None) -> None:
@@ -113,6 +113,8 @@ class Predictor:
         if isinstance(run, Run) and task.evaluate.presence is None:
             task = with_presence(run).task
         self._run, self._task = run, task.promptless()
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ConfigError(f"Predictor: expected a threshold from 0 to 1, got {threshold}")
         self.threshold = run.threshold if threshold is None else threshold
         self._lock, self._own = threading.Lock(), threading.local()
 
@@ -130,7 +132,7 @@ class Predictor:
 
         Raises:
             CheckpointError: no run there, a damaged one, or another base.
-            ConfigError: the run is of a classifier.
+            ConfigError: the run is of a classifier, or the threshold is not from 0 to 1.
         """
         return cls(load_run(run, device=device, precision=precision, base=None if base is None else Path(base)),
                    threshold=threshold)
@@ -165,15 +167,15 @@ class Predictor:
 
         Raises:
             DataError: an unreadable picture.
-            ConfigError: nothing, or more than one of the three, was given; a prompt outside the picture or of no area, or no
-                picture to ask it of.
+            ConfigError: nothing, or more than one of the three, was given; boxes or points that are no rows of numbers; a prompt
+                outside the picture or of no area, or no picture to ask it of.
         """
         if sum(given is not None for given in (pictures, boxes, points)) != 1:
             raise ConfigError("Predictor.predict: expected one of pictures, boxes and points")
         if boxes is not None:
-            return self._boxes(boxes)
+            return self._boxes(_rows("boxes", boxes, 4))
         if points is not None:
-            return self._points([Click(*point) for point in points])
+            return self._points([Click(*point) for point in _rows("points", points, 3)])
         if isinstance(pictures, (str, Path, np.ndarray, Image.Image)):
             return next(self.stream([pictures]))
         return list(self.stream(pictures or (), batch_size))
@@ -254,6 +256,18 @@ def _pixels(picture: Picture) -> Pixels:
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
         raise DataError(f"expected an RGB picture as uint8 (H, W, 3), got {picture.dtype} {picture.shape}")
     return picture
+
+
+def _rows(name: str, given: Any, numbers: int) -> list[Any]:
+    """Prompts as tuples of so many numbers each, from lists or an array (n, numbers). Raises ConfigError: it is neither."""
+    try:
+        rows = [tuple(value.item() if isinstance(value, np.generic) else value for value in row) for row in given]
+        fits = all(len(row) == numbers and all(isinstance(value, (int, float)) for value in row) for row in rows)
+    except TypeError:
+        fits = False
+    if not fits:
+        raise ConfigError(f"Predictor.predict: expected {name} as a list of {numbers} numbers each, got {given!r:.80}")
+    return rows
 
 
 def _fitted(place: Sequence[float], geometry: Geometry) -> tuple[float, float]:

@@ -137,7 +137,7 @@ def test_masks_are_those_of_predict_with_the_same_files(
             ours, theirs = read_mask(segment(page, picture)), read_mask(tmp_path / picture.name)
             assert ours.shape == theirs.shape
             different[picture.stem] = int((ours != theirs).sum())
-    assert max(different.values()) <= 3, different
+    assert max(different.values()) <= 10, different  # of 307,200 with half of them at the threshold
 
 
 def test_pictures_are_resized_as_pillow_resizes_them(window: Any, site: Site) -> None:

@@ -64,13 +64,15 @@ def test_every_cell_of_a_table_has_settings_that_fit_its_data_set_and_backbone(n
             _check_patterns(network(config.model.name), config.selection)
 
 
-@pytest.mark.parametrize(("name", "model", "rates"), [("table5_kvasir", "sam_vit_b", 0), ("table5_kvasir_cpu", "lite_medsam", 4)])
-def test_table_5_is_six_rows_under_one_honest_protocol(name: str, model: str, rates: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "model", "precision", "rates"), [
+    ("table5_kvasir", "sam_vit_b", "fp32", 0), ("table5_kvasir_cpu", "lite_medsam", "auto", 3),
+])
+def test_table_5_is_six_rows_under_one_honest_protocol(name: str, model: str, precision: str, rates: int, tmp_path: Path) -> None:
     comparison = load_comparison(FOLDER / f"{name}.yaml")
     configs = {method: final_cells(comparison, tmp_path, method, "", ())[0].config for method in comparison.page.methods}
     assert [config.method for config in configs.values()] == ["gps", "none", "full", "head", "sam_adapter", "ssf"]
     for method, config in configs.items():
-        assert config.model.name == model and config.data.protocol == "tune" and config.train.precision == "fp32"
+        assert config.model.name == model and config.data.protocol == "tune" and config.train.precision == precision
         assert len(tuning_cells(comparison, tmp_path, method, "")) == (0 if method == "none" else rates)
     one = {config.train for config in configs.values()}
     assert len(one) == 1 and next(iter(one)).loss == "bce_iou" and next(iter(one)).optimizer == "adam"

@@ -109,12 +109,17 @@ def test_what_cannot_be_answered_is_one_line(run: Path, tmp_path: Path) -> None:
         (lambda: fresh.predict(np.zeros((5, 5), np.uint8)), DataError, r"uint8 \(H, W, 3\), got uint8 \(5, 5\)"),
         (lambda: fresh.predict(tmp_path / "none.png"), DataError, "none.png"),
         (lambda: Predictor.from_pretrained(tmp_path), CheckpointError, "adapter_config.json"),
+        (lambda: Predictor.from_pretrained(run, threshold=float("nan")), ConfigError, "a threshold from 0 to 1"),
     ):
         with pytest.raises(error, match=words) as raised:
             call()  # type: ignore[operator]
         assert "\n" not in str(raised.value)
     fresh.set_image(PIXELS[0])
     for prompts, words in (({"boxes": [(5, 5, 5, 9)]}, "with an area"), ({"points": [(100, 5, 1)]}, "clicks in the picture"),
-                           ({"points": []}, "one point or more"), ({"points": [(5, 5, 1), (5, 5, 0)]}, "as polyp and as not")):
+                           ({"points": []}, "one point or more"), ({"points": [(5, 5, 1), (5, 5, 0)]}, "as polyp and as not"),
+                           ({"boxes": [(1, 2, 3)]}, "4 numbers each"), ({"boxes": (1, 1, 9, 9)}, "4 numbers each"),
+                           ({"boxes": [("a", 1, 9, 9)]}, "4 numbers each"), ({"points": [(5, 5)]}, "3 numbers each")):
         with pytest.raises(ConfigError, match=words):
             fresh.predict(**prompts)  # type: ignore[call-overload]
+    (one,), (two,) = fresh.predict(boxes=[(1, 1, 20, 20)]), fresh.predict(boxes=np.array([[1.0, 1, 20, 20]]))  # type: ignore[call-overload]
+    assert (one.probability == two.probability).all()

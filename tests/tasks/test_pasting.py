@@ -54,7 +54,7 @@ def test_patches_come_with_their_own_colours_or_with_the_frames() -> None:
 
 @pytest.mark.parametrize("radius", [1, 4, 24, 60])
 def test_polyps_of_any_size_fit_on_frames_of_any_size(radius: int) -> None:
-    for frame in (GREY, GREY[:12, :12], GREY[:6, :9], GREY[:3, :5], np.zeros((16, 200, 3), np.uint8)):
+    for frame in (GREY, GREY[:12, :12], GREY[:7, :9], GREY[:9, :7], GREY[:6, :9], GREY[:3, :5], np.zeros((16, 200, 3), np.uint8)):
         for seed in range(20):
             image, mask = paste(frame, RED, disc(radius=radius), random.Random(seed))
             assert image.shape == frame.shape and mask.mean() <= 0.55

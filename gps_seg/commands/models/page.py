@@ -10,6 +10,7 @@ from gps_seg.metrics.tables import markdown_table
 from gps_seg.runs.card import Card, Measured, Number
 
 NOT_MEASURED = "not measured"
+WITH_POLYP = "negatives.polyps_dice"
 KINDS = ("box", "click")  # of prompts, as reports name them
 Rows = tuple[tuple[str, ...], ...]
 
@@ -32,8 +33,9 @@ def page(card: Card, *, markdown: bool = False) -> str:
 
 
 def headline(card: Card) -> str:
-    """Dice of every set without a prompt, in one line."""
-    found = [f"{one.label}: Dice {_shown(one, 'per_image.dice')}" for one in _plain(card)]
+    """Dice of every set without a prompt, in one line: of frames with a polyp, where that was measured by itself."""
+    found = [f"{one.label}: Dice {_shown(one, 'per_image.dice')}" if WITH_POLYP not in one.numbers else
+             f"{one.label}, frames with a polyp: Dice {_shown(one, WITH_POLYP)}" for one in _plain(card)]
     return "; ".join(found) or NOT_MEASURED
 
 
@@ -147,7 +149,7 @@ def _made(card: Card) -> Iterator[tuple[str, str]]:
     made = card.made
     for command in made.commands:
         yield "command", command
-    yield "run", f"seed {made.seed}, {made.steps:,} steps, {made.seconds / 60:.0f} minutes"
+    yield "run", f"seed {made.seed}, {made.steps:,} steps in all, {made.seconds / 60:.0f} minutes for the last run"
     yield "hardware", f"{made.where.hardware}, {made.where.precision}"
     yield "revision", made.where.revision or "unknown"
     yield "versions", ", ".join(f"{name} {version}" for name, version in made.where.versions.items())

@@ -20,14 +20,14 @@ DECOYS = 1 / 3  # of all patches
 POISSON = 0.5  # of all patches; the others keep their own colours, and a soft edge
 SCALES = (0.7, 1.4)  # of the patch, before it is made to fit
 LARGEST = 0.7  # a patch's side as a part of the frame's
-ROOM = 6  # pixels of a frame's side, which a patch of three and what blending reads around it need
+ROOM = 7  # pixels of a frame's side: OpenCV's blending fails on patches that fit into fewer
 
 
 def paste(image: Pixels, donor: Pixels, polyp: Mask, chance: random.Random) -> tuple[Pixels, Mask]:
     """A frame without a polyp, with a patch of another image on it, and the mask of what is a polyp now.
 
     Args:
-        image: uint8 RGB (H, W, 3) without a polyp; it is not changed. One of fewer than six pixels a side gets no patch.
+        image: uint8 RGB (H, W, 3) without a polyp; it is not changed. One of fewer than seven pixels a side gets no patch.
         donor, polyp: uint8 RGB (h, w, 3) and bool (h, w), with at least one polyp pixel; of any size.
     """
     there = np.zeros(image.shape[:2], np.bool_)
