@@ -68,7 +68,7 @@ def read_json(path: Path, what: str, kind: type[GpsSegError] = CheckpointError) 
         raise kind(f"expected {what} at {path}, found none") from None
     except OSError as error:
         raise kind(f"{path}: expected {what}, cannot read it ({error.strerror or error})") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise kind(f"{path}: expected {what}, the file is damaged or something else") from None
 
 

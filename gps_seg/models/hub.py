@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from gps_seg.errors import CheckpointError
+from gps_seg.errors import CheckpointError, GpsSegError
 
 FILE = "model.safetensors"
+SECONDS = 5.0  # for the Hub's first answer: who mistyped a path waits no longer
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _FILES = (".pth", ".pt", ".safetensors", ".bin")
 
@@ -52,11 +55,50 @@ def from_hub(name: str) -> Path:
     cached = in_hub_cache(name)
     if cached is not None:
         return cached
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import HfApi, hf_hub_download
 
     try:
-        return Path(hf_hub_download(name, FILE))
-    except (OSError, ValueError) as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise CheckpointError(f"cannot load {FILE} of {name} from the Hub ({reason.strip()[:120]}); download it "
-                              "elsewhere and give model.checkpoint=FILE") from None
+        with hub_error(name):
+            HfApi().model_info(name, timeout=SECONDS)  # fetching tries again and again, a minute long
+            return Path(hf_hub_download(name, FILE))
+    except CheckpointError as error:
+        raise CheckpointError(f"cannot load {FILE} of {name} from the Hub ({error}); download it elsewhere and give "
+                              "model.checkpoint=FILE") from None
+
+
+class Refused(CheckpointError):
+    """The Hub answered, and the answer was no."""
+
+
+@contextmanager
+def hub_error(doing: str) -> Iterator[None]:
+    """Turn whatever the Hub's client raises within the block into one line; its errors share no class.
+
+    Raises:
+        Refused: what was asked for is not there, or not for this user. CheckpointError: no answer, or a broken one.
+    """
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    try:
+        yield
+    except GpsSegError:
+        raise
+    except OfflineModeIsEnabled:
+        raise CheckpointError(f"{doing}: HF_HUB_OFFLINE is set, so the Hub is not asked") from None
+    except GatedRepoError:
+        raise Refused(f"{doing}: its owners give it on request alone, on its page on the Hub") from None
+    except RepositoryNotFoundError:
+        raise Refused(f"{doing}: the Hub knows no such model, or shows it to others alone (hf auth login)") from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        kind = Refused if status < 500 else CheckpointError
+        raise kind(f"{doing}: the Hub answered with status {status} ({_first_line(error)})") from None
+    except Exception as error:
+        from huggingface_hub.constants import ENDPOINT
+
+        raise CheckpointError(f"{doing}: the Hub at {ENDPOINT} gave no answer ({_first_line(error)})") from None
+
+
+def _first_line(error: Exception) -> str:
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {line[:120]}" if line else type(error).__name__

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-from gps_seg.errors import CheckpointError, GpsSegError
-from gps_seg.models.hub import is_hub_name
+from gps_seg.errors import CheckpointError
+from gps_seg.models.hub import SECONDS, Refused, hub_error, is_hub_name
 from gps_seg.runs.calibration import CALIBRATION_FILE
 from gps_seg.runs.card import CARD_FILE, PAGE_FILE
 from gps_seg.runs.folder import CONFIG_FILE, DELTA_CONFIG, DELTA_FILE, README_FILE, RESULT_FILE, SELECTION_FILE
@@ -21,7 +20,6 @@ from gps_seg.runs.folder import CONFIG_FILE, DELTA_CONFIG, DELTA_FILE, README_FI
 HUB_FILES = (
     README_FILE, DELTA_CONFIG, DELTA_FILE, SELECTION_FILE, CONFIG_FILE, CALIBRATION_FILE, RESULT_FILE, CARD_FILE, PAGE_FILE,
 )
-SECONDS = 5.0  # for the first answer: who mistyped a path waits no longer
 Say = Callable[[str], object]
 _COPY = re.compile(r"models--(.+)--(.+)")  # how the Hub's cache calls a repository's folder
 
@@ -93,41 +91,3 @@ def _copy(name: str, revision: str | None) -> Path | None:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES), local_files_only=True))
     except (LocalEntryNotFoundError, ValueError):  # ValueError: the Hub has no such names
         return None
-
-
-class Refused(CheckpointError):
-    """The Hub answered, and the answer was no."""
-
-
-@contextmanager
-def hub_error(doing: str) -> Iterator[None]:
-    """Turn whatever the Hub's client raises within the block into one line; its errors share no class.
-
-    Raises:
-        Refused: what was asked for is not there, or not for this user. CheckpointError: no answer, or a broken one.
-    """
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
-
-    try:
-        yield
-    except GpsSegError:
-        raise
-    except OfflineModeIsEnabled:
-        raise CheckpointError(f"{doing}: HF_HUB_OFFLINE is set, so the Hub is not asked") from None
-    except GatedRepoError:
-        raise Refused(f"{doing}: its owners give it on request alone, on its page on the Hub") from None
-    except RepositoryNotFoundError:
-        raise Refused(f"{doing}: the Hub knows no such model, or shows it to others alone (hf auth login)") from None
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        kind = Refused if status < 500 else CheckpointError
-        raise kind(f"{doing}: the Hub answered with status {status} ({_first_line(error)})") from None
-    except Exception as error:
-        from huggingface_hub.constants import ENDPOINT
-
-        raise CheckpointError(f"{doing}: the Hub at {ENDPOINT} gave no answer ({_first_line(error)})") from None
-
-
-def _first_line(error: Exception) -> str:
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {line[:120]}" if line else type(error).__name__

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gps_seg.commands.check_data import check_data
 from gps_seg.config import PolypDataConfig
 from gps_seg.data.coco import mask_of, run_lengths
 from gps_seg.data.images import read_mask, write_image, write_mask
@@ -53,6 +54,11 @@ def test_a_file_is_split_and_named_as_a_folder_is(folder: Path) -> None:
     assert expand([str(folder / "set.csv")]) == [str(folder / "set.csv")]
 
 
+def test_a_file_is_checked_as_a_folder_is(folder: Path) -> None:
+    whole, *listed = (check_data([str(path)]).splitlines()[-1] for path in (folder, folder / "coco.json", folder / "set.csv"))
+    assert whole.startswith("6 images: 0 errors") and listed == [whole, whole]
+
+
 def test_run_lengths_are_cocos() -> None:
     coco: Any = pytest.importorskip("pycocotools.mask", reason="pip install 'gps-seg[coco]'")
     draw = np.random.default_rng(0)
@@ -76,6 +82,12 @@ def test_polygons_are_filled_and_united(folder: Path) -> None:
         warnings.simplefilter("ignore", DeprecationWarning)
         wanted = coco.decode(coco.merge(coco.frPyObjects(rings, 48, 64))).astype(bool)
     assert np.array_equal(read_mask(first.mask), wanted) and not read_mask(second.mask).any()
+
+
+def test_a_file_nested_too_deep_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match="damaged or something else"):
+        set_pairs(str(tmp_path / "deep.json"))
 
 
 def test_what_is_wrong_with_a_file_is_one_line(folder: Path) -> None:

@@ -12,7 +12,7 @@ from gps_seg.commands.hub.card import readme
 from gps_seg.config import dump_config
 from gps_seg.errors import CheckpointError, ConfigError
 from gps_seg.files import read_json
-from gps_seg.models.hub import is_hub_name
+from gps_seg.models.hub import SECONDS, hub_error, is_hub_name
 from gps_seg.runs.calibration import CALIBRATION_FILE, read_calibration
 from gps_seg.runs.card import CARD_FILE, PAGE_FILE, read_card
 from gps_seg.runs.common_part import COMMON_KEY
@@ -26,7 +26,7 @@ from gps_seg.runs.folder import (
     STATE_FILE,
     read_config,
 )
-from gps_seg.runs.hub import HUB_FILES, SECONDS, hub_error
+from gps_seg.runs.hub import HUB_FILES
 from gps_seg.runs.portable import portable, portable_config
 from gps_seg.runs.ready import is_ready
 from gps_seg.runs.setup import Say

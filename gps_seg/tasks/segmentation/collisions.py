@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy as np
 from gps_seg.config import PolypDataConfig
 from gps_seg.data.images import read_mask
 from gps_seg.tasks.segmentation.audit import NEAR_BITS, Finding, Look, bits_apart, judge, look_at
+from gps_seg.tasks.segmentation.listed import is_list
 from gps_seg.tasks.segmentation.pairs import Pair
 from gps_seg.tasks.segmentation.parts import load_splits, own_lists
 from gps_seg.tasks.segmentation.sets import SPLIT, as_folder, expand, folder_of, known_set, labels, number_warning, set_pairs
@@ -68,7 +70,7 @@ def parts_of(data: str) -> list[tuple[Pair, str]]:
     if data in SPLIT:
         return _by_lists(PolypDataConfig.model_validate({"name": data}))
     pairs, folder = set_pairs(data), as_folder(data)
-    if all(own_lists(folder or folder_of(data))):
+    if not is_list(Path(data)) and all(own_lists(folder or folder_of(data))):
         listed = _by_lists(PolypDataConfig.model_validate({"name": "folder", "root": folder} if folder else {"name": data}))
         if len(listed) == len(pairs):
             return listed
