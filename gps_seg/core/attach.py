@@ -23,6 +23,7 @@ from gps_seg.core.products import check_backend, fastest
 from gps_seg.core.roles import Role
 from gps_seg.core.selection import Selection, counts
 from gps_seg.core.slot import Slot
+from gps_seg.core.trained import copies, set_values
 from gps_seg.errors import CheckpointError, TrainingError
 
 
@@ -148,7 +149,7 @@ class Attached:
 
     def state(self) -> dict[str, Tensor]:
         """Current values, detached copies on the CPU, keyed like :meth:`trainable`."""
-        return {name: parameter.detach().cpu().clone() for name, parameter in self.trainable().items()}
+        return copies(self.trainable())
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -157,14 +158,7 @@ class Attached:
         Raises:
             CheckpointError: a name is missing, unexpected, or has another shape.
         """
-        trainable = self.trainable()
-        missing, unexpected = sorted(set(trainable) - set(state)), sorted(set(state) - set(trainable))
-        if missing or unexpected:
-            raise CheckpointError(f"the delta does not fit: missing {missing[:5]}, unexpected {unexpected[:5]}")
-        for name, parameter in trainable.items():
-            if parameter.shape != state[name].shape:
-                raise CheckpointError(f"{name}: expected shape {tuple(parameter.shape)}, got {tuple(state[name].shape)}")
-            parameter.copy_(state[name])
+        set_values(self.trainable(), state)
         self.write_back()
         self._refresh()
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gps_seg.core.attach import Attached
 from gps_seg.core.roles import Role
 from gps_seg.core.selection import Selection
+from gps_seg.core.trained import copies, set_values
 from gps_seg.errors import CheckpointError
 
 COMMON = "common"  # before the names of common values; no part may be called so
@@ -146,7 +147,7 @@ class Together:
 
     def state(self) -> dict[str, Tensor]:
         """Current values, detached copies on the CPU, keyed like :meth:`trainable`."""
-        return {name: parameter.detach().cpu().clone() for name, parameter in self.trainable().items()}
+        return copies(self.trainable())
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -155,11 +156,5 @@ class Together:
         Raises:
             CheckpointError: a name is missing, unexpected, or has another shape.
         """
-        trainable = self.trainable()
-        if wrong := sorted(set(trainable) ^ set(state)):
-            raise CheckpointError(f"the values do not fit what is trained together: {', '.join(wrong[:5])} on one side only")
-        for name, parameter in trainable.items():
-            if parameter.shape != state[name].shape:
-                raise CheckpointError(f"{name}: expected shape {tuple(parameter.shape)}, got {tuple(state[name].shape)}")
-            parameter.copy_(state[name])
+        set_values(self.trainable(), state)
         self.write_back()

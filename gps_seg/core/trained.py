@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gps_seg.core.roles import Role
 from gps_seg.core.selection import Selection
+from gps_seg.errors import CheckpointError
 
 
 class Trained(Protocol):
@@ -40,3 +41,25 @@ class Trained(Protocol):
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Set all values and write them back."""
         ...
+
+
+def copies(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """Current values, detached copies on the CPU, by the same names."""
+    return {name: parameter.detach().cpu().clone() for name, parameter in parameters.items()}
+
+
+@torch.no_grad()
+def set_values(parameters: Mapping[str, nn.Parameter], state: Mapping[str, Tensor]) -> None:
+    """Set all values; a state that does not fit changes none.
+
+    Raises:
+        CheckpointError: a name is missing, unexpected, or has another shape.
+    """
+    missing, unexpected = sorted(set(parameters) - set(state)), sorted(set(state) - set(parameters))
+    if missing or unexpected:
+        raise CheckpointError(f"the delta does not fit: missing {missing[:5]}, unexpected {unexpected[:5]}")
+    for name, parameter in parameters.items():
+        if parameter.shape != state[name].shape:
+            raise CheckpointError(f"{name}: expected shape {tuple(parameter.shape)}, got {tuple(state[name].shape)}")
+    for name, parameter in parameters.items():
+        parameter.copy_(state[name])

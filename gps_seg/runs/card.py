@@ -13,9 +13,7 @@ from typing import Literal
 from pydantic import Field
 
 from gps_seg.config import Section
-from gps_seg.errors import CheckpointError, ConfigError
-from gps_seg.files import read_json
-from gps_seg.settings import check_settings
+from gps_seg.runs.folder import read_page
 
 CARD_FILE, PAGE_FILE = "card.json", "card.md"
 
@@ -169,14 +167,7 @@ class Card(Section):
 
 def read_card(folder: Path) -> Card:
     """The card of a ready model's folder. Raises CheckpointError: there is none, or it was edited or damaged."""
-    path = folder / CARD_FILE
-    document = read_json(path, "the card of a ready model")
-    if not isinstance(document, dict):
-        raise CheckpointError(f"{path}: expected the card of a ready model, got {type(document).__name__}")
-    try:
-        return check_settings(Card, document, str(path))
-    except ConfigError as error:
-        raise CheckpointError(f"{error}; the card was edited, or a newer gps-seg made it") from None
+    return read_page(Card, folder / CARD_FILE, "the card of a ready model")
 
 
 def dump_card(card: Card) -> str:

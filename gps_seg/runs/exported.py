@@ -20,13 +20,13 @@ from torch import Tensor, nn
 
 from gps_seg.config import SamConfig, Section, SegmentationEvaluateConfig, SegmentationTrainConfig
 from gps_seg.errors import CheckpointError, ConfigError
-from gps_seg.files import read_json, sha256
+from gps_seg.files import sha256
 from gps_seg.models.decoder import SamOutput
 from gps_seg.models.sam import Rounds
 from gps_seg.models.spec import SamSpec
 from gps_seg.packages import import_extra
+from gps_seg.runs.folder import read_page
 from gps_seg.runs.task_model import TaskModel
-from gps_seg.settings import check_settings
 from gps_seg.tasks.segmentation.task import Segmentation
 
 ABOUT_FILE, MODEL_FILE, ENCODER_FILE, DECODER_FILE = "onnx.json", "model.onnx", "encoder.onnx", "decoder.onnx"
@@ -145,14 +145,7 @@ def is_exported(folder: Path) -> bool:
 
 def read_about(folder: Path) -> About:
     """onnx.json of an export whose files are as they were written. Raises CheckpointError."""
-    path = folder / ABOUT_FILE
-    document = read_json(path, "an export of gps-seg export RUN --onnx DIR")
-    if not isinstance(document, dict):
-        raise CheckpointError(f"{path}: expected the description of an export, got {type(document).__name__}")
-    try:
-        about = check_settings(About, document, str(path))
-    except ConfigError as error:
-        raise CheckpointError(f"{error}; the file was edited, or a newer gps-seg made it") from None
+    about = read_page(About, folder / ABOUT_FILE, "an export of gps-seg export RUN --onnx DIR")
     for name, digest in about.files.items():
         if not (folder / name).is_file() or sha256(folder / name) != digest:
             raise CheckpointError(f"{folder / name}: expected the file that {ABOUT_FILE} describes, it is of another model, "

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gps_seg.config import RunConfig, dump_config, load_config, parse_config
-from gps_seg.errors import ConfigError
-from gps_seg.files import write_bytes
+from gps_seg.errors import CheckpointError, ConfigError
+from gps_seg.files import read_json, write_bytes
 from gps_seg.runs.old_settings import is_old, modernise
-from gps_seg.settings import differences, parse_overrides, read_yaml, set_dotted
+from gps_seg.settings import Page, check_settings, differences, parse_overrides, read_yaml, set_dotted
 
 SELECTION_FILE, CONFIG_FILE, RESULT_FILE, STATE_FILE = "selection.safetensors", "config.yaml", "result.json", "last.safetensors"
 DELTA_FILE, DELTA_CONFIG, README_FILE = "adapter_model.safetensors", "adapter_config.json", "README.md"
@@ -34,6 +34,17 @@ def read_config(folder: Path) -> RunConfig:
     """The settings of a run, of whatever age. Raises ConfigError."""
     path = folder / CONFIG_FILE
     return parse_config(modernise(read_yaml(path)), str(path))
+
+
+def read_page(page: type[Page], path: Path, what: str) -> Page:
+    """A JSON file that this package wrote, as its page. Raises CheckpointError: there is none, or it was edited or damaged."""
+    document = read_json(path, what)
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{path}: expected {what}, got {type(document).__name__}")
+    try:
+        return check_settings(page, document, str(path))
+    except ConfigError as error:
+        raise CheckpointError(f"{error}; the file was edited, or a newer gps-seg made it") from None
 
 
 def load_settings(

@@ -17,7 +17,8 @@ from PIL import Image
 from pycocotools import mask as coco
 from pypdf import PdfReader
 
-from gps_seg_app.answer.outlines import mask_of_polygons, mask_of_run_lengths, polygons, run_lengths
+from gps_seg.data.coco import mask_of, run_lengths
+from gps_seg_app.answer.outlines import mask_of_polygons, polygons
 from gps_seg_app.answer.render import contours
 from gps_seg_app.answer.result import Result
 from gps_seg_app.export.caption import with_strip
@@ -51,8 +52,8 @@ def words(pdf: bytes) -> tuple[int, str]:
 
 @given(MASKS)
 def test_run_lengths_and_polygons_come_back_as_exactly_the_same_mask(mask: NDArray[np.bool_]) -> None:
-    assert np.array_equal(mask_of_run_lengths(run_lengths(mask)), mask)
     size = (mask.shape[0], mask.shape[1])
+    assert np.array_equal(mask_of(run_lengths(mask), size), mask)
     assert np.array_equal(mask_of_polygons(json.loads(json.dumps(polygons(mask))), size), mask)
 
 
@@ -64,8 +65,8 @@ def test_pycocotools_reads_the_same_mask_from_the_run_lengths(mask: NDArray[np.b
 
 
 def test_run_lengths_that_do_not_fill_the_picture_are_refused() -> None:
-    with pytest.raises(ValueError, match="expected runs for 5 x 5 pixels, they hold 16"):
-        mask_of_run_lengths({**run_lengths(np.ones((4, 4), np.bool_)), "size": [5, 5]})
+    with pytest.raises(ValueError, match="the runs do not fill 5 x 5 pixels"):
+        mask_of({**run_lengths(np.ones((4, 4), np.bool_)), "size": [5, 5]}, (5, 5))
 
 
 @given(MASKS, st.integers(0, 11), st.integers(0, 11))
@@ -124,7 +125,7 @@ def test_the_json_document_holds_the_schema_and_the_exact_mask(found: Result, mo
     assert document["calibration"] == {"calibrated": False, "temperature": None} and document["threshold"] == 0.5
     assert document["timing_ms"] == {"pre": 12.0, "model": 400.0, "post": 30.0}
     assert document["outcome"] == {"state": "found", "words": found.finding.words} and document["dice_to_model"] is None
-    assert np.array_equal(mask_of_run_lengths(document["mask"]["rle"]), found.finding.mask)
+    assert np.array_equal(mask_of(document["mask"]["rle"], (120, 160)), found.finding.mask)
     assert np.array_equal(mask_of_polygons(document["mask"]["polygons"], (120, 160)), found.finding.mask)
 
 
@@ -135,7 +136,7 @@ def test_the_masks_of_the_regions_make_up_the_whole_mask(model: ModelCard) -> No
     assert len(rows) == 7 == len(result.finding.regions)
     whole = np.zeros(probability.shape, np.int64)
     for row, region in zip(rows, result.finding.regions, strict=True):
-        part = mask_of_run_lengths(row["rle"])
+        part = mask_of(row["rle"], tuple(row["rle"]["size"]))
         assert part.sum() == region.area_px == row["area_px"] and row["box"] == list(region.box)
         assert np.array_equal(mask_of_polygons([row["polygon"]], part.shape), part)
         whole += part

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gps_seg_app.answer.outlines import mask_of_run_lengths
+from gps_seg.data.coco import mask_of
 from support.browser import PATIENCE, large, png, scene
 from support.dicoms import SECRETS, make
 from support.server import Served
@@ -139,7 +139,7 @@ def test_every_export_opens_and_holds_the_mask_that_was_shown(page: Any, app: Se
     assert Image.open(io.BytesIO(fetch(page, "Overlay"))).size[0] >= 320
     assert Image.open(io.BytesIO(fetch(page, "Probability"))).mode.startswith("I;16")
     report = json.loads(fetch(page, "JSON"))
-    assert np.array_equal(mask_of_run_lengths(report["mask"]["rle"]), expected)
+    assert np.array_equal(mask_of(report["mask"]["rle"], expected.shape), expected)
     assert report["edited"] is True and report["threshold"] == 0.01 and "name" not in report["input"]
     assert fetch(page, "PDF report").startswith(b"%PDF") and b"Research use only" in fetch(page, "CSV")
     names = set(zipfile.ZipFile(io.BytesIO(fetch(page, "All in one zip"))).namelist())

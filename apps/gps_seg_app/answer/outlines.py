@@ -1,6 +1,4 @@
-"""Masks as run lengths and as polygons, and back again: both ways exact, to the pixel.
-
-Run lengths are COCO's (column by column, compressed text), as pycocotools writes and reads them.
+"""Masks as polygons, and back again: both ways exact, to the pixel. Run lengths, as exact, are in ``gps_seg.data.coco``.
 
 Polygons run along the edges of pixels, with corners at whole numbers: pixel (x, y) is the square from (x, y) to
 (x + 1, y + 1). The rule to read them: a pixel belongs to the mask if its centre (x + 0.5, y + 0.5) lies inside an odd number of
@@ -16,7 +14,6 @@ from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco
 
 from gps_seg_app.answer.components import components
 
@@ -30,46 +27,6 @@ class Polygon(TypedDict):
 
     exterior: Ring
     holes: list[Ring]
-
-
-class RunLengths(TypedDict):
-    """COCO's compressed run lengths; ``size`` is [height, width]."""
-
-    size: list[int]
-    counts: str
-
-
-def run_lengths(mask: Mask) -> RunLengths:
-    """A mask (H, W) as COCO run lengths."""
-    encoded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
-
-
-def mask_of_run_lengths(encoded: Mapping[str, Any]) -> Mask:
-    """The mask (H, W) of :func:`run_lengths`, bit for bit. Raises ValueError if the runs do not fill the size.
-
-    Not pycocotools' own decoding, which warns under numpy 2.
-    """
-    height, width = (int(side) for side in encoded["size"])
-    lengths = _lengths(str(encoded["counts"]))
-    if min(lengths, default=0) < 0 or sum(lengths) != height * width:
-        raise ValueError(f"expected runs for {height} x {width} pixels, they hold {sum(lengths)}")
-    return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(width, height).T
-
-
-def _lengths(text: str) -> list[int]:
-    """COCO's text: groups of 5 bits, the lowest first, and from the fourth run on the difference to the run two before."""
-    found: list[int] = []
-    value = shift = 0
-    for sign in text:
-        code = ord(sign) - 48
-        value |= (code & 0x1F) << shift
-        shift += 5
-        if not code & 0x20:
-            value -= (1 << shift) if code & 0x10 else 0
-            found.append(value + (found[-2] if len(found) > 2 else 0))
-            value = shift = 0
-    return found
 
 
 def parts(mask: Mask) -> Iterator[tuple[tuple[int, int, int, int], Mask]]:

@@ -31,7 +31,8 @@ from typing import Any
 
 import numpy as np
 
-from gps_seg_app.answer.outlines import Mask, parts, polygon, polygons, run_lengths
+from gps_seg.data.coco import run_lengths
+from gps_seg_app.answer.outlines import Mask, parts, polygon, polygons
 from gps_seg_app.answer.render import contours
 from gps_seg_app.answer.result import Result, utc_now
 from gps_seg_app.export.caption import png, with_strip

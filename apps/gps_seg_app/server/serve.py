@@ -23,7 +23,7 @@ HOST = "127.0.0.1"
 PORT = 7860
 TRIES = 20  # ports after the first, if none was asked for
 QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
-EXTRA = ("gradio", "fastapi", "uvicorn", "av", "pydicom", "reportlab", "pycocotools")
+EXTRA = ("gradio", "fastapi", "uvicorn", "av", "pydicom", "reportlab")
 
 
 def refuse_sharing(environment: Mapping[str, str]) -> None:
