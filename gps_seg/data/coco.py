@@ -6,6 +6,7 @@ Source: Lin et al., Microsoft COCO, ECCV 2014, arXiv 1405.0312; the text form is
 from __future__ import annotations
 
 import importlib
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
@@ -77,8 +78,7 @@ def mask_of(segmentation: Any, size: tuple[int, int]) -> Mask:
     if not isinstance(segmentation, list) or not segmentation or not all(
             isinstance(ring, list) and len(ring) >= 6 and len(ring) % 2 == 0 for ring in segmentation):
         raise ValueError("expected run lengths, or polygons of three corners or more")
-    if not np.isfinite(np.concatenate([np.asarray(ring, np.float64) for ring in segmentation])).all():
-        raise ValueError("a corner is no number")
+    _check_corners(segmentation, size)
     filler = _filler()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # it asks numpy for an old conversion
@@ -86,11 +86,23 @@ def mask_of(segmentation: Any, size: tuple[int, int]) -> Mask:
     return _mask_of_runs(_as_counts(whole["counts"].decode("ascii")), whole["size"], size)
 
 
+def _check_corners(rings: Sequence[Sequence[Any]], size: tuple[int, int]) -> None:
+    """Corners may lie beside the picture, but not so far that the filler would count past its numbers."""
+    if not all(isinstance(value, int | float) and math.isfinite(value) for ring in rings for value in ring):
+        raise ValueError("a corner is no number")
+    for ring in rings:
+        for values, side in ((ring[0::2], size[1]), (ring[1::2], size[0])):
+            if min(values) < -side or max(values) > 2 * side:
+                raise ValueError(f"a corner lies far outside of the {size[0]} x {size[1]} pixels")
+
+
 def _mask_of_runs(counts: Any, given: Any, size: tuple[int, int]) -> Mask:
     height, width = size
-    if not isinstance(given, list) or [int(side) for side in given] != [height, width]:
+    if given != [height, width]:
         raise ValueError(f"run lengths of size {given}, of an image of {[height, width]}")
-    if not isinstance(counts, list) or min(counts, default=0) < 0 or sum(counts) != height * width:
+    if not isinstance(counts, list) or not all(isinstance(count, int) and count >= 0 for count in counts):
+        raise ValueError("expected runs in whole numbers")
+    if sum(counts) != height * width:
         raise ValueError(f"the runs do not fill {height} x {width} pixels")
     return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T
 

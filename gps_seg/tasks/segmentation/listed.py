@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gps_seg.data.coco import mask_of
-from gps_seg.data.images import write_mask
+from gps_seg.data.images import MAX_PIXELS, write_mask
 from gps_seg.data.places import cache_folder
 from gps_seg.errors import DataError, first_names
 from gps_seg.files import read_json, sha256
@@ -55,10 +55,17 @@ def _from_csv(path: Path) -> list[Pair]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
             if not set(COLUMNS) <= set(rows.fieldnames or ()):
-                raise DataError(f"{path}: expected the columns image and mask, got {', '.join(rows.fieldnames or ()) or 'none'}")
-            return [Pair(Path(row["image"]).stem, path.parent / row["image"], path.parent / (row["mask"] or "")) for row in rows]
+                raise DataError(f"{path}: expected the columns image and mask, separated by a comma, got "
+                                f"{', '.join(rows.fieldnames or ()) or 'none'}")
+            return [_row(path, rows.line_num, row["image"], row["mask"]) for row in rows]
     except (UnicodeDecodeError, csv.Error):
         raise DataError(f"{path}: expected a CSV file of image,mask, the content is something else") from None
+
+
+def _row(path: Path, line: int, image: str | None, mask: str | None) -> Pair:
+    if not image or not mask:
+        raise DataError(f"{path}: line {line}: expected an image and its mask, got {image or 'none'} and {mask or 'none'}")
+    return Pair(Path(image).stem, path.parent / image, path.parent / mask)
 
 
 def _from_coco(path: Path) -> list[Pair]:
@@ -68,33 +75,53 @@ def _from_coco(path: Path) -> list[Pair]:
         raise DataError(f"{path}: expected a COCO file with images and annotations, the content is something else")
     images, annotations = parts
     _check_categories(path, document, annotations)
+    own = _by_image(path, images, annotations)
+    folder = cache_folder() / "coco" / sha256(path)[:16]
+    return [_pair(path, image, own[image["id"]], folder) for image in images]
+
+
+def _by_image(path: Path, images: Sequence[Mapping[str, Any]],
+              annotations: Sequence[Mapping[str, Any]]) -> dict[Any, list[Mapping[str, Any]]]:
+    for one in (*images, *annotations):
+        named = one.get("id") if "file_name" in one else one.get("image_id")
+        if not isinstance(named, int | str):
+            raise DataError(f"{path}: expected numbers or names of images, got {named!r}")
     own: dict[Any, list[Mapping[str, Any]]] = {image.get("id"): [] for image in images}
+    if len(own) < len(images):
+        twice = [str(name) for name, number in Counter(image.get("id") for image in images).items() if number > 1]
+        raise DataError(f"{path}: {len(twice)} ids of images occur twice: {first_names(twice)}")
     for one in annotations:
         if one.get("image_id") not in own:
             raise DataError(f"{path}: annotation {one.get('id')} is of an image that the file does not list, "
                             f"{one.get('image_id')!r}")
         own[one["image_id"]].append(one)
-    folder = cache_folder() / "coco" / sha256(path)[:16]
-    return [_pair(path, image, own[image.get("id")], folder) for image in images]
+    return own
 
 
 def _check_categories(path: Path, document: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]]) -> None:
-    used = {one.get("category_id") for one in annotations}
+    declared = document.get("categories") or []
+    if not isinstance(declared, list) or not all(isinstance(kind, dict) for kind in declared):
+        raise DataError(f"{path}: expected categories as a list of ids and names")
+    names = {str(kind.get("id")): str(kind.get("name")) for kind in declared}
+    used = {str(one.get("category_id")) for one in annotations}
+    if names and (unknown := sorted(used - names.keys())):
+        raise DataError(f"{path}: {len(unknown)} categories are used and not declared: {first_names(unknown)}")
     if len(used) > 1:
-        names = {kind.get("id"): kind.get("name") for kind in document.get("categories") or () if isinstance(kind, dict)}
-        found = first_names(sorted(str(names.get(number, number)) for number in used))
+        found = first_names(sorted(names.get(number, number) for number in used))
         raise DataError(f"{path}: expected annotations of one category, got {len(used)}: {found}; export one of them")
 
 
 def _pair(path: Path, image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]], folder: Path) -> Pair:
-    name, size = image.get("file_name"), (image.get("height"), image.get("width"))
-    if not isinstance(name, str) or not all(isinstance(side, int) and side > 0 for side in size):
-        raise DataError(f"{path}: image {image.get('id')!r}: expected file_name, height and width")
+    name, height, width = image.get("file_name"), image.get("height"), image.get("width")
+    if not (isinstance(name, str) and isinstance(height, int) and isinstance(width, int) and min(height, width) > 0):
+        raise DataError(f"{path}: image {image['id']!r}: expected file_name, height and width")
+    if width * height > MAX_PIXELS:
+        raise DataError(f"{path}: image {image['id']!r}: {width} x {height} pixels, over {MAX_PIXELS / 1e6:.0f} megapixels")
     places = [path.parent / name, *(place / "images" / name for place in (path.parent, path.parent.parent))]
     found = next((place for place in places if place.is_file()), places[0])
     target = folder / f"{Path(name).stem}.png"
     if not target.is_file():
-        write_mask(target, _drawn(path, name, annotations, size))  # type: ignore[arg-type]
+        write_mask(target, _drawn(path, name, annotations, (height, width)))
     return Pair(Path(name).stem, found, target)
 
 
