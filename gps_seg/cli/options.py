@@ -35,10 +35,19 @@ Presence = Annotated[
 
 
 def find_run(name: str) -> Path:
-    """The folder of a RUN on the command line. Raises CheckpointError: no folder, no ready model and none on the Hub."""
+    """The folder of a RUN on the command line; one whose training has not ended is said to be so, and used.
+
+    Raises:
+        CheckpointError: no folder, no ready model and none on the Hub.
+    """
+    from gps_seg.runs.folder import is_unfinished
     from gps_seg.runs.ready import run_folder
 
-    return run_folder(name)
+    folder = run_folder(name)
+    if is_unfinished(folder):
+        typer.echo(f"{folder}: its training has not ended, its best values so far are used; gps-seg train CONFIG --out {folder} "
+                   "--resume goes on", err=True)
+    return folder
 
 
 OptionalRun = Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gps_seg.cli.options import Device, Fast, Overrides, RunFolder
+from gps_seg.cli.options import Base, Device, Fast, Overrides, RunFolder
 
 
 def register(app: typer.Typer) -> None:
@@ -95,6 +95,7 @@ def calibrate(
                            "(300), train.lr, train.batch_size.")
     ] = False,
     device: Device = "auto",
+    base: Base = None,
 ) -> None:
     """Fit a run's temperature, which makes its probabilities honest, and choose its thresholds; all stay in its folder."""
     from gps_seg.commands.calibrate import calibrate as fit
@@ -103,4 +104,5 @@ def calibrate(
 
     if overrides and not quality:
         raise ConfigError(f"calibrate: {', '.join(overrides)}: settings are read with --quality alone, to train its head")
-    typer.echo(describe(fit(run, data=data, split=split, device=device, quality=(overrides or ()) if quality else None)))
+    settings = (overrides or ()) if quality else None
+    typer.echo(describe(fit(run, data=data, split=split, device=device, quality=settings, base=base)))

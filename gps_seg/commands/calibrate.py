@@ -35,7 +35,8 @@ Seen = tuple[float | None, bool]  # an answer's quality, and whether the image h
 
 
 def calibrate(
-    folder: Path, *, data: str | None = None, split: str = "inner", device: str = "auto", quality: Sequence[str] | None = None
+    folder: Path, *, data: str | None = None, split: str = "inner", device: str = "auto", quality: Sequence[str] | None = None,
+    base: Path | None = None,
 ) -> Calibration:
     """Fit the temperature and the app's threshold of a run, and write calibration.json into its folder.
 
@@ -49,6 +50,7 @@ def calibrate(
         data: a known set or a folder of pairs; default: the run's own data set.
         split: "inner" (kept from training for choices like this one) or "train".
         quality: train the run's quality head first, with these settings, see ``runs.quality``; None: leave it.
+        base: the base's weight file, where it is not found by itself.
 
     Raises:
         ConfigError: the test part was asked for, or the run is a ready model or a copy from the Hub.
@@ -63,10 +65,10 @@ def calibrate(
     if name := name_of(folder):
         raise ConfigError(f"calibrate: {name} is a copy from the Hub, whose files stay as they were sent: copy its folder, "
                           f"{folder}, and calibrate that")
-    run = _load(folder, device)
+    run = _load(folder, device, base)
     if quality is not None:
         train_quality(run, quality)
-        run = _load(folder, device)
+        run = _load(folder, device, base)
     pairs = run.task.items(data, split, ())
     samples: list[tuple[NDArray[np.float32], NDArray[np.bool_]]] = []
     seen: list[Seen] = []
@@ -85,8 +87,8 @@ def calibrate(
     return found
 
 
-def _load(folder: Path, device: str) -> Run:
-    run = load_run(folder, device=device)
+def _load(folder: Path, device: str, base: Path | None) -> Run:
+    run = load_run(folder, device=device, base=base)
     if not isinstance(run.task, Segmentation):
         raise ConfigError(f"calibrate: expected a run of segmentation, the one in {folder} is of {run.config.task}")
     return replace(run, task=run.task.promptless())

@@ -30,6 +30,11 @@ def check_free(config: RunConfig, out: Path, *, resume: bool) -> None:
                               "another --out")
 
 
+def is_unfinished(folder: Path) -> bool:
+    """Whether the training in a run folder has not come to its end: what it would go on from is still there."""
+    return (folder / STATE_FILE).is_file()
+
+
 def read_config(folder: Path) -> RunConfig:
     """The settings of a run, of whatever age. Raises ConfigError."""
     path = folder / CONFIG_FILE

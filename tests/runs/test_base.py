@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gps_seg.commands.calibrate import calibrate
 from gps_seg.commands.export import export_merged
 from gps_seg.errors import CheckpointError
 from gps_seg.models.sam_zoo import build_sam, published_state
@@ -27,6 +28,7 @@ def test_a_run_on_a_sam2_folder_moves_and_is_exported_as_transformers_reads_it(t
     with pytest.raises(CheckpointError, match="the base weights model.safetensors are not at"):
         load_run(run, device="cpu")
     loaded = load_run(run, device="cpu", base=tmp_path / "elsewhere")
+    assert calibrate(run, device="cpu", base=tmp_path / "elsewhere").images > 0
     for place in (run, tmp_path / "parent", cache):  # the folder moved along, with the run or to the cache
         moved = shutil.copytree(run, place / "run" if place.name == "parent" else tmp_path / f"in {place.name}")
         folder = shutil.copytree(tmp_path / "elsewhere", (moved if place == run else place) / "base")

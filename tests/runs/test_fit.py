@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import gps_seg
+from gps_seg.cli.options import find_run
 from gps_seg.commands.evaluate import evaluate_run
 from gps_seg.commands.train import train
 from gps_seg.config import GPSConfig, RunConfig, TrainConfig, load_config
@@ -56,11 +57,15 @@ def test_training_stops_early_and_keeps_the_best(tmp_path: Path) -> None:
     assert scores[result["run"]["best_step"]] == max(scores.values())
 
 
-def test_a_loss_that_is_not_a_number_ends_the_run_with_the_last_state_on_disk(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_a_number_ends_the_run_with_the_last_state_on_disk(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings = config("train.max_steps=60", "train.lr=1e30", "train.optimizer=sgd", "train.clip=null", "train.checkpoint_every=1")
     with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step \d+: the last good state is on disk; try a smaller"):
         train(settings, tmp_path / "run", say=silent)
     assert (tmp_path / "run" / "last.safetensors").is_file() and not (tmp_path / "run" / "result.json").exists()
+    assert find_run(str(tmp_path / "run")) == tmp_path / "run"
+    assert "its training has not ended, its best values so far are used" in capsys.readouterr().err
 
 
 def test_a_full_disk_ends_the_run_with_the_old_state_intact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

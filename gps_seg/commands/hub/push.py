@@ -23,7 +23,7 @@ from gps_seg.runs.folder import (
     DELTA_FILE,
     README_FILE,
     SELECTION_FILE,
-    STATE_FILE,
+    is_unfinished,
     read_config,
 )
 from gps_seg.runs.hub import HUB_FILES
@@ -80,7 +80,7 @@ def outgoing(folder: Path) -> Outgoing:
     if COMMON_KEY in description:
         raise CheckpointError(f"push: {folder} shares values with other tasks, which lie beside it: gps-seg export {folder} "
                               "--merged FILE writes the whole model")
-    if (folder / STATE_FILE).is_file():
+    if is_unfinished(folder):
         raise CheckpointError(f"push: {folder} is not finished: go on with gps-seg train CONFIG --out {folder} --resume")
     if is_ready(folder):  # its card knows the hash of each file: they go as they are
         names = (*read_card(folder).files, CARD_FILE, PAGE_FILE)
